@@ -1,0 +1,103 @@
+"""Tensors as values: dtype by name, shape, regions, and where their bytes come from or go to."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+DIGEST_BYTES = 32
+
+ITEM_BYTES: dict[str, int] = {
+    "bool": 1,
+    "uint8": 1,
+    "uint16": 2,
+    "uint32": 4,
+    "uint64": 8,
+    "int8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+    "float16": 2,
+    "bfloat16": 2,
+    "float32": 4,
+    "float64": 8,
+    "float8_e4m3fn": 1,
+    "float8_e4m3fnuz": 1,
+    "float8_e5m2": 1,
+    "float8_e5m2fnuz": 1,
+    "float8_e8m0fnu": 1,
+    "float4_e2m1fn_x2": 1,
+    "complex32": 4,
+    "complex64": 8,
+    "complex128": 16,
+}
+"""Bytes per element of every dtype that the format knows, by name; all little-endian."""
+
+
+class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """dtype (a key of `ITEM_BYTES`) and shape of a tensor."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the dense, contiguous tensor."""
+        return ITEM_BYTES[self.dtype] * prod(self.shape)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class TensorRef(msgspec.Struct, frozen=True):
+    """Stands in the state tree where a tensor stood.
+
+    Attributes
+    ----------
+    name : str
+        Key in the manifest's table of tensors, e.g. ``model/conv1.weight``.
+    framework : str
+        Which framework the value belonged to: ``torch``, ``paddle``, ``numpy`` ...
+    device : str
+        Kind of device it lived on: ``cpu``, ``cuda`` ...
+    """
+
+    name: str
+    framework: str
+    device: str = "cpu"
+
+
+class TensorSource(Protocol):
+    """A live or staged tensor whose bytes can be read."""
+
+    @property
+    def spec(self) -> TensorSpec: ...
+
+    def read(self) -> npt.NDArray[np.uint8]:
+        """Bytes of the dense tensor, ``uint8[size_bytes]``, C order, little-endian.
+
+        Zero-copy where the memory already is so; else a copy that lives as long as
+        the caller keeps it.
+        """
+        ...
+
+
+class TensorTarget(Protocol):
+    """Where the bytes of a tensor go on restore."""
+
+    @property
+    def spec(self) -> TensorSpec: ...
+
+    def buffer(self) -> npt.NDArray[np.uint8]:
+        """Writable ``uint8[size_bytes]``: the tensor's own memory where it is dense on the host."""
+        ...
+
+    def commit(self) -> None:
+        """Called once all bytes are in the buffer and verified: move them to where they belong."""
+        ...

@@ -1,0 +1,208 @@
+"""The contract between Holdfast and a framework: capture, load, RNGs, data position.
+
+One file or folder per framework implements `Framework`; `holdfast.frameworks.registry`
+is the only place that names them. Nothing here imports a framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
+
+
+class CaptureWalk(Protocol):
+    """Given to capture code: turns nested values into plain ones and collects tensors."""
+
+    def value(self, value: object, path: str) -> Any:
+        """Capture anything the state may hold; tensors become `TensorRef`, objects `Component`."""
+        ...
+
+    def tensor(self, path: str, framework: str, device: str, source: TensorSource) -> TensorRef:
+        """Register one tensor under ``path`` (made unique)."""
+        ...
+
+
+class LoadWalk(Protocol):
+    """Given to load code: compares first, touches nothing; collects reads and last steps."""
+
+    def spec(self, ref: TensorRef) -> TensorSpec:
+        """dtype and shape that the checkpoint holds for ``ref``."""
+        ...
+
+    def value(self, saved: object, like: object, path: str) -> Any:
+        """Plan the restore of a value.
+
+        Returns the object that will hold the restored value once the plan has run:
+        ``like`` itself where it is restored in place, else a new object.
+        """
+        ...
+
+    def read(self, ref: TensorRef, target: TensorTarget) -> None:
+        """Plan to fill ``target``; the caller has checked that specs agree."""
+        ...
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Plan an action for when every tensor has been read and committed, in order of calls."""
+        ...
+
+    def missing(self, path: str) -> None:
+        """The live state has ``path``, the checkpoint has not."""
+        ...
+
+    def unexpected(self, path: str) -> None:
+        """The checkpoint has ``path``, the live state has not."""
+        ...
+
+    def mismatched(self, path: str, saved: object, live: object) -> None:
+        """Both have ``path``, but differ in kind, dtype, shape or structure."""
+        ...
+
+
+class ComponentAdapter(Protocol):
+    """How one kind of stateful object is captured and loaded in place."""
+
+    @property
+    def kind(self) -> str:
+        """Recorded in the tree, e.g. ``torch.optimizer``; capture and load must agree on it."""
+        ...
+
+    def capture(self, value: Any, path: str, walk: CaptureWalk) -> Any:
+        """Plain values and `TensorRef` from which `plan` restores the object exactly."""
+        ...
+
+    def plan(self, value: Any, saved: Any, path: str, walk: LoadWalk) -> None:
+        """Compare and plan; must not touch ``value`` before the planned actions run."""
+        ...
+
+    def given(self, value: Any) -> dict[str, Any]:
+        """Values that the script constructs (``lr``, ``weight_decay``, ``T_max`` ...), by name.
+
+        Plain values only. Called before a restore; recorded and compared at the next launch.
+        """
+        ...
+
+    def apply_given(self, value: Any, changes: dict[str, Any]) -> None:
+        """Put the script's values for these names of `given` back after a restore."""
+        ...
+
+
+class PositionedLoader(Protocol):
+    """A data loader that can be started at any batch."""
+
+    def start(self, *, seed: int, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+        """Begin a pass.
+
+        Parameters
+        ----------
+        seed : int
+            The run's data seed: with ``epoch`` and the batch's number in the pass it
+            decides all randomness inside data workers.
+        epoch : int
+            Number of the pass.
+        skip : int
+            Batches of this pass already delivered. The caller has set every global RNG to
+            what it was when the pass began; the sampler is advanced, no sample is loaded.
+        state : object
+            What `state` returned after the last delivered batch; None for a fresh pass.
+
+        Returns
+        -------
+        Iterator
+            Yields the batches that follow. All that the pass draws from global RNGs
+            to begin (seeds, permutations) has been drawn on return.
+        """
+        ...
+
+    def state(self) -> Any:
+        """Plain values needed to go on after the last batch delivered; None if `skip` is enough."""
+        ...
+
+    def batches(self) -> int | None:
+        """Batches of a whole pass, where known."""
+        ...
+
+    def samples(self, batch: Any) -> int | None:
+        """Samples in a batch, where it can be told."""
+        ...
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What exactness depends on besides the state.
+
+    Attributes
+    ----------
+    versions : dict[str, str]
+        Software, by name.
+    devices : dict[str, str]
+        Kind of device by framework, e.g. ``{"torch": "cpu"}``.
+    flags : dict[str, str]
+        Determinism switches and their values.
+    """
+
+    versions: dict[str, str] = {}
+    devices: dict[str, str] = {}
+    flags: dict[str, str] = {}
+
+
+class Framework(Protocol):
+    """Everything Holdfast asks of one framework."""
+
+    @property
+    def name(self) -> str: ...
+
+    def is_tensor(self, value: object) -> bool:
+        """Whether ``value`` is a dense tensor of this framework."""
+        ...
+
+    def source(self, value: Any, path: str) -> tuple[TensorSource, str]:
+        """Its bytes and its kind of device; UnsupportedError names ``path``."""
+        ...
+
+    def target(self, value: Any) -> TensorTarget:
+        """Restore into this very tensor, strides and device kept."""
+        ...
+
+    def new_tensor(self, spec: TensorSpec, device: str) -> tuple[Any, TensorTarget]:
+        """A fresh tensor to restore into (on ``device`` if there is one, else the CPU)."""
+        ...
+
+    def component(self, value: object) -> ComponentAdapter | None:
+        """The adapter for a stateful object of this framework; None if it is not one."""
+        ...
+
+    def rng_state(self) -> Any:
+        """State of every global generator, plain values. Consumes no randomness."""
+        ...
+
+    def set_rng_state(self, saved: Any) -> None:
+        """Put back what `rng_state` returned."""
+        ...
+
+    def data_seed(self) -> int | None:
+        """The seed the script chose (``torch.initial_seed()``); None if it cannot be told."""
+        ...
+
+    def environment(self) -> Environment: ...
+
+    def loader(self, value: object) -> PositionedLoader | None:
+        """A positioned view of a loader of this framework; None if it is not one.
+
+        UnsupportedError says why one cannot be positioned exactly, and the way out.
+        """
+        ...
+
+    def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
+        """Call ``on_step`` after each ``step()`` of the optimizers among ``values``; returns the undo."""
+        ...
+
+    def has_gradients(self, values: Iterable[object]) -> bool:
+        """Whether any parameter of the optimizers among ``values`` holds a gradient."""
+        ...
+
+    def scalar(self, value: object) -> float | None:
+        """A number from a 0-d tensor (may synchronize a device); None if it is not one."""
+        ...

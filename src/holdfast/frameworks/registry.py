@@ -1,0 +1,65 @@
+"""The wiring: which frameworks there are, and which of them this process uses."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any, cast
+
+from holdfast.errors import UnsupportedError
+from holdfast.frameworks.base import Framework, LoadWalk
+
+_MODULES = {
+    "torch": "holdfast.frameworks.torch",
+    "paddle": "holdfast.frameworks.paddle",
+    "numpy": "holdfast.frameworks.numpy",
+    "python": "holdfast.frameworks.python",
+}
+"""In the order in which they are asked: ``python`` takes what no framework claims."""
+
+Builder = Callable[[Any, str, LoadWalk], Any]
+
+
+def active() -> list[Framework]:
+    """Frameworks that the script has imported: a value of another cannot be in its state."""
+    return [framework(name) for name in _MODULES if name == "python" or name in sys.modules]
+
+
+@cache
+def framework(name: str) -> Framework:
+    """One framework by name, imported on first use.
+
+    Raises
+    ------
+    UnsupportedError
+        The name is unknown to this version, or the framework is not installed.
+    """
+    if name not in _MODULES:
+        raise UnsupportedError(
+            f"The checkpoint holds values of the framework {name!r}, unknown to this version.",
+            do="Upgrade holdfast.",
+        )
+    try:
+        module = importlib.import_module(_MODULES[name])
+    except ImportError as error:
+        raise UnsupportedError(
+            f"The checkpoint holds {name} values, but {name} cannot be imported: {error}.",
+            do=f"Install it, for example with: pip install {name}",
+        ) from error
+    return cast("Framework", module.FRAMEWORK)
+
+
+def builder(kind: str) -> Builder | None:
+    """What builds a value of this kind of component where no live object awaits it.
+
+    A framework module may offer ``BUILDERS``, a dict from kind to builder, for values
+    (a sparse tensor, a generator) that can be made from their saved state alone.
+    """
+    name = kind.partition(".")[0]
+    if name not in _MODULES:
+        return None
+    framework(name)
+    builders: dict[str, Builder] = getattr(sys.modules[_MODULES[name]], "BUILDERS", {})
+    return builders.get(kind)

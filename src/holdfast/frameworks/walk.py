@@ -1,0 +1,279 @@
+"""The walk over a live state: capture it into a typed tree, or plan its restore.
+
+Planning compares everything and touches nothing, so that a checkpoint which does not fit
+is refused with one error that lists every difference.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
+from holdfast.domain.tree import Component
+from holdfast.errors import MismatchError, UnsupportedError
+from holdfast.frameworks import registry
+
+
+class Capture:
+    """What one safe point holds.
+
+    Attributes
+    ----------
+    tree : dict[str, Any]
+        Plain values with `TensorRef` and `Component` in place of tensors and objects.
+    tensors : dict[str, TensorSource]
+        The live tensors by name.
+    """
+
+    def __init__(self) -> None:
+        self.tree: dict[str, Any] = {}
+        self.tensors: dict[str, TensorSource] = {}
+
+    def value(self, value: object, path: str) -> Any:
+        for framework in registry.active():
+            if framework.is_tensor(value):
+                source, device = framework.source(value, path)
+                return self.tensor(path, framework.name, device, source)
+            adapter = framework.component(value)
+            if adapter is not None:
+                return Component(adapter.kind, adapter.capture(value, path, self))
+        if isinstance(value, dict):
+            return {k: self.value(v, f"{path}/{k}") for k, v in value.items()}
+        if isinstance(value, list):
+            return [self.value(v, f"{path}/{i}") for i, v in enumerate(value)]
+        if isinstance(value, tuple):
+            return tuple(self.value(v, f"{path}/{i}") for i, v in enumerate(value))
+        return value
+
+    def tensor(self, path: str, framework: str, device: str, source: TensorSource) -> TensorRef:
+        name, copy = path, 2
+        while name in self.tensors:
+            name, copy = f"{path}~{copy}", copy + 1
+        self.tensors[name] = source
+        return TensorRef(name, framework, device)
+
+
+def capture(state: Mapping[str, object]) -> Capture:
+    """Capture every entry of the user's state dict; tensors are referenced, not copied."""
+    result = Capture()
+    for key, value in state.items():
+        result.tree[key] = result.value(value, key)
+    return result
+
+
+class LoadPlan:
+    """A restore worked out but not begun: what to read where, and what to do after."""
+
+    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+        self._specs = specs
+        self.reads: list[tuple[str, TensorTarget]] = []
+        self.actions: list[Callable[[], None]] = []
+        self.missing_paths: list[str] = []
+        self.unexpected_paths: list[str] = []
+        self.mismatches: list[str] = []
+
+    def spec(self, ref: TensorRef) -> TensorSpec:
+        return self._specs[ref.name]
+
+    def read(self, ref: TensorRef, target: TensorTarget) -> None:
+        self.reads.append((ref.name, target))
+
+    def then(self, action: Callable[[], None]) -> None:
+        self.actions.append(action)
+
+    def missing(self, path: str) -> None:
+        self.missing_paths.append(path)
+
+    def unexpected(self, path: str) -> None:
+        self.unexpected_paths.append(path)
+
+    def mismatched(self, path: str, saved: object, live: object) -> None:
+        self.mismatches.append(f"{path} (checkpoint: {saved}, live: {live})")
+
+    def value(self, saved: object, like: object, path: str) -> Any:
+        if isinstance(saved, TensorRef):
+            return self._tensor(saved, like, path)
+        if isinstance(saved, Component):
+            return self._component(saved, like, path)
+        if _has_own_state(like):
+            self.mismatched(path, _describe(saved), _describe(like))
+            return like
+        if isinstance(saved, dict):
+            return self._dict(saved, like, path)
+        if isinstance(saved, list | tuple):
+            return self._sequence(saved, like, path)
+        return saved
+
+    def _tensor(self, ref: TensorRef, like: object, path: str) -> Any:
+        owner = next((f for f in registry.active() if f.is_tensor(like)), None)
+        if owner is None:
+            value, target = registry.framework(ref.framework).new_tensor(self.spec(ref), ref.device)
+            self.read(ref, target)
+            return value
+        target = owner.target(like)
+        if target.spec != self.spec(ref):
+            self.mismatched(path, self.spec(ref), target.spec)
+        else:
+            self.read(ref, target)
+        return like
+
+    def _component(self, saved: Component, like: object, path: str) -> Any:
+        adapter = _adapter(like)
+        if adapter is None:
+            builder = registry.builder(saved.kind)
+            if builder is not None:
+                return builder(saved.state, path, self)
+            self.unexpected(f"{path} ({saved.kind})")
+        elif adapter.kind != saved.kind:
+            self.mismatched(path, saved.kind, adapter.kind)
+        else:
+            adapter.plan(like, saved.state, path, self)
+        return like
+
+    def _dict(self, saved: dict[Any, Any], like: object, path: str) -> Any:
+        live = like if isinstance(like, dict) else {}
+        for key in live.keys() - saved.keys():
+            if _holds_state(live[key]):
+                self.missing(f"{path}/{key}")
+        new = {k: self.value(v, live.get(k), f"{path}/{k}") for k, v in saved.items()}
+        if not isinstance(like, dict):
+            return new
+        self.then(lambda: _refill_dict(like, new))
+        return like
+
+    def _sequence(self, saved: list[Any] | tuple[Any, ...], like: object, path: str) -> Any:
+        live = list(like) if isinstance(like, list | tuple) else []
+        for index in range(len(saved), len(live)):
+            if _holds_state(live[index]):
+                self.missing(f"{path}/{index}")
+        live += [None] * (len(saved) - len(live))
+        new = [self.value(v, live[i], f"{path}/{i}") for i, v in enumerate(saved)]
+        if isinstance(saved, tuple):
+            named = isinstance(like, tuple) and len(getattr(like, "_fields", ())) == len(new) > 0
+            return type(like)(*new) if named else tuple(new)
+        if not isinstance(like, list):
+            return new
+        self.then(lambda: like.__setitem__(slice(None), new))
+        return like
+
+    def raise_differences(self, what: str, *, strict: bool = True) -> list[str]:
+        """Raise one error that lists every difference; with ``strict=False`` return them instead.
+
+        Raises
+        ------
+        MismatchError
+            Listing all missing, unexpected and mismatched entries.
+        """
+        lines = [f"missing from the checkpoint: {p}" for p in self.missing_paths]
+        lines += [f"not in the live state: {p}" for p in self.unexpected_paths]
+        lines += [f"does not match: {p}" for p in self.mismatches]
+        if lines and strict:
+            raise MismatchError(
+                f"{what} does not fit the live state:\n  " + "\n  ".join(lines) + "\n",
+                do="Build the state as it was saved, or load with strict=False to skip these entries.",
+                missing=tuple(self.missing_paths),
+                unexpected=tuple(self.unexpected_paths),
+                mismatched=tuple(self.mismatches),
+            )
+        return lines
+
+    def finish(self) -> None:
+        """Run the planned actions; every tensor has been read, verified and committed."""
+        for action in self.actions:
+            action()
+
+
+def _refill_dict(live: dict[Any, Any], new: dict[Any, Any]) -> None:
+    live.clear()
+    live.update(new)
+
+
+def _adapter(value: object) -> Any:
+    return next((a for f in registry.active() if (a := f.component(value)) is not None), None)
+
+
+def _has_own_state(value: object) -> bool:
+    return _adapter(value) is not None or any(f.is_tensor(value) for f in registry.active())
+
+
+def _holds_state(value: object) -> bool:
+    if isinstance(value, dict):
+        return any(_holds_state(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_state(v) for v in value)
+    return _has_own_state(value)
+
+
+def _describe(value: object) -> str:
+    adapter = _adapter(value)
+    return adapter.kind if adapter is not None else type(value).__name__
+
+
+def plan(
+    state: dict[str, Any],
+    tree: Mapping[str, Any],
+    specs: Mapping[str, TensorSpec],
+    only: Iterable[str] | None = None,
+) -> LoadPlan:
+    """Plan the restore of ``tree`` into ``state``, in place.
+
+    Parameters
+    ----------
+    state : dict[str, Any]
+        The user's live state; plain values will be replaced in it.
+    tree : mapping
+        From `capture`.
+    specs : mapping
+        dtype and shape of every tensor of the checkpoint.
+    only : iterable of str, optional
+        Restrict to these top-level entries.
+    """
+    result = LoadPlan(specs)
+    wanted = None if only is None else set(only)
+    if wanted is not None and (unknown := wanted - set(tree)):
+        raise UnsupportedError(
+            f"The checkpoint has no {', '.join(sorted(unknown))}; it holds {', '.join(sorted(tree))}.",
+            do="Name one of these in only=.",
+        )
+    for key, saved in tree.items():
+        if wanted is not None and key not in wanted:
+            continue
+        if key not in state:
+            result.unexpected(key)
+            continue
+        _plan_entry(result, state, key, saved)
+    for key in state.keys() - tree.keys():
+        if wanted is None:
+            result.missing(key)
+    return result
+
+
+def _plan_entry(result: LoadPlan, state: dict[str, Any], key: str, saved: object) -> None:
+    new = result.value(saved, state[key], key)
+    if new is not state[key]:
+        result.then(lambda: state.__setitem__(key, new))
+
+
+def given(state: Mapping[str, object]) -> dict[str, Any]:
+    """Values that the script constructs, as ``entry.name`` → plain value."""
+    result: dict[str, Any] = {}
+    for key, value in state.items():
+        adapter = _adapter(value)
+        if adapter is not None:
+            result.update({f"{key}.{name}": v for name, v in adapter.given(value).items()})
+    return result
+
+
+def apply_given(state: Mapping[str, object], changes: Mapping[str, Any]) -> None:
+    """Put the script's values for these names of `given` back after a restore."""
+    for key, value in state.items():
+        adapter = _adapter(value)
+        mine = {n.removeprefix(f"{key}."): v for n, v in changes.items() if n.startswith(f"{key}.")}
+        if adapter is not None and mine:
+            adapter.apply_given(value, mine)
+
+
+def is_dataclass_instance(value: object) -> bool:
+    return dataclasses.is_dataclass(value) and not isinstance(value, type)
