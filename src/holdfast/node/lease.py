@@ -1,0 +1,107 @@
+"""The lease of a live run: one trainer at a time, and a dead one never in the way."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+
+import msgspec
+
+from holdfast.errors import BusyError, DamagedError, NotFoundError
+from holdfast.node.process import ProcessIdentity
+from holdfast.storage.base import Storage
+
+LEASE_SECONDS = 300.0
+"""Without news for so long, a holder that cannot be looked at is taken for dead."""
+_CLAIM_WAIT_SECONDS = 30.0
+
+
+class LeaseRecord(msgspec.Struct, frozen=True):
+    """Who holds a run, and since when; its file's age says when it was last renewed."""
+
+    holder: ProcessIdentity
+    taken_seconds: float
+
+
+class Lease:
+    """Held from `claim` until `release`; renewed as training goes on."""
+
+    def __init__(self, storage: Storage, key: str, record: LeaseRecord) -> None:
+        self._storage = storage
+        self._key = key
+        self._record = record
+        self._renewed = time.monotonic()
+
+    def renew_if_old(self) -> None:
+        """Renew once a quarter of the lease time has passed; cheap to call at every step."""
+        if time.monotonic() - self._renewed > LEASE_SECONDS / 4:
+            self._renewed = time.monotonic()
+            self._storage.put(self._key, [msgspec.json.encode(self._record)])
+
+    def release(self) -> None:
+        """Give the run back."""
+        self._storage.delete(self._key)
+
+
+def holders(storage: Storage, folder: str) -> list[ProcessIdentity]:
+    """Processes that hold a lease in ``folder`` and are not known to be dead."""
+    return [record.holder for _, record, alive in _records(storage, folder) if record and alive]
+
+
+def refuse_if_held(storage: Storage, folder: str, what: str) -> None:
+    """Raise unless every holder is dead, expired, or this very process; tidy what they left.
+
+    Raises
+    ------
+    BusyError
+        Names host and process.
+    """
+    me = ProcessIdentity.of_this_process()
+    for key, record, alive in _records(storage, folder):
+        if record and alive and record.holder != me:
+            raise BusyError(
+                f"{what} is being trained by {record.holder}.",
+                do="Wait for it or stop it; a holder on another machine counts as dead after"
+                f" {LEASE_SECONDS:.0f} s without news.",
+            )
+        storage.delete(key)
+
+
+def take(storage: Storage, key: str) -> Lease:
+    """Write the lease of this process; the caller has called `refuse_if_held` under `claim_lock`."""
+    record = LeaseRecord(ProcessIdentity.of_this_process(), storage.now_seconds())
+    storage.put(key, [msgspec.json.encode(record)])
+    return Lease(storage, key, record)
+
+
+def claim_lock_name(run: str) -> str:
+    """The lock under which a run is looked at and taken in one go."""
+    return f"run-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
+
+
+def claim_wait_seconds() -> float:
+    return _CLAIM_WAIT_SECONDS
+
+
+def _records(storage: Storage, folder: str) -> list[tuple[str, LeaseRecord | None, bool]]:
+    """Key, record and whether the holder may still be alive, of every lease."""
+    found = []
+    for key in list(storage.list(folder)):
+        record = _read(storage, key)
+        found.append((key, record, record is not None and not _over(storage, key, record)))
+    return found
+
+
+def _over(storage: Storage, key: str, record: LeaseRecord) -> bool:
+    if record.holder.visible():
+        return record.holder.provably_dead()
+    stat = storage.stat(key)
+    expired = stat is None or storage.now_seconds() - stat.modified_seconds > LEASE_SECONDS
+    return expired or record.holder.provably_dead()
+
+
+def _read(storage: Storage, key: str) -> LeaseRecord | None:
+    try:
+        return msgspec.json.decode(storage.get(key), type=LeaseRecord)
+    except (NotFoundError, DamagedError, msgspec.MsgspecError):
+        return None

@@ -1,0 +1,1 @@
+"""The store anyone can trust: packs, indexes, commits, verified reads, retention."""

@@ -1,0 +1,213 @@
+"""The commit: packs first, then the manifest that names their chunks, then a second look."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from holdfast.domain import tree
+from holdfast.domain.manifest import Details, Manifest, Summary, encode_manifest
+from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.domain.progress import Progress
+from holdfast.domain.tensors import TensorSource
+from holdfast.errors import NotFoundError, StorageError
+from holdfast.repository import layout, records
+from holdfast.repository.run import Run
+from holdfast.repository.writing import PackWriter, Written
+
+RECHECKS = 3
+
+
+class Draft(msgspec.Struct):
+    """Everything of a checkpoint to be, as its writer knows it.
+
+    Attributes
+    ----------
+    attempt, sequence, kind
+        As in `CheckpointId`.
+    tree : dict[str, Any]
+        The state: plain values, `TensorRef`, `Component`; encoded at commit.
+    training : dict[str, Any]
+        RNGs and data position, likewise.
+    given : dict[str, Any]
+        Values that the script constructs, by name.
+    environment : dict[str, dict[str, str]]
+    sources : mapping
+        Bytes of every tensor that ``tree`` names; unchanged until `commit` returns.
+    """
+
+    attempt: AttemptId
+    sequence: int
+    progress: Progress
+    reason: str
+    sources: Mapping[str, TensorSource]
+    tree: dict[str, Any]
+    training: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    environment: dict[str, dict[str, str]] = {}
+    metrics: dict[str, float] = {}
+    parent: CheckpointId | None = None
+    kind: str = "full"
+    done: bool = False
+    monitor: str | None = None
+
+
+class Committed(msgspec.Struct, frozen=True):
+    """A durable checkpoint, and what it cost."""
+
+    id: CheckpointId
+    summary: Summary
+    new_bytes: int
+    seconds: float
+
+
+def encode_details(draft: Draft) -> Details:
+    """Encode everything that is no tensor.
+
+    Raises
+    ------
+    UnsupportedError
+        Names the path of the first leaf that cannot be kept exactly.
+    """
+    return Details(
+        tree=tree.encode(draft.tree),
+        training=tree.encode(draft.training, "training"),
+        given={name: tree.encode(value, name) for name, value in draft.given.items()},
+        environment=draft.environment,
+    )
+
+
+def commit(run: Run, draft: Draft) -> Committed:
+    """Make a checkpoint durable and visible, whole or not at all.
+
+    Raises
+    ------
+    UnsupportedError
+        Before anything is written.
+    StorageError
+        Nothing became visible; or, where the outcome could not be learned, the checkpoint
+        is left alone and not counted.
+    """
+    return commit_encoded(run, draft, encode_details(draft))
+
+
+def commit_encoded(run: Run, draft: Draft, details: Details) -> Committed:
+    """As `commit`, for details that are encoded already (a copy of another checkpoint)."""
+    started = time.monotonic()
+    with run.repository.holding():
+        finder = _Finder(run)
+        writer = PackWriter(run.storage, run.repository.chunk_bytes, finder.find)
+        written = writer.write(draft.sources)
+        checkpoint, data, summary = _manifest(run, draft, details, written)
+        packs = sorted(written.new_packs.keys() | written.used_packs)
+        hint = records.encode(records.HintRecord(packs))
+        try:
+            run.storage.put(run.layout.hint(checkpoint), [hint])
+        except BaseException:
+            writer.discard()
+            raise
+        _publish(run, checkpoint, data)
+        written = _recheck(run, draft, written, checkpoint)
+        _learn(run, checkpoint, written)
+    return Committed(checkpoint, summary, written.new_bytes, time.monotonic() - started)
+
+
+class _Finder:
+    """Says which packs a new checkpoint may rely on."""
+
+    def __init__(self, run: Run, excluded: frozenset[str] = frozenset()) -> None:
+        self._repository = run.repository
+        self._excluded = excluded | run.repository.condemned_packs().keys()
+        self._standing: dict[str, bool] = {}
+
+    def find(self, digest: bytes) -> str | None:
+        for copy in self._repository.index.copies(digest):
+            if copy.pack in self._repository.dependable and self.stands(copy.pack):
+                return copy.pack
+        return None
+
+    def stands(self, pack_id: str) -> bool:
+        """Whether the pack is there and not condemned, by a look at the storage once."""
+        if pack_id in self._excluded:
+            return False
+        if pack_id not in self._standing:
+            self._standing[pack_id] = self._repository.storage.stat(layout.pack(pack_id)) is not None
+        return self._standing[pack_id]
+
+
+def _manifest(
+    run: Run, draft: Draft, details: Details, written: Written
+) -> tuple[CheckpointId, bytes, Summary]:
+    summary = Summary(
+        repository=run.repository.id,
+        attempt=draft.attempt,
+        sequence=draft.sequence,
+        kind=draft.kind,
+        progress=draft.progress,
+        parent=str(draft.parent) if draft.parent is not None else None,
+        saved_seconds=time.time(),
+        reason=draft.reason,
+        metrics=draft.metrics,
+        size_bytes=sum(entry.spec.size_bytes for entry in written.tensors.values()),
+        tensors=len(written.tensors),
+        done=draft.done,
+        monitor=draft.monitor,
+    )
+    manifest = Manifest(summary, details, run.repository.chunk_bytes, written.tensors)
+    checkpoint, data = encode_manifest(manifest)
+    return checkpoint, data, summary
+
+
+def _publish(run: Run, checkpoint: CheckpointId, data: bytes) -> None:
+    """Create the manifest. Its name is its digest, so a lost answer is asked for again."""
+    key = run.layout.checkpoint(checkpoint)
+    try:
+        run.storage.put_if_absent(key, data)
+    except StorageError as error:
+        run.repository.doubtful.add(str(checkpoint))
+        if not _repeated(run, key, data):
+            raise error from None
+        run.repository.doubtful.discard(str(checkpoint))
+
+
+def _repeated(run: Run, key: str, data: bytes) -> bool:
+    try:
+        run.storage.put_if_absent(key, data)
+        return run.storage.get(key) == data
+    except (StorageError, NotFoundError):
+        return False
+
+
+def _recheck(run: Run, draft: Draft, written: Written, checkpoint: CheckpointId) -> Written:
+    """See that every pack relied on is still there and not condemned; else write those chunks anew."""
+    lost: frozenset[str] = frozenset()
+    for _ in range(RECHECKS):
+        finder = _Finder(run, lost)
+        gone = {p for p in written.new_packs.keys() | written.used_packs if not finder.stands(p)}
+        if not gone:
+            return written
+        lost |= gone
+        again = PackWriter(run.storage, run.repository.chunk_bytes, _Finder(run, lost).find)
+        rewritten = again.write(draft.sources)
+        if rewritten.tensors != written.tensors:
+            break
+        written = rewritten
+        packs = sorted(written.new_packs.keys() | written.used_packs)
+        run.storage.put(run.layout.hint(checkpoint), [records.encode(records.HintRecord(packs))])
+    run.repository.doubtful.add(str(checkpoint))
+    raise StorageError(
+        f"The checkpoint {run.name}@{checkpoint.step} is published, but packs it relies on keep vanishing.",
+        do="See that only one process prunes this repository.",
+    )
+
+
+def _learn(run: Run, checkpoint: CheckpointId, written: Written) -> None:
+    repository = run.repository
+    for pack_id, entries in written.new_packs.items():
+        repository.index.add(pack_id, entries)
+    packs = frozenset(written.new_packs.keys() | written.used_packs)
+    repository.dependable |= packs
+    repository.marks[run.name, str(checkpoint)] = packs

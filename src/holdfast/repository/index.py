@@ -1,0 +1,130 @@
+"""Where the copies of each chunk lie, learned from pack indexes; never trusted to be complete."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+
+import msgspec
+
+from holdfast.errors import DamagedError, NotFoundError
+from holdfast.repository import layout
+from holdfast.repository.pack import PackEntry, read_index
+from holdfast.storage.base import Storage
+
+
+class Copy(msgspec.Struct, frozen=True, array_like=True):
+    """One copy of a chunk: the pack that holds it, and where in it."""
+
+    pack: str
+    entry: PackEntry
+
+
+class DamageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Copies found bad by two reads; ignored from then on by reads and dedup."""
+
+    pack: str
+    digests: list[str]
+    reason: str
+
+
+class ChunkIndex:
+    """Digest → copies, for the packs looked at so far.
+
+    Attributes
+    ----------
+    unreadable : dict[str, str]
+        Packs whose index could not be used, with the reason.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._copies: dict[bytes, list[Copy]] = {}
+        self._packs: dict[str, list[PackEntry]] = {}
+        self._bad: set[tuple[str, bytes]] | None = None
+        self.unreadable: dict[str, str] = {}
+
+    def load(self, packs: Iterable[str]) -> None:
+        """Read the indexes of these packs, once each; note those that cannot be read."""
+        for pack_id in packs:
+            if pack_id in self._packs:
+                continue
+            try:
+                self.add(pack_id, read_index(self._storage, pack_id).entries)
+                self.unreadable.pop(pack_id, None)
+            except (DamagedError, NotFoundError) as error:
+                self.unreadable[pack_id] = error.what
+
+    def load_all(self) -> None:
+        """Read the indexes of every pack that is present."""
+        self.load(present_packs(self._storage))
+
+    def add(self, pack_id: str, entries: list[PackEntry]) -> None:
+        """Learn the contents of a pack."""
+        self._packs[pack_id] = entries
+        for entry in entries:
+            self._copies.setdefault(entry.digest, []).append(Copy(pack_id, entry))
+
+    def forget(self, pack_id: str) -> None:
+        """Unlearn a pack that is gone."""
+        for entry in self._packs.pop(pack_id, []):
+            left = [c for c in self._copies.get(entry.digest, []) if c.pack != pack_id]
+            if left:
+                self._copies[entry.digest] = left
+            else:
+                self._copies.pop(entry.digest, None)
+
+    def packs(self) -> Collection[str]:
+        """The packs learned."""
+        return self._packs.keys()
+
+    def entries(self, pack_id: str) -> list[PackEntry]:
+        return self._packs.get(pack_id, [])
+
+    def copies(self, digest: bytes) -> list[Copy]:
+        """Known copies that are not recorded bad, smallest pack name first."""
+        bad = self._bad_copies()
+        found = [c for c in self._copies.get(digest, ()) if (c.pack, digest) not in bad]
+        return sorted(found, key=lambda c: c.pack)
+
+    def cover(self, digests: Collection[bytes], hints: Iterable[str] = ()) -> set[bytes]:
+        """Learn where these chunks lie: known packs, hinted ones, at last all; return those not found."""
+        lacking = {d for d in digests if not self.copies(d)}
+        if lacking:
+            self.load(hints)
+            lacking = {d for d in lacking if not self.copies(d)}
+        if lacking:
+            self.load_all()
+            lacking = {d for d in lacking if not self.copies(d)}
+        return lacking
+
+    def refresh(self) -> None:
+        """Forget everything, such as packs that another process has deleted meanwhile."""
+        self.__init__(self._storage)  # type: ignore[misc]  # same object, as new
+
+    def record_damage(self, pack_id: str, digests: Collection[bytes], reason: str) -> None:
+        """Durably note copies that two reads found bad."""
+        self._bad_copies().update((pack_id, d) for d in digests)
+        record = DamageRecord(pack_id, sorted(d.hex() for d in digests), reason)
+        key = layout.damaged_pack(pack_id, layout.new_pack_id()[:8])
+        self._storage.put_if_absent(key, msgspec.json.encode(record))
+
+    def _bad_copies(self) -> set[tuple[str, bytes]]:
+        if self._bad is None:
+            records = read_damage(self._storage)
+            self._bad = {(r.pack, bytes.fromhex(d)) for r in records for d in r.digests}
+        return self._bad
+
+
+def present_packs(storage: Storage) -> Iterator[str]:
+    """Ids of the packs that are there."""
+    ids = (layout.pack_id_of(key) for key in storage.list(layout.PACKS))
+    return (i for i in ids if i is not None)
+
+
+def read_damage(storage: Storage) -> Iterator[DamageRecord]:
+    """Every readable record of bad copies; an unreadable record claims nothing."""
+    for key in storage.list(layout.DAMAGED_PACKS):
+        try:
+            yield msgspec.json.decode(storage.get(key), type=DamageRecord)
+        except (msgspec.DecodeError, NotFoundError):
+            continue

@@ -1,0 +1,189 @@
+"""A repository as a whole: opening, creating, its runs, its locks."""
+
+from __future__ import annotations
+
+import fnmatch
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from holdfast.domain.manifest import decode_manifest
+from holdfast.domain.names import validate_run
+from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, UsageError
+from holdfast.repository import layout, records
+from holdfast.repository.index import ChunkIndex
+from holdfast.repository.reading import ChunkReader
+from holdfast.repository.run import Run
+from holdfast.storage.base import Storage
+
+CHUNK_BYTES = 1024 * 1024
+LOCK_WAIT_SECONDS = 60.0
+_INSIDE_RUN = ("attempts", "checkpoints")
+
+
+class Repository:
+    """Where checkpoints live.
+
+    Attributes
+    ----------
+    storage : Storage
+    id : str
+        Random, made when the repository was created; every manifest carries it.
+    chunk_bytes : int
+    index : ChunkIndex
+        Where chunks lie, as far as this process has looked.
+    dependable : set[str]
+        Packs that a committed checkpoint references: only these may save a chunk from
+        being written again.
+    doubtful : set[str]
+        Checkpoints whose commit had an unknown outcome: left alone, not counted.
+    """
+
+    def __init__(self, storage: Storage, config: records.RepositoryConfig) -> None:
+        self.storage = storage
+        self.id = config.id
+        self.chunk_bytes = config.chunk_bytes
+        self.index = ChunkIndex(storage)
+        self.reader = ChunkReader(storage, self.index)
+        self.dependable: set[str] = set()
+        self.doubtful: set[str] = set()
+        self.marks: dict[tuple[str, str], frozenset[str]] = {}
+
+    @classmethod
+    def open(cls, storage: Storage) -> Repository:
+        """Open an existing repository; never creates one.
+
+        Raises
+        ------
+        NotFoundError
+            There is none, or it lost its ``holdfast.json``.
+        FormatError
+            It was written by a newer version.
+        """
+        try:
+            config = records.read(storage, layout.CONFIG, records.RepositoryConfig)
+        except NotFoundError:
+            raise _no_repository(storage) from None
+        except DamagedError as error:
+            raise DamagedError(error.what, do=f"'holdfast repair {storage.location}' rebuilds it.") from error
+        if config.format > records.FORMAT_VERSION:
+            raise FormatError(
+                f"The repository {storage.location} has format {config.format}, newer than this version.",
+                do="Upgrade holdfast.",
+            )
+        return cls(storage, config)
+
+    @classmethod
+    def create(cls, storage: Storage, *, chunk_bytes: int = CHUNK_BYTES) -> Repository:
+        """Open a repository, making it first if there is none.
+
+        Raises
+        ------
+        NotFoundError
+            There are packs or runs, but no ``holdfast.json``: never covered up.
+        """
+        if not 4096 <= chunk_bytes <= 64 * 1024 * 1024:
+            raise UsageError(
+                f"A chunk size of {chunk_bytes} bytes is out of bounds.", do="Use 4 KiB to 64 MiB."
+            )
+        if storage.stat(layout.CONFIG) is None:
+            if _has_remains(storage):
+                raise _no_repository(storage)
+            config = records.RepositoryConfig(records.FORMAT_VERSION, secrets.token_hex(16), chunk_bytes)
+            storage.put_if_absent(layout.CONFIG, records.encode(config))
+        return cls.open(storage)
+
+    def run(self, name: str) -> Run:
+        """One run by name, whether or not anything is recorded of it yet."""
+        return Run(self, name)
+
+    def runs(self, pattern: str = "*") -> list[Run]:
+        """Runs whose names match a shell pattern (``sweep/*``), by name."""
+        names = set()
+        for key in self.storage.list(layout.RUNS):
+            parts = key.removeprefix(layout.RUNS).split("/")
+            if len(parts) >= 3 and parts[-2] in _INSIDE_RUN:
+                names.add("/".join(parts[:-2]))
+        return [self.run(n) for n in sorted(names) if fnmatch.fnmatchcase(n, pattern) and _is_run(n)]
+
+    def condemned_packs(self) -> dict[str, records.CondemnedRecord]:
+        """Packs that nothing new may rely on. A record that cannot be read still condemns."""
+        result = {}
+        for key in self.storage.list(layout.CONDEMNED_PACKS):
+            pack_id = key.rpartition("/")[2].removesuffix(".json")
+            record = records.read_or_none(self.storage, key, records.CondemnedRecord)
+            result[pack_id] = record or records.CondemnedRecord(pack_id, self.storage.now_seconds())
+        return result
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep everything that is there in place while reading or saving.
+
+        Raises
+        ------
+        BusyError
+            A prune in another process did not end in time.
+        """
+        if not self.storage.exclusive_locks:
+            yield
+            return
+        lock = self.storage.lock(layout.REPOSITORY_LOCK, shared=True, wait_seconds=LOCK_WAIT_SECONDS)
+        with lock as held:
+            if not held:
+                raise BusyError(
+                    f"The repository {self.storage.location} is being pruned by another process.",
+                    do="Try again when it has finished.",
+                )
+            yield
+
+    @contextmanager
+    def excluding(self, wait_seconds: float) -> Iterator[bool]:
+        """Exclude every saver and reader, where the storage can; False if not to be had in time."""
+        if not self.storage.exclusive_locks:
+            yield True
+            return
+        lock = self.storage.lock(layout.REPOSITORY_LOCK, shared=False, wait_seconds=wait_seconds)
+        with lock as held:
+            yield held
+
+
+def _no_repository(storage: Storage) -> NotFoundError:
+    if _has_remains(storage):
+        return NotFoundError(
+            f"{storage.location} holds checkpoints but lost its {layout.CONFIG}.",
+            do=f"'holdfast repair {storage.location}' rebuilds it from a manifest.",
+        )
+    return NotFoundError(
+        f"There is no repository at {storage.location}.",
+        do="Check the path; training with a Checkpointer, or 'holdfast init', creates one.",
+    )
+
+
+def _has_remains(storage: Storage) -> bool:
+    return any(next(iter(storage.list(p)), None) is not None for p in (layout.PACKS, layout.RUNS))
+
+
+def _is_run(name: str) -> bool:
+    try:
+        validate_run(name)
+    except UsageError:
+        return False
+    return True
+
+
+def recover_config(storage: Storage) -> records.RepositoryConfig | None:
+    """What a lost ``holdfast.json`` said, read from any manifest that verifies; None if none does."""
+    probe = Repository(storage, records.RepositoryConfig(records.FORMAT_VERSION, "", CHUNK_BYTES))
+    for run in probe.runs():
+        for checkpoint in reversed(run.all_checkpoints()):
+            try:
+                data = storage.get(run.layout.checkpoint(checkpoint))
+                manifest = decode_manifest(data, checkpoint)
+            except (DamagedError, NotFoundError, msgspec.MsgspecError):
+                continue
+            return records.RepositoryConfig(
+                records.FORMAT_VERSION, manifest.summary.repository, manifest.chunk_bytes
+            )
+    return None

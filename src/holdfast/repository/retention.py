@@ -1,0 +1,216 @@
+"""Removal: condemn, grace, mark again, delete; manifests first, their packs after.
+
+Where the storage has kernel locks the grace is nothing, because savers and readers hold
+the lock that removal excludes. Any error while listing or reading means nothing is deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+import msgspec
+
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import DamagedError
+from holdfast.repository import layout, records
+from holdfast.repository.index import present_packs
+from holdfast.repository.repository import Repository
+from holdfast.repository.run import Run
+
+GRACE_SECONDS = 6 * 3600.0
+"""Longer than any save may take, where no kernel lock protects it."""
+
+
+class Pruned(msgspec.Struct):
+    """What a removal did, or (``dry_run``) would do.
+
+    Attributes
+    ----------
+    checkpoints : list[CheckpointId]
+        Manifests deleted.
+    packs : list[str]
+        Packs deleted.
+    freed_bytes : int
+        Bytes of these packs.
+    waiting : int
+        Things condemned whose grace has not passed yet.
+    busy : bool
+        Nothing was done, because another process was saving or reading.
+    """
+
+    checkpoints: list[CheckpointId] = []
+    packs: list[str] = []
+    freed_bytes: int = 0
+    waiting: int = 0
+    busy: bool = False
+
+
+def remove(
+    run: Run,
+    drop: Sequence[CheckpointId],
+    *,
+    may_delete: Callable[[CheckpointId], bool],
+    wait_seconds: float = 5.0,
+    sweep: bool = False,
+) -> Pruned:
+    """Remove checkpoints of a run, then the packs that nothing references any more.
+
+    Parameters
+    ----------
+    run : Run
+    drop : sequence of CheckpointId
+    may_delete : callable
+        Asked again right before each deletion.
+    wait_seconds : float
+        How long to wait for savers and readers to finish.
+    sweep : bool
+        Look at every pack of the repository, not only at those set free now: finds what
+        killed saves left behind.
+    """
+    with run.repository.excluding(wait_seconds) as held:
+        if not held:
+            return Pruned(busy=True)
+        removal = _Removal(run.repository)
+        freed = removal.manifests(run, drop, may_delete)
+        removal.packs(None if sweep else freed)
+        return removal.result
+
+
+def sweep(repository: Repository, *, wait_seconds: float = 5.0, dry_run: bool = False) -> Pruned:
+    """Remove every pack that no manifest references, such as those of killed saves."""
+    with repository.excluding(wait_seconds) as held:
+        if not held:
+            return Pruned(busy=True)
+        removal = _Removal(repository, dry_run=dry_run)
+        removal.packs(None)
+        return removal.result
+
+
+class _Removal:
+    def __init__(self, repository: Repository, *, dry_run: bool = False) -> None:
+        self._repository = repository
+        self._storage = repository.storage
+        self._grace_seconds = 0.0 if self._storage.exclusive_locks else GRACE_SECONDS
+        self._dry_run = dry_run
+        self.result = Pruned()
+
+    # -- manifests ---------------------------------------------------------------------
+
+    def manifests(
+        self, run: Run, drop: Iterable[CheckpointId], may_delete: Callable[[CheckpointId], bool]
+    ) -> set[str]:
+        """Condemn and, once their grace is over, delete; return packs that may have become free."""
+        freed: set[str] = set()
+        present = set(run.all_checkpoints())
+        unfinished = [c for c in present if str(c) in run.condemned()]
+        for checkpoint in sorted({*drop, *unfinished} & present, key=lambda c: c.order):
+            if not may_delete(checkpoint):
+                continue
+            packs = packs_of(run, checkpoint)
+            if not self._due(run.layout.condemn(checkpoint), str(checkpoint)):
+                continue
+            if not may_delete(checkpoint):  # it may have been tagged, or outlived its attempt, meanwhile
+                continue
+            self._storage.delete(run.layout.checkpoint(checkpoint))
+            self._storage.delete(run.layout.hint(checkpoint))
+            self._storage.delete(run.layout.condemn(checkpoint))
+            self._repository.marks.pop((run.name, str(checkpoint)), None)
+            freed |= packs
+            self.result.checkpoints.append(checkpoint)
+        return freed
+
+    def _due(self, record_key: str, name: str) -> bool:
+        """Condemn, if it is not yet; whether the grace since then has passed."""
+        now = self._storage.now_seconds()
+        self._storage.put_if_absent(record_key, records.encode(records.CondemnedRecord(name, now)))
+        stat = self._storage.stat(record_key)
+        due = stat is not None and now - stat.modified_seconds >= self._grace_seconds
+        if not due and self._grace_seconds == 0.0:
+            due = stat is not None  # a clock that ran backwards does not matter under the lock
+        self.result.waiting += not due
+        return due
+
+    # -- packs -------------------------------------------------------------------------
+
+    def packs(self, candidates: set[str] | None) -> None:
+        """Delete packs that no manifest needs, of ``candidates`` and those condemned; None: of all."""
+        condemned = set(self._repository.condemned_packs())
+        needed = needed_packs(self._repository)
+        for pack_id in sorted(condemned & needed):
+            self._pardon(pack_id)
+        looked_at = set(present_packs(self._storage)) if candidates is None else candidates | condemned
+        for pack_id in sorted(looked_at - needed):
+            self._pack(pack_id)
+
+    def _pack(self, pack_id: str) -> None:
+        stat = self._storage.stat(layout.pack(pack_id))
+        if stat is None:
+            self._storage.delete(layout.condemned_pack(pack_id))
+            self._repository.index.forget(pack_id)
+            return
+        young = self._storage.now_seconds() - stat.modified_seconds < self._grace_seconds
+        if young and not self._storage.exclusive_locks:
+            return  # perhaps of a save that is still under way
+        if pack_id in self._repository.index.unreadable:
+            return  # who knows what it holds: 'repair' decides
+        if not self._dry_run:
+            if not self._due(layout.condemned_pack(pack_id), pack_id):
+                return
+            self._storage.delete(layout.pack(pack_id))
+            self._storage.delete(layout.condemned_pack(pack_id))
+            self._repository.index.forget(pack_id)
+            self._repository.dependable.discard(pack_id)
+        self.result.packs.append(pack_id)
+        self.result.freed_bytes += stat.size_bytes
+
+    def _pardon(self, pack_id: str) -> None:
+        if not self._dry_run:
+            self._storage.delete(layout.condemned_pack(pack_id))
+
+
+def needed_packs(repository: Repository) -> set[str]:
+    """Packs that at least one present manifest needs, condemned manifests included.
+
+    Raises
+    ------
+    DamagedError
+        A manifest cannot be read, so nobody knows what it needs.
+    """
+    condemned = repository.condemned_packs().keys()
+    return {
+        p for run in repository.runs() for c in run.all_checkpoints() for p in packs_of(run, c, condemned)
+    }
+
+
+def packs_of(run: Run, checkpoint: CheckpointId, condemned: Collection[str] = ()) -> frozenset[str]:
+    """The packs that together hold one copy of each of its chunks.
+
+    Of several copies the one in a pack that is not condemned counts, then the smallest
+    pack name, so that two markers choose alike.
+    """
+    marks = run.repository.marks
+    key = (run.name, str(checkpoint))
+    if key not in marks or not marks[key].isdisjoint(condemned):
+        marks[key] = _resolve(run, checkpoint, condemned)
+    return marks[key]
+
+
+def _resolve(run: Run, checkpoint: CheckpointId, condemned: Collection[str]) -> frozenset[str]:
+    hints = run.hints(checkpoint)
+    try:
+        digests = run.manifest(checkpoint).digests()
+    except DamagedError as error:
+        if hints:
+            return frozenset(hints)  # it may be salvaged or mended one day
+        raise DamagedError(
+            f"{error.what} Nobody knows which packs it needs, so nothing was deleted.",
+            do=f"'holdfast repair' or 'holdfast rm {run.name}@{checkpoint.step}' settles it.",
+        ) from error
+    index = run.repository.index
+    index.cover(digests, hints)
+    chosen: set[str] = set()
+    for digest in digests:
+        copies = index.copies(digest)
+        standing = [c for c in copies if c.pack not in condemned]
+        chosen.update(c.pack for c in (standing or copies)[:1])
+    return frozenset(chosen)

@@ -1,0 +1,289 @@
+"""One run in a repository: its attempts, checkpoints, tags and records."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+import time
+from collections.abc import Iterator
+from os import getpid
+from typing import TYPE_CHECKING
+
+from holdfast.domain.lineage import Attempt, chain, head_attempt, recovery_points
+from holdfast.domain.manifest import (
+    SUMMARY_READ_BYTES,
+    Manifest,
+    Summary,
+    decode_manifest,
+    decode_summary,
+    summary_bytes,
+)
+from holdfast.domain.names import AttemptId, CheckpointId, parse_at, validate_run, validate_tag
+from holdfast.errors import DamagedError, NotFoundError, UsageError
+from holdfast.repository import records
+from holdfast.repository.layout import RunLayout
+
+if TYPE_CHECKING:
+    from holdfast.repository.repository import Repository
+
+NUMBER_CLAIMS = 50
+
+
+class Run:
+    """A named training lineage. Reads are computed from what is present; nothing is cached."""
+
+    def __init__(self, repository: Repository, name: str) -> None:
+        self.name = validate_run(name)
+        self.repository = repository
+        self.storage = repository.storage
+        self.layout = RunLayout(name)
+
+    # -- what is there -----------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether anything was ever recorded of this run."""
+        return next(iter(self.storage.list(self.layout.root)), None) is not None
+
+    def checkpoints(self) -> list[CheckpointId]:
+        """All that are committed and not condemned, by attempt and commit."""
+        condemned = self.condemned()
+        found = [c for c in self._listed(self.layout.checkpoints) if str(c) not in condemned]
+        return sorted(found, key=lambda c: c.order)
+
+    def all_checkpoints(self) -> list[CheckpointId]:
+        """Every manifest that is present, condemned ones included."""
+        return sorted(self._listed(self.layout.checkpoints), key=lambda c: c.order)
+
+    def rejected(self) -> set[str]:
+        return {str(c) for c in self._listed(self.layout.rejected)}
+
+    def condemned(self) -> set[str]:
+        return {str(c) for c in self._listed(self.layout.condemned)}
+
+    def _listed(self, folder: str) -> Iterator[CheckpointId]:
+        for key in self.storage.list(folder):
+            name = key.rpartition("/")[2].removesuffix(".json")
+            if (checkpoint := CheckpointId.parse(name)) is not None:
+                yield checkpoint
+
+    def attempts(self) -> list[Attempt]:
+        """Every attempt with the base that it recorded."""
+        names = [key.rpartition("/")[2] for key in self.storage.list(self.layout.attempts)]
+        bases = {n.removesuffix(".base") for n in names if n.endswith(".base")}
+        ids = {AttemptId.parse(n.partition(".")[0]) for n in names if n.endswith((".json", ".base"))}
+        return sorted((self._attempt(i, str(i) in bases) for i in ids if i is not None), key=lambda a: a.id)
+
+    def _attempt(self, attempt: AttemptId, based: bool) -> Attempt:
+        if not based:
+            return Attempt(attempt)
+        record = records.read(self.storage, self.layout.base(attempt), records.BaseRecord)
+        base = CheckpointId.parse(record.checkpoint) if record.checkpoint is not None else None
+        if record.attempt != str(attempt) or (base is None) != (record.checkpoint is None):
+            raise DamagedError(
+                f"The base of attempt {attempt} of {self.name} is not its own.",
+                do="Run 'holdfast repair' to set it aside.",
+            )
+        return Attempt(attempt, based=True, base=base)
+
+    def ends(self) -> dict[AttemptId, records.EndRecord]:
+        """How each ended attempt ended."""
+        result = {}
+        for key in self.storage.list(self.layout.attempts):
+            attempt = AttemptId.parse(key.rpartition("/")[2].removesuffix(".end"))
+            if key.endswith(".end") and attempt is not None:
+                record = records.read_or_none(self.storage, key, records.EndRecord)
+                if record is not None:
+                    result[attempt] = record
+        return result
+
+    # -- choosing ----------------------------------------------------------------------
+
+    def recovery_points(self) -> Iterator[CheckpointId]:
+        """What the run may resume from, best first; not yet verified."""
+        return recovery_points(self.attempts(), self.checkpoints(), self.rejected())
+
+    def latest(self) -> CheckpointId | None:
+        """The newest checkpoint on the run's line that is not rejected."""
+        return next(self.recovery_points(), None)
+
+    def lineage(self) -> list[CheckpointId]:
+        """Checkpoints that lead to the head, newest first."""
+        return list(chain(self.attempts(), self.checkpoints()))
+
+    def head(self) -> Attempt | None:
+        return head_attempt(self.attempts())
+
+    def resolve(
+        self, at: int | str = "latest", *, monitor: str | None = None, mode: str | None = None
+    ) -> CheckpointId:
+        """Find the checkpoint that an address means.
+
+        Raises
+        ------
+        NotFoundError
+            Nothing matches; names what there is.
+        """
+        at = parse_at(at)
+        if at == "latest":
+            found = self.latest()
+        elif at == "best":
+            found = self.best(monitor, mode)
+        elif isinstance(at, int):
+            found = self._at_step(at)
+        else:
+            found = self.tags().get(at)
+        if found is None:
+            raise self._not_found(at)
+        return found
+
+    def _at_step(self, step: int) -> CheckpointId | None:
+        on_line = [c for c in self.lineage() if c.step == step]
+        rest = [c for c in reversed(self.checkpoints()) if c.step == step]
+        rejected = self.rejected()
+        candidates = sorted([*on_line, *rest], key=lambda c: str(c) in rejected)
+        return next(iter(candidates), None)
+
+    def best(self, monitor: str | None = None, mode: str | None = None) -> CheckpointId | None:
+        """The checkpoint with the best value of a metric, dead branches and rejected ones excluded.
+
+        Without ``monitor``, the metric that the run's keep rule monitors.
+        """
+        from holdfast.domain.keep_rules import best_value
+
+        rejected = self.rejected()
+        line = [c for c in self.lineage() if str(c) not in rejected]
+        summaries = {c: self.summary(c) for c in line}
+        if monitor is None:
+            monitor, mode = self._monitored(summaries)
+        values = {c: s.metrics[monitor] for c, s in summaries.items() if monitor in s.metrics}
+        return best_value(values, mode or "min")
+
+    def _monitored(self, summaries: dict[CheckpointId, Summary]) -> tuple[str, str]:
+        for summary in summaries.values():
+            if summary.monitor is not None:
+                name, _, mode = summary.monitor.rpartition(" ")
+                return name, mode
+        raise UsageError(
+            f"The run {self.name} monitors no metric, so it has no best checkpoint.",
+            do="Train with keep(best=..., monitor=...), or name the metric: best('val_loss', 'min').",
+        )
+
+    def _not_found(self, at: int | str) -> NotFoundError:
+        checkpoints = self.checkpoints()
+        if not checkpoints:
+            where = self.storage.location
+            hint = "It has no checkpoint yet." if self.exists() else f"There is no such run in {where}."
+            return NotFoundError(
+                f"No checkpoint {self.name}@{at}: {hint}", do="'holdfast ls' lists all runs."
+            )
+        steps = sorted({c.step for c in checkpoints})
+        some = ", ".join(map(str, steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-4:]]))
+        tags = f"; tags: {', '.join(sorted(self.tags()))}" if self.tags() else ""
+        return NotFoundError(f"The run {self.name} has no checkpoint @{at}; its steps are {some}{tags}.")
+
+    # -- reading -----------------------------------------------------------------------
+
+    def manifest(self, checkpoint: CheckpointId) -> Manifest:
+        """Read and verify a manifest; damage is confirmed by a second read."""
+        key = self.layout.checkpoint(checkpoint)
+        try:
+            return self._own(decode_manifest(self.storage.get(key), checkpoint), checkpoint)
+        except DamagedError:
+            return self._own(decode_manifest(self.storage.get(key), checkpoint), checkpoint)
+
+    def _own(self, manifest: Manifest, checkpoint: CheckpointId) -> Manifest:
+        if manifest.summary.repository != self.repository.id:
+            raise DamagedError(f"{checkpoint} was written to another repository.")
+        return manifest
+
+    def summary(self, checkpoint: CheckpointId) -> Summary:
+        """Read only the summary."""
+        key = self.layout.checkpoint(checkpoint)
+        try:
+            return self._summary(key, checkpoint)
+        except DamagedError:
+            return self._summary(key, checkpoint)
+
+    def _summary(self, key: str, checkpoint: CheckpointId) -> Summary:
+        data = self.storage.get(key, 0, SUMMARY_READ_BYTES)
+        need = summary_bytes(data, checkpoint)
+        if SUMMARY_READ_BYTES <= len(data) < need:
+            data = self.storage.get(key, 0, need)
+        return decode_summary(data, checkpoint)
+
+    def hints(self, checkpoint: CheckpointId) -> list[str]:
+        """Packs that probably hold its chunks; empty if nothing is known."""
+        record = records.read_or_none(self.storage, self.layout.hint(checkpoint), records.HintRecord)
+        return record.packs if record is not None else []
+
+    # -- attempts ----------------------------------------------------------------------
+
+    def begin_attempt(self) -> AttemptId:
+        """Claim a number higher than any: write, list, and claim again if somebody else has it.
+
+        After it returns, every later claim sees this one and takes a higher number.
+        """
+        for _ in range(NUMBER_CLAIMS):
+            highest = max((a.number for a in self._attempt_ids()), default=0)
+            mine = AttemptId.new(highest + 1)
+            record = records.AttemptRecord(
+                str(mine), self.storage.now_seconds(), socket.gethostname(), getpid()
+            )
+            self.storage.put_if_absent(self.layout.attempt(mine), records.encode(record))
+            if not any(a.number >= mine.number and a != mine for a in self._attempt_ids()):
+                return mine
+            time.sleep(secrets.randbelow(100) / 1000)  # two claimants part ways
+        raise NotFoundError(
+            f"No attempt number of {self.name} could be claimed.", do="Too many launches at once: try again."
+        )
+
+    def _attempt_ids(self) -> set[AttemptId]:
+        names = (key.rpartition("/")[2].partition(".")[0] for key in self.storage.list(self.layout.attempts))
+        return {a for n in names if (a := AttemptId.parse(n)) is not None}
+
+    def is_highest(self, attempt: AttemptId) -> bool:
+        """Whether no later attempt exists: only then may it delete, or count as the head."""
+        return all(a <= attempt for a in self._attempt_ids())
+
+    def record_base(self, attempt: AttemptId, base: CheckpointId | None) -> None:
+        """Record, durably, what the attempt starts from; before its first step."""
+        record = records.BaseRecord(str(attempt), str(base) if base is not None else None)
+        self.storage.put_if_absent(self.layout.base(attempt), records.encode(record))
+
+    def record_end(self, attempt: AttemptId, cause: str, step: int, *, done: bool) -> None:
+        """Record how the attempt ended."""
+        record = records.EndRecord(str(attempt), cause, step, self.storage.now_seconds(), done)
+        self.storage.put(self.layout.end(attempt), [records.encode(record)])
+
+    def reject(self, checkpoint: CheckpointId, reason: str) -> None:
+        """Quarantine a checkpoint by an appended record."""
+        record = records.RejectedRecord(str(checkpoint), reason, self.storage.now_seconds())
+        self.storage.put_if_absent(self.layout.reject(checkpoint), records.encode(record))
+
+    # -- tags --------------------------------------------------------------------------
+
+    def tags(self) -> dict[str, CheckpointId]:
+        """Tag → checkpoint, of the readable ones."""
+        result = {}
+        for key in self.storage.list(self.layout.tags):
+            record = records.read_or_none(self.storage, key, records.TagRecord)
+            checkpoint = CheckpointId.parse(record.checkpoint) if record is not None else None
+            if record is not None and checkpoint is not None:
+                result[record.tag] = checkpoint
+        return result
+
+    def set_tag(self, name: str, checkpoint: CheckpointId) -> None:
+        """Give a checkpoint a name, moving it if it is taken; tagged ones are kept for ever."""
+        record = records.TagRecord(validate_tag(name), str(checkpoint))
+        with self.repository.holding():
+            if self.storage.stat(self.layout.checkpoint(checkpoint)) is None:
+                raise self._not_found(checkpoint.step)
+            if str(checkpoint) in self.condemned():
+                raise NotFoundError(f"{self.name}@{checkpoint.step} is being deleted.")
+            self.storage.put(self.layout.tag(name), [records.encode(record)])
+
+    def remove_tag(self, name: str) -> None:
+        """Take a name away; the checkpoint stays until retention decides."""
+        if name not in self.tags():
+            raise NotFoundError(f"The run {self.name} has no tag {name!r}.")
+        self.storage.delete(self.layout.tag(name))

@@ -1,0 +1,189 @@
+"""Tensors into packs: chunk, digest, skip what is there already, write, several packs in flight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import blake3
+import msgspec
+
+from holdfast.domain.manifest import Shard, TensorEntry, chunk_sizes
+from holdfast.domain.tensors import TensorSource
+from holdfast.errors import HoldfastError
+from holdfast.repository import layout
+from holdfast.repository.pack import MAGIC, PackBuilder, PackEntry
+from holdfast.storage.base import Buffer, Storage
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+PACK_BYTES = 64 * 1024 * 1024
+WRITERS = 2
+
+
+class Written(msgspec.Struct):
+    """What `write_tensors` made.
+
+    Attributes
+    ----------
+    tensors : dict[str, TensorEntry]
+        The manifest's table.
+    new_packs : dict[str, list[PackEntry]]
+        Packs written, with their contents.
+    used_packs : set[str]
+        Older packs relied on, because they hold the chunk already.
+    new_bytes : int
+        Bytes written to packs.
+    """
+
+    tensors: dict[str, TensorEntry]
+    new_packs: dict[str, list[PackEntry]]
+    used_packs: set[str]
+    new_bytes: int
+
+
+class _Piece(msgspec.Struct, frozen=True, array_like=True):
+    name: str
+    number: int
+    start: int
+    size: int
+
+
+class PackWriter:
+    """Writes one checkpoint's tensors.
+
+    Parameters
+    ----------
+    storage : Storage
+    chunk_bytes : int
+        Size of every chunk but a tensor's last.
+    find : callable
+        Digest → pack that may be relied on, or None: dedup.
+    """
+
+    def __init__(self, storage: Storage, chunk_bytes: int, find: Callable[[bytes], str | None]) -> None:
+        self._storage = storage
+        self._chunk_bytes = chunk_bytes
+        self._find = find
+        self._written: set[bytes] = set()
+        self._used: set[str] = set()
+        self.new_packs: dict[str, list[PackEntry]] = {}
+
+    def write(self, sources: Mapping[str, TensorSource]) -> Written:
+        """Write what the repository lacks; durable on return.
+
+        Raises
+        ------
+        StorageError
+            After removing the packs already written, which nothing references yet.
+        """
+        digests: dict[str, list[bytes]] = {}
+        for name, source in sources.items():
+            digests[name] = [b""] * len(chunk_sizes(source.spec.size_bytes, self._chunk_bytes))
+        groups = list(_group(self._pieces(sources)))
+        try:
+            self._write_groups(groups, sources, digests)
+        except BaseException:
+            self.discard()
+            raise
+        tensors = {name: _entry(source, digests[name]) for name, source in sources.items()}
+        new_bytes = sum(e.stored_bytes for entries in self.new_packs.values() for e in entries)
+        return Written(tensors, self.new_packs, self._used, new_bytes)
+
+    def discard(self) -> None:
+        """Remove the packs written: only while no manifest was offered that names their chunks."""
+        for pack_id in list(self.new_packs):
+            try:
+                self._storage.delete(layout.pack(pack_id))
+            except HoldfastError:
+                continue  # an orphan; the next prune takes it
+            del self.new_packs[pack_id]
+
+    def _pieces(self, sources: Mapping[str, TensorSource]) -> Iterator[_Piece]:
+        for name, source in sources.items():
+            start = 0
+            for number, size in enumerate(chunk_sizes(source.spec.size_bytes, self._chunk_bytes)):
+                yield _Piece(name, number, start, size)
+                start += size
+
+    def _write_groups(
+        self,
+        groups: Sequence[list[_Piece]],
+        sources: Mapping[str, TensorSource],
+        digests: dict[str, list[bytes]],
+    ) -> None:
+        if len(groups) <= 1:
+            for group in groups:
+                self._write_pack(group, sources, digests)
+            return
+        with ThreadPoolExecutor(min(WRITERS, len(groups))) as pool:
+            futures = [pool.submit(self._write_pack, group, sources, digests) for group in groups]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def _write_pack(
+        self, group: list[_Piece], sources: Mapping[str, TensorSource], digests: dict[str, list[bytes]]
+    ) -> None:
+        fresh = self._fresh(group, sources, digests)
+        first = next(fresh, None)
+        if first is None:
+            return
+        builder = PackBuilder(layout.new_pack_id())
+        self.new_packs[builder.pack_id] = builder.entries
+        self._storage.put(layout.pack(builder.pack_id), _parts(builder, chain([first], fresh)))
+
+    def _fresh(
+        self, group: list[_Piece], sources: Mapping[str, TensorSource], digests: dict[str, list[bytes]]
+    ) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]]]:
+        """Digest each piece; yield those that must be written."""
+        name, data = None, None
+        for piece in group:
+            if piece.name != name or data is None:
+                name, data = piece.name, sources[piece.name].read()
+            chunk = data[piece.start : piece.start + piece.size]
+            digest = blake3.blake3(chunk.data).digest()
+            digests[piece.name][piece.number] = digest
+            if digest in self._written:
+                continue
+            pack_id = self._find(digest)
+            if pack_id is not None:
+                self._used.add(pack_id)
+                continue
+            self._written.add(digest)
+            yield digest, chunk
+
+
+def _parts(builder: PackBuilder, chunks: Iterable[tuple[bytes, npt.NDArray[np.uint8]]]) -> Iterator[Buffer]:
+    yield MAGIC
+    for digest, data in chunks:
+        builder.add(digest, len(data))
+        yield data
+    yield from builder.finish()
+
+
+def _group(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    """Cut the pieces into packs of at most `PACK_BYTES` of raw chunks."""
+    group: list[_Piece] = []
+    size_bytes = 0
+    for piece in pieces:
+        if group and size_bytes + piece.size > PACK_BYTES:
+            yield group
+            group, size_bytes = [], 0
+        group.append(piece)
+        size_bytes += piece.size
+    if group:
+        yield group
+
+
+def _entry(source: TensorSource, digests: list[bytes]) -> TensorEntry:
+    spec = source.spec
+    shard = Shard((0,) * len(spec.shape), spec.shape, b"".join(digests))
+    return TensorEntry(spec.dtype, spec.shape, (shard,))
