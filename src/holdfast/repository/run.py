@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import socket
 import time
@@ -148,15 +149,15 @@ class Run:
 
         Without ``monitor``, the metric that the run's keep rule monitors.
         """
-        from holdfast.domain.keep_rules import best_value
-
         rejected = self.rejected()
         line = [c for c in self.lineage() if str(c) not in rejected]
         summaries = {c: self.summary(c) for c in line}
         if monitor is None:
             monitor, mode = self._monitored(summaries)
         values = {c: s.metrics[monitor] for c, s in summaries.items() if monitor in s.metrics}
-        return best_value(values, mode or "min")
+        finite = {c: v for c, v in values.items() if math.isfinite(v)}
+        choose = max if mode == "max" else min
+        return choose(finite, key=lambda c: finite[c], default=None)
 
     def _monitored(self, summaries: dict[CheckpointId, Summary]) -> tuple[str, str]:
         for summary in summaries.values():
