@@ -33,7 +33,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     id : str
         Names it in the `Decision`.
     saved_seconds : float
-        Recorded time; only ``every_hours`` looks at it.
+        Recorded time, of a thin one that of the full one it stands for; only ``every_hours``
+        looks at it.
     kind : {"full", "thin"}
         A thin one holds the model only: nothing can be resumed from it.
     tags : bool
@@ -292,13 +293,17 @@ def _period(saved_seconds: float, period_seconds: float) -> float:
 
 
 def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
-    """Take the first checkpoint of every period; of several of its step the newest, perhaps thin already."""
-    first_steps: dict[float, int] = {}
+    """Take the lowest step of every period; of several of that step the newest, perhaps thin already.
+
+    By step, not by position: a thin one is committed long after the full one it stands for.
+    """
     result: dict[float, int] = {}
     for position, kept in enumerate(checkpoints):
         number = period(kept)
-        if number >= 1 and not kept.superseded and first_steps.setdefault(number, kept.step) == kept.step:
-            result[number] = position
+        if number >= 1 and not kept.superseded:
+            first = result.setdefault(number, position)
+            if kept.step <= checkpoints[first].step:
+                result[number] = position
     return set(result.values())
 
 

@@ -72,8 +72,10 @@ def histories(draw: st.DrawFn) -> list[Kept]:
 
 
 def after(decision: Decision, history: list[Kept]) -> list[Kept]:
-    thinned = [msgspec.structs.replace(c, kind="thin") if c.id in decision.thin else c for c in history]
-    return [c for c in thinned if c.id not in decision.drop]
+    """Carry the decision out: a thin one is a new commit, then the full one goes."""
+    gone = {*decision.thin, *decision.drop}
+    thinned = [msgspec.structs.replace(c, kind="thin") for c in history if c.id in decision.thin]
+    return [c for c in history if c.id not in gone] + thinned
 
 
 @given(rules | st.just(KeepRule(last=None)))
@@ -188,12 +190,14 @@ def test_every_keeps_the_first_at_or_after_each_multiple() -> None:
     assert decide(keep(every_hours=5), history).keep == ids("300 700")
 
 
-def test_a_checkpoint_forever_kept_stays_the_chosen_one_as_the_run_goes_on() -> None:
-    rule, history = keep(last=1, every_steps=10), list[Kept]()
+@pytest.mark.parametrize("thin", [False, True])
+def test_a_checkpoint_forever_kept_stays_the_chosen_one_as_the_run_goes_on(thin: bool) -> None:
+    rule, history = keep(last=2, every_steps=10, thin=thin), list[Kept]()
     for step in range(3, 70, 3):
         history.append(kept(step))
         history = after(decide(rule, history), history)
-    assert [c.step for c in history] == [12, 21, 30, 42, 51, 60, 69]
+    assert sorted(c.step for c in history) == [12, 21, 30, 42, 51, 60, 66, 69]
+    assert {c.step for c in history if c.kind == "thin"} == ({12, 21, 30, 42, 51, 60} if thin else set())
 
 
 def test_thin_makes_the_older_ones_thin_but_not_the_best() -> None:
