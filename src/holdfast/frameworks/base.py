@@ -6,7 +6,7 @@ is the only place that names them. Nothing here imports a framework.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +16,11 @@ from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorT
 
 class CaptureWalk(Protocol):
     """Given to capture code: turns nested values into plain ones and collects tensors."""
+
+    @property
+    def state(self) -> Mapping[str, object]:
+        """The whole live state: an optimizer finds the names of its parameters here."""
+        ...
 
     def value(self, value: object, path: str) -> Any:
         """Capture anything the state may hold; tensors become `TensorRef`, objects `Component`."""
@@ -28,6 +33,11 @@ class CaptureWalk(Protocol):
 
 class LoadWalk(Protocol):
     """Given to load code: compares first, touches nothing; collects reads and last steps."""
+
+    @property
+    def state(self) -> Mapping[str, object]:
+        """The whole live state, as for `CaptureWalk`."""
+        ...
 
     def spec(self, ref: TensorRef) -> TensorSpec:
         """dtype and shape that the checkpoint holds for ``ref``."""
@@ -90,43 +100,68 @@ class ComponentAdapter(Protocol):
         ...
 
 
-class PositionedLoader(Protocol):
-    """A data loader that can be started at any batch."""
+class LoaderPass(Protocol):
+    """One pass over a loader, begun: an iterator that knows where it is.
 
-    def start(self, *, seed: int, epoch: int, skip: int, state: Any) -> Iterator[Any]:
+    Attributes
+    ----------
+    delivered : int
+        Batches of this pass handed out, those before a resume included.
+    samples : int
+        Samples in them.
+    inexact : str or None
+        Why what follows may differ from an uninterrupted pass; None where it cannot.
+    """
+
+    delivered: int
+    samples: int
+    inexact: str | None
+
+    def __iter__(self) -> Iterator[Any]: ...
+
+    def __next__(self) -> Any: ...
+
+    def state(self) -> dict[str, Any]:
+        """Plain values from which `PositionedLoader.start` goes on after the last batch delivered."""
+        ...
+
+    def close(self) -> None:
+        """Let go of workers and iterators; idempotent, also after exhaustion."""
+        ...
+
+
+class PositionedLoader(Protocol):
+    """A data loader whose passes can be resumed at any batch."""
+
+    def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> LoaderPass:
         """Begin a pass.
 
         Parameters
         ----------
         seed : int
-            The run's data seed: with ``epoch`` and the batch's number in the pass it
+            The run's data seed: with ``number`` and the batch's number in the pass it
             decides all randomness inside data workers.
-        epoch : int
-            Number of the pass.
-        skip : int
-            Batches of this pass already delivered. The caller has set every global RNG to
-            what it was when the pass began; the sampler is advanced, no sample is loaded.
-        state : object
-            What `state` returned after the last delivered batch; None for a fresh pass.
+        number : int
+            Number of the pass, counted from 0.
+        saved : dict, optional
+            `LoaderPass.state` of this very pass, to go on with it (the caller has set every
+            global RNG to what it was when the pass began, and sets it again afterwards); or
+            of an earlier pass, to bring along what samplers and datasets keep between passes.
 
         Returns
         -------
-        Iterator
-            Yields the batches that follow. All that the pass draws from global RNGs
-            to begin (seeds, permutations) has been drawn on return.
+        LoaderPass
+            All that the pass draws from global RNGs to begin (seeds, permutations) has been
+            drawn on return, and no sample was loaded to be thrown away.
         """
-        ...
-
-    def state(self) -> Any:
-        """Plain values needed to go on after the last batch delivered; None if `skip` is enough."""
         ...
 
     def batches(self) -> int | None:
         """Batches of a whole pass, where known."""
         ...
 
-    def samples(self, batch: Any) -> int | None:
-        """Samples in a batch, where it can be told."""
+    def facts(self) -> dict[str, Any]:
+        """What the loader's exactness rests on, plain values by name (``batch_size`` ...)."""
         ...
 
 

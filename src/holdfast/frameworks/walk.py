@@ -7,7 +7,7 @@ is refused with one error that lists every difference.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
@@ -27,7 +27,8 @@ class Capture:
         The live tensors by name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, state: Mapping[str, object]) -> None:
+        self.state = state
         self.tree: dict[str, Any] = {}
         self.tensors: dict[str, TensorSource] = {}
 
@@ -57,7 +58,7 @@ class Capture:
 
 def capture(state: Mapping[str, object]) -> Capture:
     """Capture every entry of the user's state dict; tensors are referenced, not copied."""
-    result = Capture()
+    result = Capture(state)
     for key, value in state.items():
         result.tree[key] = result.value(value, key)
     return result
@@ -66,7 +67,8 @@ def capture(state: Mapping[str, object]) -> Capture:
 class LoadPlan:
     """A restore worked out but not begun: what to read where, and what to do after."""
 
-    def __init__(self, specs: Mapping[str, TensorSpec]) -> None:
+    def __init__(self, specs: Mapping[str, TensorSpec], state: Mapping[str, object]) -> None:
+        self.state = state
         self._specs = specs
         self.reads: list[tuple[str, TensorTarget]] = []
         self.actions: list[Callable[[], None]] = []
@@ -109,6 +111,9 @@ class LoadPlan:
     def _tensor(self, ref: TensorRef, like: object, path: str) -> Any:
         owner = next((f for f in registry.active() if f.is_tensor(like)), None)
         if owner is None:
+            if _adapter(like) is not None:
+                self.mismatched(path, self.spec(ref), _describe(like))
+                return like
             value, target = registry.framework(ref.framework).new_tensor(self.spec(ref), ref.device)
             self.read(ref, target)
             return value
@@ -121,7 +126,9 @@ class LoadPlan:
 
     def _component(self, saved: Component, like: object, path: str) -> Any:
         adapter = _adapter(like)
-        if adapter is None:
+        if adapter is None and _has_own_state(like):
+            self.mismatched(path, saved.kind, _describe(like))
+        elif adapter is None:
             builder = registry.builder(saved.kind)
             if builder is not None:
                 return builder(saved.state, path, self)
@@ -134,10 +141,15 @@ class LoadPlan:
 
     def _dict(self, saved: dict[Any, Any], like: object, path: str) -> Any:
         live = like if isinstance(like, dict) else {}
+        new = {}
+        for key, old in saved.items():
+            value = self.value(old, live.get(key), f"{path}/{key}")
+            if value is not None or old is None or key in live:
+                new[key] = value
         for key in live.keys() - saved.keys():
             if _holds_state(live[key]):
                 self.missing(f"{path}/{key}")
-        new = {k: self.value(v, live.get(k), f"{path}/{k}") for k, v in saved.items()}
+                new[key] = live[key]  # kept when the load is not strict
         if not isinstance(like, dict):
             return new
         self.then(lambda: _refill_dict(like, new))
@@ -145,11 +157,12 @@ class LoadPlan:
 
     def _sequence(self, saved: list[Any] | tuple[Any, ...], like: object, path: str) -> Any:
         live = list(like) if isinstance(like, list | tuple) else []
-        for index in range(len(saved), len(live)):
-            if _holds_state(live[index]):
-                self.missing(f"{path}/{index}")
+        kept = [(i, v) for i, v in enumerate(live) if i >= len(saved) and _holds_state(v)]
+        for index, _ in kept:
+            self.missing(f"{path}/{index}")
         live += [None] * (len(saved) - len(live))
         new = [self.value(v, live[i], f"{path}/{i}") for i, v in enumerate(saved)]
+        new += [v for _, v in kept]  # stay when the load is not strict
         if isinstance(saved, tuple):
             named = isinstance(like, tuple) and len(getattr(like, "_fields", ())) == len(new) > 0
             return type(like)(*new) if named else tuple(new)
@@ -230,7 +243,7 @@ def plan(
     only : iterable of str, optional
         Restrict to these top-level entries.
     """
-    result = LoadPlan(specs)
+    result = LoadPlan(specs, state)
     wanted = None if only is None else set(only)
     if wanted is not None and (unknown := wanted - set(tree)):
         raise UnsupportedError(
@@ -259,20 +272,27 @@ def _plan_entry(result: LoadPlan, state: dict[str, Any], key: str, saved: object
 def given(state: Mapping[str, object]) -> dict[str, Any]:
     """Values that the script constructs, as ``entry.name`` → plain value."""
     result: dict[str, Any] = {}
-    for key, value in state.items():
-        adapter = _adapter(value)
-        if adapter is not None:
-            result.update({f"{key}.{name}": v for name, v in adapter.given(value).items()})
+    for path, adapter, value in _components(state):
+        result.update({f"{path}.{name}": v for name, v in adapter.given(value).items()})
     return result
 
 
 def apply_given(state: Mapping[str, object], changes: Mapping[str, Any]) -> None:
     """Put the script's values for these names of `given` back after a restore."""
-    for key, value in state.items():
-        adapter = _adapter(value)
-        mine = {n.removeprefix(f"{key}."): v for n, v in changes.items() if n.startswith(f"{key}.")}
-        if adapter is not None and mine:
+    for path, adapter, value in _components(state):
+        mine = {n.removeprefix(f"{path}."): v for n, v in changes.items() if n.startswith(f"{path}.")}
+        if mine:
             adapter.apply_given(value, mine)
+
+
+def _components(value: object, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    adapter = _adapter(value)
+    if adapter is not None and path:
+        yield path, adapter, value
+    elif isinstance(value, Mapping | list | tuple):
+        items = value.items() if isinstance(value, Mapping) else enumerate(value)
+        for key, item in items:
+            yield from _components(item, f"{path}/{key}" if path else str(key))
 
 
 def is_dataclass_instance(value: object) -> bool:

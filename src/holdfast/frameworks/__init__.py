@@ -1,0 +1,1 @@
+"""Capture and load of training state, one framework per file or folder."""

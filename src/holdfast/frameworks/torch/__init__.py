@@ -1,0 +1,104 @@
+"""PyTorch: what Holdfast captures of it, and how it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from holdfast.domain.tensors import TensorSource, TensorSpec, TensorTarget
+from holdfast.frameworks.base import ComponentAdapter, Environment, PositionedLoader
+from holdfast.frameworks.torch import rng, sparse, tensors
+from holdfast.frameworks.torch.environment import environment
+from holdfast.frameworks.torch.modules import ModuleAdapter
+from holdfast.frameworks.torch.optimizers import OptimizerAdapter
+from holdfast.frameworks.torch.scaling import ScalerAdapter
+from holdfast.frameworks.torch.schedulers import SchedulerAdapter
+
+_ADAPTERS: list[tuple[type, ComponentAdapter]] = [
+    (torch.nn.Module, ModuleAdapter()),
+    (Optimizer, OptimizerAdapter()),
+    (LRScheduler, SchedulerAdapter()),
+    (torch.amp.GradScaler, ScalerAdapter()),
+    (torch.Generator, rng.GeneratorAdapter()),
+]
+_SPARSE = sparse.SparseAdapter()
+
+
+class TorchFramework:
+    """The torch side of `holdfast.frameworks.base.Framework`."""
+
+    name = "torch"
+
+    def is_tensor(self, value: object) -> bool:
+        return isinstance(value, torch.Tensor) and not sparse.is_sparse(value)
+
+    def source(self, value: Any, path: str) -> tuple[TensorSource, str]:
+        return tensors.source(value, path)
+
+    def target(self, value: Any) -> TensorTarget:
+        return tensors.target(value)
+
+    def new_tensor(self, spec: TensorSpec, device: str) -> tuple[Any, TensorTarget]:
+        return tensors.new_tensor(spec, device)
+
+    def component(self, value: object) -> ComponentAdapter | None:
+        if sparse.is_sparse(value):
+            return _SPARSE
+        for kind, adapter in _ADAPTERS:
+            if isinstance(value, kind):
+                return None if _keeps_own_state(value) else adapter
+        return None
+
+    def rng_state(self) -> Any:
+        return rng.rng_state()
+
+    def set_rng_state(self, saved: Any) -> None:
+        rng.set_rng_state(saved)
+
+    def data_seed(self) -> int | None:
+        return torch.initial_seed()
+
+    def environment(self) -> Environment:
+        return environment()
+
+    def loader(self, value: object) -> PositionedLoader | None:
+        from holdfast.frameworks.torch.loaders import positioned
+
+        return positioned(value)
+
+    def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
+        handles = [o.register_step_post_hook(lambda *_: on_step()) for o in _optimizers(values)]
+
+        def undo() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return undo
+
+    def has_gradients(self, values: Iterable[object]) -> bool:
+        groups = (group for optimizer in _optimizers(values) for group in optimizer.param_groups)
+        return any(parameter.grad is not None for group in groups for parameter in group["params"])
+
+    def scalar(self, value: object) -> float | None:
+        if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_complex():
+            return float(value.item())
+        return None
+
+
+def _optimizers(values: Iterable[object]) -> Iterator[Optimizer]:
+    return (value for value in values if isinstance(value, Optimizer))
+
+
+def _keeps_own_state(value: object) -> bool:
+    """Whether a class outside torch says itself what the state of its optimizer or scheduler is."""
+    if not isinstance(value, Optimizer | LRScheduler | torch.amp.GradScaler):
+        return False
+    return not type(value).state_dict.__module__.startswith("torch.")
+
+
+FRAMEWORK = TorchFramework()
+BUILDERS = {"torch.sparse": sparse.build, "torch.generator": rng.build_generator}

@@ -1,0 +1,225 @@
+"""Modules: parameters, all buffers, extra state, modes and flags, under canonical names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from holdfast.domain.tensors import TensorRef
+from holdfast.domain.tree import Component
+from holdfast.errors import UnsupportedError
+from holdfast.frameworks.base import CaptureWalk, LoadWalk
+from holdfast.frameworks.torch import tensors
+from holdfast.frameworks.torch.names import join, submodules
+from holdfast.frameworks.torch.sparse import is_sparse
+
+
+class Slot:
+    """Where a module keeps a parameter or buffer; the tensor may be None."""
+
+    def __init__(self, module: nn.Module, key: str, *, is_parameter: bool) -> None:
+        self.module = module
+        self.key = key
+        self.is_parameter = is_parameter
+        self.transient = not is_parameter and key in module._non_persistent_buffers_set
+
+    @property
+    def tensor(self) -> torch.Tensor | None:
+        return (self.module._parameters if self.is_parameter else self.module._buffers)[self.key]
+
+    @property
+    def follows_script(self) -> bool:
+        """Whether the script decides if there is a tensor here, not the training."""
+        # a batch norm without statistics holds None for good
+        return self.is_parameter or isinstance(self.module, nn.modules.batchnorm._NormBase)
+
+    def put(self, tensor: torch.Tensor | None) -> None:
+        self.module._buffers[self.key] = tensor
+
+
+class ModuleAdapter:
+    """Restores into the live tensors.
+
+    Non-persistent buffers are kept too, since the next step may depend on them; as modules grow
+    and build them at will, they need not match the live ones.
+    """
+
+    kind = "torch.module"
+
+    def capture(self, value: nn.Module, path: str, walk: CaptureWalk) -> dict[str, Any]:
+        slots = _slots(value)
+        tied = _tied(slots)
+        return {
+            "tensors": {
+                name: _capture_slot(slot, f"{path}/{name}", walk)
+                for name, slot in slots.items()
+                if name not in tied
+            },
+            "tied": tied,
+            "transient": [name for name, slot in slots.items() if slot.transient],
+            "requires_grad": [name for name, slot in slots.items() if _requires_grad(slot.tensor)],
+            "training": {name: module.training for name, module in submodules(value)},
+            "extra": {
+                name: walk.value(module.get_extra_state(), f"{path}/{name}#extra")
+                for name, module in _with_extra_state(value)
+            },
+        }
+
+    def plan(self, value: nn.Module, saved: Any, path: str, walk: LoadWalk) -> None:
+        slots = _slots(value)
+        _compare_ties(saved["tied"], _tied(slots), saved["tensors"].keys() | slots.keys(), path, walk)
+        transient = set(saved["transient"])
+        for name, slot in slots.items():
+            known = name in saved["tensors"] or name in saved["tied"]
+            if not known and not slot.transient and slot.tensor is not None:
+                walk.missing(f"{path}/{name}")
+        modules = dict(submodules(value))
+        for name, old in saved["tensors"].items():
+            if name in slots:
+                _plan_slot(slots[name], old, f"{path}/{name}", walk)
+            elif name in transient and name.rpartition(".")[0] in modules:
+                _plan_new_buffer(modules[name.rpartition(".")[0]], name, old, path, walk)
+            elif old is not None:
+                walk.unexpected(f"{path}/{name}")
+        _plan_extra(value, saved["extra"], path, walk)
+        walk.then(lambda: _put_flags(value, saved))
+
+    def given(self, value: nn.Module) -> dict[str, Any]:
+        return {}
+
+    def apply_given(self, value: nn.Module, changes: dict[str, Any]) -> None:
+        """Nothing is given."""
+
+
+def _slots(root: nn.Module) -> dict[str, Slot]:
+    result = {}
+    for prefix, module in submodules(root):
+        for key in module._parameters.keys():  # noqa: SIM118 (a scripted module has no iterator)
+            result[join(prefix, key)] = Slot(module, key, is_parameter=True)
+        for key in module._buffers.keys():  # noqa: SIM118
+            result[join(prefix, key)] = Slot(module, key, is_parameter=False)
+    return result
+
+
+def _tied(slots: dict[str, Slot]) -> dict[str, str]:
+    """Names that share one tensor with an earlier one, alphabetically, to that one."""
+    first: dict[int, str] = {}
+    tied = {}
+    for name in sorted(slots):
+        tensor = slots[name].tensor
+        if tensor is not None and first.setdefault(id(tensor), name) != name:
+            tied[name] = first[id(tensor)]
+    return tied
+
+
+def _compare_ties(saved: Any, live: dict[str, str], names: set[str], path: str, walk: LoadWalk) -> None:
+    for name in sorted(names | saved.keys()):
+        if saved.get(name) != live.get(name):
+            walk.mismatched(f"{path}/{name}", _describe_tie(saved.get(name)), _describe_tie(live.get(name)))
+
+
+def _describe_tie(leader: str | None) -> str:
+    return "on its own" if leader is None else f"tied to {leader}"
+
+
+def _capture_slot(slot: Slot, path: str, walk: CaptureWalk) -> Any:
+    tensor = slot.tensor
+    if tensor is not None and tensors.is_lazy(tensor):
+        raise UnsupportedError(
+            f"{path} is not initialised yet: its module is lazy and has seen no batch.",
+            do="Run one batch through the model before the first save.",
+        )
+    return None if tensor is None else walk.value(tensor, path)
+
+
+def _plan_slot(slot: Slot, saved: Any, path: str, walk: LoadWalk) -> None:
+    live = slot.tensor
+    if saved is None or live is None:
+        _plan_absent(slot, saved, path, walk)
+    elif isinstance(saved, TensorRef) and tensors.is_lazy(live):
+        walk.read(saved, tensors.LazyTarget(live, walk.spec(saved)))
+    elif slot.transient and not _fits(saved, live, walk):
+        new = _new_value(saved, path, walk, live.device)
+        walk.then(lambda: slot.put(new))
+    else:
+        walk.value(saved, live, path)
+
+
+def _plan_absent(slot: Slot, saved: Any, path: str, walk: LoadWalk) -> None:
+    if saved is None and slot.tensor is None:
+        return
+    if slot.follows_script:
+        described = "none" if saved is None else "a tensor"
+        walk.mismatched(path, described, "none" if slot.tensor is None else "a tensor")
+        return
+    new = None if saved is None else _new_value(saved, path, walk, _home(slot.module))
+    walk.then(lambda: slot.put(new))
+
+
+def _plan_new_buffer(module: nn.Module, name: str, saved: Any, path: str, walk: LoadWalk) -> None:
+    key = name.rpartition(".")[2]
+    new = None if saved is None else _new_value(saved, f"{path}/{name}", walk, _home(module))
+    walk.then(lambda: module.register_buffer(key, new, persistent=False))
+
+
+def _fits(saved: Any, live: torch.Tensor, walk: LoadWalk) -> bool:
+    if isinstance(saved, TensorRef) and tensors.refused(live) is None:
+        return tensors.Target(live).spec == walk.spec(saved)
+    return isinstance(saved, Component) and is_sparse(live)
+
+
+def _new_value(saved: Any, path: str, walk: LoadWalk, device: torch.device | None) -> Any:
+    if not isinstance(saved, TensorRef):
+        return walk.value(saved, None, path)
+    tensor, target = tensors.new_tensor(walk.spec(saved), device or saved.device)
+    walk.read(saved, target)
+    return tensor
+
+
+def _home(module: nn.Module) -> torch.device | None:
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None:
+            return tensor.device
+    return None
+
+
+def _with_extra_state(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in submodules(root):
+        if type(module).get_extra_state is not nn.Module.get_extra_state:
+            yield name, module
+
+
+def _plan_extra(root: nn.Module, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
+    live = dict(_with_extra_state(root))
+    for name in sorted(live.keys() - saved.keys()):
+        walk.missing(f"{path}/{name}#extra")
+    for name, old in saved.items():
+        if name not in live:
+            walk.unexpected(f"{path}/{name}#extra")
+            continue
+        new = walk.value(old, None, f"{path}/{name}#extra")
+        walk.then(_setter(live[name], new))
+
+
+def _setter(module: nn.Module, state: Any) -> Callable[[], None]:
+    return lambda: module.set_extra_state(state)
+
+
+def _requires_grad(tensor: torch.Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
+
+
+def _put_flags(root: nn.Module, saved: Any) -> None:
+    known = saved["tensors"].keys() | saved["tied"].keys()
+    wanted = set(saved["requires_grad"])
+    for name, slot in _slots(root).items():
+        tensor = slot.tensor
+        if tensor is None or name not in known or not tensor.is_leaf:
+            continue
+        if tensor.requires_grad != (name in wanted):
+            tensor.requires_grad_(name in wanted)
+    for name, module in submodules(root):
+        module.training = bool(saved["training"].get(name, module.training))
