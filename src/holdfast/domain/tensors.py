@@ -46,6 +46,10 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     dtype: str
     shape: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if self.dtype not in ITEM_BYTES or min(self.shape, default=0) < 0:
+            raise ValueError(f"{self} is no tensor that the format knows")
+
     @property
     def size_bytes(self) -> int:
         """Bytes of the dense, contiguous tensor."""

@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import datetime as dt
 import enum
+import re
 import sys
 from collections import OrderedDict
-from typing import Any, cast
+from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
 from holdfast.domain.tensors import TensorRef
-from holdfast.errors import DamagedError, UnsupportedError
+from holdfast.errors import DamagedError, MismatchError, UnsupportedError
 
 Node = Any
 """nil, bool, int64, float, str, bytes or ``[tag, ...]``."""
 
 MAX_DEPTH = 128
 _INT64 = range(-(2**63), 2**63)
-_PLAIN = (bool, float, str, bytes, type(None))
+_PLAIN = (bool, float, bytes, type(None))
+_NUMPY_DTYPE = re.compile(r"\|(?:b1|[iu]1)|<(?:[iu][248]|f[248]|c8|c16|[mM]8(?:\[\d{0,9}[a-zA-Zμ]{1,7}\])?)")
+"""The numpy scalars whose bytes mean the same everywhere: ``longdouble`` is not one."""
 
 
 class Component(msgspec.Struct, frozen=True):
@@ -60,6 +64,8 @@ def _encode(value: object, path: str, depth: int) -> Node:
         )
     if type(value) in _PLAIN:
         return value
+    if type(value) is str:
+        return value if _is_unicode(value) else ["text", value.encode("utf-8", "surrogatepass")]
     if type(value) is int:
         return value if value in _INT64 else ["int", hex(value)]
     if isinstance(value, TensorRef):
@@ -96,21 +102,40 @@ def _encode_scalar(value: object, path: str) -> Node:
         return ["complex", value.real, value.imag]
     if isinstance(value, bytearray):
         return ["bytearray", bytes(value)]
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        if getattr(value, "fold", 0) or not _iso_keeps(value):
+    if type(value) in (dt.datetime, dt.date, dt.time):  # a subclass may hold more, as pandas.Timestamp does
+        if not _iso_keeps(value):
             raise _unsupported(value, path)
-        return [type(value).__name__, value.isoformat()]
-    if isinstance(value, dt.timedelta):
+        return [type(value).__name__, value.isoformat()]  # type: ignore[attr-defined]  # all three have it
+    if type(value) is dt.timedelta:
         return ["timedelta", value.days, value.seconds, value.microseconds]
-    for base in (bool, int, float, str, bytes):
-        if isinstance(value, base):  # a subclass such as np.str_ or IntFlag: kept by value
-            return _encode(base(value), path, 0)  # type: ignore[call-overload]
+    for base, exact in _EXACT.items():
+        if isinstance(value, base):  # a subclass of the user's own: kept by value
+            return _encode(exact(value), path, 0)
     raise _unsupported(value, path)
 
 
-def _iso_keeps(value: dt.datetime | dt.date | dt.time) -> bool:
-    zone = getattr(value, "tzinfo", None)
-    return zone is None or isinstance(zone, dt.timezone)
+_EXACT: dict[type, Any] = {
+    int: int.__int__,
+    float: float.__float__,
+    str: str.__str__,
+    bytes: bytes.__bytes__,
+}
+"""Not ``int(value)``: a subclass may override what that calls."""
+
+
+def _is_unicode(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # lone surrogates, as in names of files that are not UTF-8
+        return False
+    return True
+
+
+def _iso_keeps(value: Any) -> bool:
+    """Not a fold, a named zone with its rules, nor an offset below a second (which CPython misreads)."""
+    back = type(value).fromisoformat(value.isoformat())
+    zones = [getattr(v, "tzinfo", None) for v in (value, back)]
+    return not getattr(value, "fold", 0) and bool(back == value) and zones[0] == zones[1]
 
 
 def _unsupported(value: object, path: str) -> UnsupportedError:
@@ -127,8 +152,12 @@ def _is_numpy_scalar(value: object) -> bool:
 
 
 def _encode_numpy_scalar(value: Any, path: str) -> Node:
+    if value.dtype.kind == "S":
+        return ["numpy", "S", bytes.__bytes__(value)]
+    if value.dtype.kind == "U":
+        return ["numpy", "U", str.__str__(value).encode("utf-8", "surrogatepass")]
     dtype = value.dtype.newbyteorder("<")
-    if value.dtype.kind not in "biufcmMSU":
+    if not _NUMPY_DTYPE.fullmatch(dtype.str):
         raise _unsupported(value, path)
     return ["numpy", dtype.str, value.astype(dtype).tobytes()]
 
@@ -148,6 +177,8 @@ def decode(node: Node, like: object = None) -> Any:
     ------
     DamagedError
         The node is not one that `encode` writes.
+    MismatchError
+        The live enum has no member of the recorded value any more.
     """
     try:
         return _decode(node, like, 0)
@@ -156,12 +187,17 @@ def decode(node: Node, like: object = None) -> Any:
 
 
 def _decode(node: Node, like: object, depth: int) -> Any:
-    if depth > 2 * MAX_DEPTH:
+    if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
-    if not isinstance(node, list):
+    if type(node) in (*_PLAIN, int, str):
         return node
+    if type(node) is not list:
+        raise TypeError(f"a {type(node).__name__} is no node")
     tag, *rest = node
-    return _DECODERS[tag](rest, like, depth + 1)
+    fields, decoder = _DECODERS[tag]
+    if len(rest) != len(fields) or not all(type(r) is f for r, f in zip(rest, fields, strict=True) if f):
+        raise ValueError(f"{tag} does not hold what it should")
+    return decoder(rest, like, depth + 1)
 
 
 def _decode_list(rest: list[Any], like: object, depth: int) -> list[Any]:
@@ -175,44 +211,73 @@ def _decode_tuple(rest: list[Any], like: object, depth: int) -> Any:
     return type(like)(*items) if named else tuple(items)
 
 
+def _decode_set(rest: list[Any], like: object, depth: int) -> set[Any]:
+    live = like if isinstance(like, set | frozenset) else ()
+    return {_decode(node, _enum_like(node, live), depth) for node in rest[0]}
+
+
 def _decode_dict(rest: list[Any], like: object, depth: int) -> dict[Any, Any]:
     olds = like if isinstance(like, dict) else {}
     result: dict[Any, Any] = OrderedDict() if isinstance(like, OrderedDict) else {}
     for key_node, value_node in rest[0]:
-        key = _decode(key_node, None, depth)
+        key = _decode(key_node, _enum_like(key_node, olds), depth)
         result[key] = _decode(value_node, olds.get(key), depth)
     return result
 
 
+def _enum_like(node: Node, live: Iterable[object]) -> object:
+    """Find the member that an enum's node was, or another of its class, among live keys."""
+    if type(node) is not list or node[:1] != ["enum"]:
+        return None
+    members = [key for key in live if isinstance(key, enum.Enum)]
+    same = (m for m in members if encode(m) == node)
+    return next(same, members[0] if members else None)
+
+
 def _decode_enum(rest: list[Any], like: object, depth: int) -> Any:
     value = _decode(rest[0], None, depth)
-    return type(like)(value) if isinstance(like, enum.Enum) else value
+    if not isinstance(like, enum.Enum):
+        return value
+    try:
+        return type(like)(value)
+    except ValueError as error:
+        raise MismatchError(
+            f"The checkpoint holds {value!r}, which is no {type(like).__name__} any more.",
+            do=f"Give {type(like).__name__} a member of this value again.",
+        ) from error
 
 
-def _decode_numpy(rest: list[Any], like: object, depth: int) -> Any:
+def _decode_numpy(rest: list[Any]) -> Any:
     import numpy as np
 
-    dtype = np.dtype(cast("str", rest[0]))
-    if dtype.kind not in "biufcmMSU":
-        raise ValueError(f"numpy scalar of dtype {rest[0]!r}")
-    return np.frombuffer(rest[1], dtype=dtype, count=1)[0]
+    name, raw = rest
+    if name == "S":
+        return np.bytes_(raw)
+    if name == "U":
+        return np.str_(raw.decode("utf-8", "surrogatepass"))
+    if not _NUMPY_DTYPE.fullmatch(name):  # np.dtype() reads a small language: keep it from this text
+        raise ValueError(f"numpy scalar of dtype {name!r}")
+    (value,) = np.frombuffer(raw, dtype=np.dtype(name))
+    return value
 
 
-_DECODERS: dict[str, Any] = {
-    "int": lambda r, like, d: int(r[0], 16),
-    "complex": lambda r, like, d: complex(r[0], r[1]),
-    "bytearray": lambda r, like, d: bytearray(r[0]),
-    "datetime": lambda r, like, d: dt.datetime.fromisoformat(r[0]),
-    "date": lambda r, like, d: dt.date.fromisoformat(r[0]),
-    "time": lambda r, like, d: dt.time.fromisoformat(r[0]),
-    "timedelta": lambda r, like, d: dt.timedelta(days=r[0], seconds=r[1], microseconds=r[2]),
-    "tensor": lambda r, like, d: TensorRef(str(r[0]), str(r[1]), str(r[2])),
-    "component": lambda r, like, d: Component(str(r[0]), _decode(r[1], None, d)),
-    "enum": _decode_enum,
-    "numpy": _decode_numpy,
-    "list": _decode_list,
-    "tuple": _decode_tuple,
-    "dict": _decode_dict,
-    "set": lambda r, like, d: set(_decode_list(r, None, d)),
-    "frozenset": lambda r, like, d: frozenset(_decode_list(r, None, d)),
+_DECODERS: dict[str, tuple[tuple[Any, ...], Any]] = {
+    "int": ((str,), lambda r, like, d: int(r[0], 16)),
+    "text": ((bytes,), lambda r, like, d: r[0].decode("utf-8", "surrogatepass")),
+    "complex": ((float, float), lambda r, like, d: complex(r[0], r[1])),
+    "bytearray": ((bytes,), lambda r, like, d: bytearray(r[0])),
+    "datetime": ((str,), lambda r, like, d: dt.datetime.fromisoformat(r[0])),
+    "date": ((str,), lambda r, like, d: dt.date.fromisoformat(r[0])),
+    "time": ((str,), lambda r, like, d: dt.time.fromisoformat(r[0])),
+    "timedelta": ((int, int, int), lambda r, like, d: dt.timedelta(r[0], r[1], r[2])),
+    "tensor": ((str, str, str), lambda r, like, d: TensorRef(r[0], r[1], r[2])),
+    "component": ((str, None), lambda r, like, d: Component(r[0], _decode(r[1], None, d))),
+    "enum": ((None,), _decode_enum),
+    "numpy": ((str, bytes), lambda r, like, d: _decode_numpy(r)),
+    "list": ((list,), _decode_list),
+    "tuple": ((list,), _decode_tuple),
+    "dict": ((list,), _decode_dict),
+    "set": ((list,), _decode_set),
+    "frozenset": ((list,), lambda r, like, d: frozenset(_decode_set(r, like, d))),
 }
+"""By tag: the type of each item that follows it (None: any node), and what reads them."""
