@@ -1,0 +1,1 @@
+"""Where bytes rest: one Protocol (`base`), one file per place."""

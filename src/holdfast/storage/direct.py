@@ -1,0 +1,190 @@
+"""Moving large byte streams between memory and a file at the disk's own speed.
+
+Direct I/O wants aligned memory, which tensors rarely are. Writes gather in one small page-aligned
+bounce buffer, unless the source happens to be aligned. Reads need none: they land at the next aligned
+address of the destination and are then shifted down, which measured up to twice as fast as
+bouncing (the device writing into memory that a cache holds is slow).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+from typing import TYPE_CHECKING
+
+import msgspec
+import numpy as np
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from holdfast.storage.base import Buffer
+
+    Bytes = npt.NDArray[np.uint8]
+
+BOUNCE_BYTES = 4 << 20
+O_DIRECT: int = getattr(os, "O_DIRECT", 0)
+
+_WORTH_IT_BYTES = 1 << 20
+_PIECE_BYTES = 8 << 20
+_TAIL_BYTES = 64 << 10
+
+
+class Alignment(msgspec.Struct, frozen=True):
+    """What direct I/O asks of addresses in memory and of offsets and sizes in the file."""
+
+    memory_bytes: int = 4096
+    offset_bytes: int = 4096
+
+
+class Bounces:
+    """Page-aligned buffers, reused: as many as there were ever transfers at once."""
+
+    def __init__(self) -> None:
+        self._free: list[Bytes] = []
+
+    def take(self) -> Bytes:
+        try:
+            return self._free.pop()
+        except IndexError:
+            return np.frombuffer(mmap.mmap(-1, BOUNCE_BYTES), np.uint8)
+
+    def give_back(self, bounce: Bytes) -> None:
+        self._free.append(bounce)
+
+
+class DirectWriter:
+    """Writes a stream to a new file opened with O_DIRECT; less than one bounce goes buffered."""
+
+    def __init__(self, descriptor: int, alignment: Alignment, bounce: Bytes) -> None:
+        self._descriptor = descriptor
+        self._alignment = alignment
+        self._bounce = bounce
+        self._filled = 0
+        self._offset = 0
+
+    def write(self, part: Buffer) -> None:
+        """Append a part; it may be reused on return."""
+        view = _byte_view(part)
+        if len(view) == 0:
+            return
+        source = np.frombuffer(view, np.uint8)
+        source = source[self._write_aligned(source) :]
+        while len(source):
+            taken = min(len(source), len(self._bounce) - self._filled)
+            # copyto releases the GIL: another writer digests or copies meanwhile.
+            np.copyto(self._bounce[self._filled : self._filled + taken], source[:taken])
+            self._filled += taken
+            source = source[taken:]
+            if self._filled == len(self._bounce):
+                self._write_out(self._bounce)
+                self._filled = 0
+
+    def finish(self) -> None:
+        """Write what is left: whole blocks directly, a file's ragged end through the page cache."""
+        step = self._alignment.offset_bytes
+        whole = self._filled // step * step if self._offset else 0
+        if whole:
+            self._write_out(self._bounce[:whole])
+        if whole < self._filled:
+            leave_direct(self._descriptor)
+            self._write_out(self._bounce[whole : self._filled])
+        self._filled = 0
+
+    def _write_aligned(self, source: Bytes) -> int:
+        """Write what needs no bounce straight from its own memory; return its size."""
+        aligned = source.ctypes.data % self._alignment.memory_bytes == 0
+        if self._filled or not aligned or len(source) < _WORTH_IT_BYTES:
+            return 0
+        whole = len(source) - len(source) % self._alignment.offset_bytes
+        for start in range(0, whole, _PIECE_BYTES):
+            self._write_out(source[start : min(start + _PIECE_BYTES, whole)])
+        return whole
+
+    def _write_out(self, data: Bytes) -> None:
+        self._offset += write_all(self._descriptor, data, self._offset)
+
+
+def write_all(descriptor: int, data: Buffer, offset: int) -> int:
+    """Write all of ``data`` at ``offset``; where direct I/O is refused, through the page cache."""
+    view = _byte_view(data)
+    done = 0
+    while done < len(view):
+        try:
+            done += os.pwrite(descriptor, view[done:], offset + done)
+        except OSError as error:
+            if error.errno != errno.EINVAL or not leave_direct(descriptor):
+                raise
+    return done
+
+
+def leave_direct(descriptor: int) -> bool:
+    """Let further writes go through the page cache; False if they did already."""
+    flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    if not flags & O_DIRECT:
+        return False
+    fcntl.fcntl(descriptor, fcntl.F_SETFL, flags & ~O_DIRECT)
+    return True
+
+
+def worth_direct(size_bytes: int) -> bool:
+    """Whether a read of this size gains from going past the page cache."""
+    return size_bytes >= _WORTH_IT_BYTES
+
+
+def read_buffered(descriptor: int, start: int, buffer: Bytes) -> int:
+    """Fill ``buffer`` from ``start`` through the page cache; return the bytes read."""
+    done = 0
+    while done < len(buffer):
+        got = os.preadv(descriptor, [buffer[done : done + _PIECE_BYTES].data], start + done)
+        if got == 0:
+            break
+        done += got
+    return done
+
+
+def read_direct(descriptor: int, start: int, buffer: Bytes, alignment: Alignment, bounces: Bounces) -> int:
+    """Fill ``buffer`` from ``start`` of a file opened with O_DIRECT; return the bytes read."""
+    done = 0
+    while len(buffer) - done > _TAIL_BYTES:
+        got = _read_shifted(descriptor, start + done, buffer[done:], alignment)
+        if got == 0:
+            return done
+        done += got
+    return done + _read_tail(descriptor, start + done, buffer[done:], alignment, bounces)
+
+
+def _read_shifted(descriptor: int, start: int, buffer: Bytes, alignment: Alignment) -> int:
+    """Read one piece to the next aligned address of ``buffer``, then move it to its place."""
+    skew = start % alignment.offset_bytes
+    shift = -buffer.ctypes.data % alignment.memory_bytes
+    room = min(len(buffer), _PIECE_BYTES) - shift
+    whole = room // alignment.offset_bytes * alignment.offset_bytes
+    got = os.preadv(descriptor, [buffer[shift : shift + whole].data], start - skew)
+    useful = max(got - skew, 0)
+    if useful and shift + skew:
+        # One-dimensional and downwards: numpy moves overlapping bytes correctly, in place.
+        np.copyto(buffer[:useful], buffer[shift + skew : shift + got])
+    return useful
+
+
+def _read_tail(descriptor: int, start: int, buffer: Bytes, alignment: Alignment, bounces: Bounces) -> int:
+    if len(buffer) == 0:
+        return 0
+    skew = start % alignment.offset_bytes
+    blocks = -(-(skew + len(buffer)) // alignment.offset_bytes)
+    bounce = bounces.take()
+    try:
+        got = os.preadv(descriptor, [bounce[: blocks * alignment.offset_bytes].data], start - skew)
+        useful = min(max(got - skew, 0), len(buffer))
+        np.copyto(buffer[:useful], bounce[skew : skew + useful])
+    finally:
+        bounces.give_back(bounce)
+    return useful
+
+
+def _byte_view(data: Buffer) -> memoryview:
+    view = data.data if isinstance(data, np.ndarray) else memoryview(data)
+    return view if view.format == "B" else view.cast("B")

@@ -1,0 +1,82 @@
+"""The wiring: what people type as a place, to the storage that it means."""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from holdfast.errors import NotFoundError, UsageError
+
+if TYPE_CHECKING:
+    from holdfast.storage.base import Storage
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: 'C:' is a drive
+_PLACES = "Give a folder such as './checkpoints' or 'file:///data/checkpoints'."
+_memories: dict[str, Storage] = {}
+_naming = threading.Lock()
+
+
+def open_storage(place: str | os.PathLike[str], *, create: bool = False) -> Storage:
+    """Find the storage that a path or URL names.
+
+    Parameters
+    ----------
+    place : str or path
+        A folder, ``file:///...``, or ``memory://name``, which lives in this process only.
+    create : bool
+        Create the folder if it is absent.
+
+    Raises
+    ------
+    UsageError
+        The URL is of a kind that this version does not know.
+    NotFoundError
+        There is no such folder, and ``create`` is false.
+    """
+    found = _SCHEME.match(place) if isinstance(place, str) else None
+    if found is None:
+        return _folder(Path(place).expanduser(), create=create)
+    scheme = found[1].lower()
+    if scheme == "file":
+        return _folder(_path_of(str(place)), create=create)
+    if scheme == "memory":
+        return _memory(str(place)[found.end() :])
+    raise UsageError(f"{place} cannot be used: this version knows no {scheme}:// storage.", do=_PLACES)
+
+
+def _path_of(url: str) -> Path:
+    parts = urlsplit(url)
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path:
+        raise UsageError(f"{url} names no folder of this machine.", do=_PLACES)
+    return Path(unquote(parts.path))
+
+
+def _folder(path: Path, *, create: bool) -> Storage:
+    from holdfast.storage.faults import told_plainly
+    from holdfast.storage.local import LocalStorage
+
+    if "\0" in str(path):
+        raise UsageError("A path cannot hold a NUL byte.", do=_PLACES)
+    with told_plainly("looking up the folder", str(path.absolute())):
+        is_there, is_folder = path.exists(), path.is_dir()
+    if is_there and not is_folder:
+        raise UsageError(f"{path} is a file, not a folder.", do=_PLACES)
+    if not create and not is_there:
+        raise NotFoundError(
+            f"There is no repository at {path.absolute()}.",
+            do="Check the path; training with a Checkpointer, or 'holdfast init', creates one.",
+        )
+    return LocalStorage(path, create=create)
+
+
+def _memory(name: str) -> Storage:
+    from holdfast.storage.memory import MemoryStorage
+
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise UsageError(f"memory://{name} needs a plain name.", do="Write for example 'memory://test'.")
+    with _naming:
+        return _memories.setdefault(name, MemoryStorage())
