@@ -101,21 +101,22 @@ class ComponentAdapter(Protocol):
 
 
 class LoaderPass(Protocol):
-    """One pass over a loader, begun: an iterator that knows where it is.
+    """One pass over a loader, begun: an iterator that knows where it is."""
 
-    Attributes
-    ----------
-    delivered : int
-        Batches of this pass handed out, those before a resume included.
-    samples : int
-        Samples in them.
-    inexact : str or None
-        Why what follows may differ from an uninterrupted pass; None where it cannot.
-    """
+    @property
+    def delivered(self) -> int:
+        """Batches of this pass handed out, those before a resume included."""
+        ...
 
-    delivered: int
-    samples: int
-    inexact: str | None
+    @property
+    def samples(self) -> int:
+        """Samples in them."""
+        ...
+
+    @property
+    def inexact(self) -> str | None:
+        """Why what follows may differ from an uninterrupted pass; None where it cannot."""
+        ...
 
     def __iter__(self) -> Iterator[Any]: ...
 
