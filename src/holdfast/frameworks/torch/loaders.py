@@ -25,7 +25,6 @@ _KNOWN = frozenset(
         "torch.utils.data.sampler",
         "torch.utils.data.distributed",
         "torchdata.stateful_dataloader.sampler",
-        "builtins",
     }
 )
 _LOADERS: WeakKeyDictionary[Any, PositionedLoader] = WeakKeyDictionary()
@@ -64,7 +63,7 @@ def _refuse(loader: DataLoader[Any]) -> None:
     if iterates is not DataLoader.__iter__ and not iterates.__module__.startswith("torchdata."):
         raise UnsupportedError(
             f"{type(loader).__name__} iterates in a way of its own, which cannot be positioned.",
-            do="Pass a plain torch DataLoader, or give it state_dict() and load_state_dict() and pass iter() of it.",
+            do="Pass a plain torch DataLoader.",
         )
 
 
