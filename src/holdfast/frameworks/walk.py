@@ -6,14 +6,17 @@ is refused with one error that lists every difference.
 
 from __future__ import annotations
 
-import dataclasses
+import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
 from holdfast.domain.tree import Component
-from holdfast.errors import MismatchError, UnsupportedError
+from holdfast.errors import DamagedError, MismatchError, UnsupportedError
 from holdfast.frameworks import registry
+
+_UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
 
 
 class Capture:
@@ -77,6 +80,8 @@ class LoadPlan:
         self.mismatches: list[str] = []
 
     def spec(self, ref: TensorRef) -> TensorSpec:
+        if ref.name not in self._specs:
+            raise DamagedError(f"The checkpoint refers to a tensor {ref.name!r} that it does not hold.")
         return self._specs[ref.name]
 
     def read(self, ref: TensorRef, target: TensorTarget) -> None:
@@ -106,15 +111,16 @@ class LoadPlan:
             return self._dict(saved, like, path)
         if isinstance(saved, list | tuple):
             return self._sequence(saved, like, path)
-        return saved
+        return _as_live(saved, like)
 
     def _tensor(self, ref: TensorRef, like: object, path: str) -> Any:
         owner = next((f for f in registry.active() if f.is_tensor(like)), None)
-        if owner is None:
+        if owner is None or _is_read_only(like):
             if _adapter(like) is not None:
                 self.mismatched(path, self.spec(ref), _describe(like))
                 return like
-            value, target = registry.framework(ref.framework).new_tensor(self.spec(ref), ref.device)
+            maker = owner or registry.framework(ref.framework)
+            value, target = maker.new_tensor(self.spec(ref), ref.device)
             self.read(ref, target)
             return value
         target = owner.target(like)
@@ -131,13 +137,24 @@ class LoadPlan:
         elif adapter is None:
             builder = registry.builder(saved.kind)
             if builder is not None:
-                return builder(saved.state, path, self)
+                return self._guarded(lambda: builder(saved.state, path, self), saved.kind, path)
             self.unexpected(f"{path} ({saved.kind})")
         elif adapter.kind != saved.kind:
             self.mismatched(path, saved.kind, adapter.kind)
         else:
-            adapter.plan(like, saved.state, path, self)
+            replacement = self._guarded(lambda: adapter.plan(like, saved.state, path, self), saved.kind, path)
+            return like if replacement is None else replacement
         return like
+
+    def _guarded(self, planning: Callable[[], Any], kind: str, path: str) -> Any:
+        """Plan all of a component or nothing: what was written may not be what is read today."""
+        reads, actions = len(self.reads), len(self.actions)
+        try:
+            return planning()
+        except _UNREADABLE as error:
+            del self.reads[reads:], self.actions[actions:]
+            self.mismatched(path, f"a {kind} that cannot be read: {error!r}", kind)
+            return None
 
     def _dict(self, saved: dict[Any, Any], like: object, path: str) -> Any:
         live = like if isinstance(like, dict) else {}
@@ -201,6 +218,19 @@ class LoadPlan:
 def _refill_dict(live: dict[Any, Any], new: dict[Any, Any]) -> None:
     live.clear()
     live.update(new)
+
+
+def _as_live(saved: object, like: object) -> object:
+    """An enum below a component comes as its value: only here is its class known."""
+    if isinstance(like, enum.Enum) and not isinstance(saved, enum.Enum):
+        with suppress(ValueError):
+            return type(like)(saved)
+    return saved
+
+
+def _is_read_only(like: object) -> bool:
+    """A NumPy array that nobody may write to is a plain value: replaced, not filled."""
+    return getattr(getattr(like, "flags", None), "writeable", True) is False
 
 
 def _adapter(value: object) -> Any:
@@ -293,7 +323,3 @@ def _components(value: object, path: str = "") -> Iterator[tuple[str, Any, Any]]
         items = value.items() if isinstance(value, Mapping) else enumerate(value)
         for key, item in items:
             yield from _components(item, f"{path}/{key}" if path else str(key))
-
-
-def is_dataclass_instance(value: object) -> bool:
-    return dataclasses.is_dataclass(value) and not isinstance(value, type)

@@ -85,7 +85,9 @@ class ModuleAdapter:
             elif old is not None:
                 walk.unexpected(f"{path}/{name}")
         _plan_extra(value, saved["extra"], path, walk)
-        walk.then(lambda: _put_flags(value, saved))
+        known = saved["tensors"].keys() | saved["tied"].keys()
+        modes, wanted = dict(saved["training"]), set(saved["requires_grad"])
+        walk.then(lambda: _put_flags(value, known, wanted, modes))
 
     def given(self, value: nn.Module) -> dict[str, Any]:
         return {}
@@ -152,8 +154,7 @@ def _plan_absent(slot: Slot, saved: Any, path: str, walk: LoadWalk) -> None:
     if saved is None and slot.tensor is None:
         return
     if slot.follows_script:
-        described = "none" if saved is None else "a tensor"
-        walk.mismatched(path, described, "none" if slot.tensor is None else "a tensor")
+        (walk.missing if saved is None else walk.unexpected)(path)
         return
     new = None if saved is None else _new_value(saved, path, walk, _home(slot.module))
     walk.then(lambda: slot.put(new))
@@ -212,9 +213,7 @@ def _requires_grad(tensor: torch.Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
-def _put_flags(root: nn.Module, saved: Any) -> None:
-    known = saved["tensors"].keys() | saved["tied"].keys()
-    wanted = set(saved["requires_grad"])
+def _put_flags(root: nn.Module, known: set[str], wanted: set[str], modes: dict[str, Any]) -> None:
     for name, slot in _slots(root).items():
         tensor = slot.tensor
         if tensor is None or name not in known or not tensor.is_leaf:
@@ -222,4 +221,4 @@ def _put_flags(root: nn.Module, saved: Any) -> None:
         if tensor.requires_grad != (name in wanted):
             tensor.requires_grad_(name in wanted)
     for name, module in submodules(root):
-        module.training = bool(saved["training"].get(name, module.training))
+        module.training = bool(modes.get(name, module.training))

@@ -67,8 +67,9 @@ class OptimizerAdapter:
             walk.mismatched(f"{path}/groups/{index}", "absent", "a group of parameters")
         for index, group in enumerate(groups):
             loading.group(index, group)
-        shared = loading.renewing.value(saved["shared"], {}, f"{path}/shared")
-        walk.then(lambda: loading.finish(shared, stepped=bool(saved["stepped"])))
+        shared = dict(loading.renewing.value(saved["shared"], {}, f"{path}/shared"))
+        stepped = bool(saved["stepped"])
+        walk.then(lambda: loading.finish(shared, stepped=stepped))
 
     def given(self, value: Optimizer) -> dict[str, Any]:
         result = {}

@@ -42,7 +42,8 @@ class GeneratorAdapter:
         if saved["device"] != value.device.type:
             walk.mismatched(path, f"generator on {saved['device']}", f"generator on {value.device.type}")
         else:
-            walk.then(lambda: _set(value, saved["state"], path))
+            state = _from_bytes(saved["state"])
+            walk.then(lambda: _set(value, state, path))
 
     def given(self, value: torch.Generator) -> dict[str, Any]:
         return {}
@@ -53,13 +54,14 @@ class GeneratorAdapter:
 
 def build_generator(saved: Any, path: str, walk: LoadWalk) -> torch.Generator:
     generator = torch.Generator(saved["device"])
-    walk.then(lambda: _set(generator, saved["state"], path))
+    state = _from_bytes(saved["state"])
+    walk.then(lambda: _set(generator, state, path))
     return generator
 
 
-def _set(generator: torch.Generator, state: bytes, path: str) -> None:
+def _set(generator: torch.Generator, state: torch.Tensor, path: str) -> None:
     try:
-        generator.set_state(_from_bytes(state))
+        generator.set_state(state)
     except RuntimeError as error:
         raise DamagedError(f"The state of the generator {path} cannot be used: {error}.") from error
 

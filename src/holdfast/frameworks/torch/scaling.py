@@ -33,7 +33,8 @@ class ScalerAdapter:
         if bool(saved) != value.is_enabled():
             walk.mismatched(path, _describe(bool(saved)), _describe(value.is_enabled()))
         elif saved:
-            walk.then(lambda: _load(value, saved))
+            state = {name: saved[name] for name in value.state_dict()}
+            walk.then(lambda: _load(value, state))
 
     def given(self, value: torch.amp.GradScaler) -> dict[str, Any]:
         knobs = {name: getattr(value, key) for name, key in _KNOBS.items()} if value.is_enabled() else {}
