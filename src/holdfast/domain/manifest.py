@@ -202,9 +202,10 @@ def decode_manifest(data: bytes, checkpoint: CheckpointId) -> Manifest:
     FormatError
         It was written by a newer version.
     """
-    _, summary_len, details_len, table_len, _ = _header(data, checkpoint)
+    # Before anything else: a flipped version byte is damage, not a newer format.
     if blake3.blake3(data).hexdigest() != checkpoint.digest:
         raise _damaged(checkpoint, "its bytes do not match the digest in its name")
+    _, summary_len, details_len, table_len, _ = _header(data, checkpoint)
     if HEADER.size + summary_len + details_len + table_len != len(data):
         raise _damaged(checkpoint, "its sections do not add up to its size")
     summary = decode_summary(data, checkpoint)

@@ -15,9 +15,10 @@ RESERVED_SEGMENTS = frozenset(
 COMPUTED_TAGS = frozenset({"best", "latest"})
 _SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=-]{0,99}")
 _CHECKPOINT = re.compile(
-    r"(\d{12,18})-(\d{6,9})-([0-9a-f]{8})-(\d{6,9})-(full|thin)-([0-9a-f]{64})(?:\.manifest)?"
+    r"([0-9]{12,18})-([0-9]{6,9})-([0-9a-f]{8})-([0-9]{6,9})-(full|thin)-([0-9a-f]{64})(?:\.manifest)?"
 )
-_ATTEMPT = re.compile(r"(\d{6,9})-([0-9a-f]{8})")
+_ATTEMPT = re.compile(r"([0-9]{6,9})-([0-9a-f]{8})")
+_STEP = re.compile(r"[0-9]{1,18}")
 
 
 def validate_run(name: str) -> str:
@@ -69,7 +70,8 @@ class AttemptId(msgspec.Struct, frozen=True, order=True):
     def parse(cls, text: str) -> AttemptId | None:
         """Read ``000003-9be1c2d4``; None if it is not one."""
         match = _ATTEMPT.fullmatch(text)
-        return cls(int(match[1]), match[2]) if match else None
+        parsed = cls(int(match[1]), match[2]) if match else None
+        return parsed if str(parsed) == text else None  # one spelling only: it names files
 
     def __str__(self) -> str:
         return f"{self.number:06d}-{self.nonce}"
@@ -105,7 +107,8 @@ class CheckpointId(msgspec.Struct, frozen=True):
         if match is None:
             return None
         step, number, nonce, sequence, kind, digest = match.groups()
-        return cls(int(step), AttemptId(int(number), nonce), int(sequence), kind, digest)
+        parsed = cls(int(step), AttemptId(int(number), nonce), int(sequence), kind, digest)
+        return parsed if str(parsed) == name.removesuffix(".manifest") else None
 
     def __str__(self) -> str:
         return f"{self.step:012d}-{self.attempt}-{self.sequence:06d}-{self.kind}-{self.digest}"
@@ -145,6 +148,6 @@ def parse_at(at: int | str) -> int | str:
     """A step as int, else ``best``, ``latest`` or a valid tag."""
     if isinstance(at, int):
         return at
-    if at.isdigit():
+    if _STEP.fullmatch(at):
         return int(at)
     return at if at in COMPUTED_TAGS else validate_tag(at)

@@ -56,9 +56,8 @@ def refuse_if_held(storage: Storage, folder: str, what: str) -> None:
     BusyError
         Names host and process.
     """
-    me = ProcessIdentity.of_this_process()
     for key, record, alive in _records(storage, folder):
-        if record and alive and record.holder != me:
+        if record and alive and not record.holder.is_this_process():
             raise BusyError(
                 f"{what} is being trained by {record.holder}.",
                 do="Wait for it or stop it; a holder on another machine counts as dead after"

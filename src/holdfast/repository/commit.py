@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from holdfast.errors import NotFoundError, StorageError
 from holdfast.repository import layout, records
 from holdfast.repository.run import Run
 from holdfast.repository.writing import PackWriter, Written
+from holdfast.storage.base import Storage
 
 RECHECKS = 3
 
@@ -80,8 +82,13 @@ def encode_details(draft: Draft) -> Details:
     )
 
 
-def commit(run: Run, draft: Draft) -> Committed:
+def commit(run: Run, draft: Draft, *, dedup: bool = True) -> Committed:
     """Make a checkpoint durable and visible, whole or not at all.
+
+    Parameters
+    ----------
+    dedup : bool
+        Rely on chunks that the repository has; False writes all of them to new packs.
 
     Raises
     ------
@@ -91,15 +98,11 @@ def commit(run: Run, draft: Draft) -> Committed:
         Nothing became visible; or, where the outcome could not be learned, the checkpoint
         is left alone and not counted.
     """
-    return commit_encoded(run, draft, encode_details(draft))
-
-
-def commit_encoded(run: Run, draft: Draft, details: Details) -> Committed:
-    """As `commit`, for details that are encoded already (a copy of another checkpoint)."""
     started = time.monotonic()
+    details = encode_details(draft)
     with run.repository.holding():
-        finder = _Finder(run)
-        writer = PackWriter(run.storage, run.repository.chunk_bytes, finder.find)
+        find = _Finder(run).find if dedup else _find_nothing
+        writer = PackWriter(run.storage, run.repository.chunk_bytes, find)
         written = writer.write(draft.sources)
         checkpoint, data, summary = _manifest(run, draft, details, written)
         packs = sorted(written.new_packs.keys() | written.used_packs)
@@ -109,10 +112,14 @@ def commit_encoded(run: Run, draft: Draft, details: Details) -> Committed:
         except BaseException:
             writer.discard()
             raise
-        _publish(run, checkpoint, data)
+        _publish(run, checkpoint, data, writer)
         written = _recheck(run, draft, written, checkpoint)
         _learn(run, checkpoint, written)
     return Committed(checkpoint, summary, written.new_bytes, time.monotonic() - started)
+
+
+def _find_nothing(digest: bytes) -> None:
+    del digest
 
 
 class _Finder:
@@ -161,16 +168,17 @@ def _manifest(
     return checkpoint, data, summary
 
 
-def _publish(run: Run, checkpoint: CheckpointId, data: bytes) -> None:
+def _publish(run: Run, checkpoint: CheckpointId, data: bytes, writer: PackWriter) -> None:
     """Create the manifest. Its name is its digest, so a lost answer is asked for again."""
     key = run.layout.checkpoint(checkpoint)
+    run.repository.doubtful.add(str(checkpoint))
     try:
         run.storage.put_if_absent(key, data)
     except StorageError as error:
-        run.repository.doubtful.add(str(checkpoint))
         if not _repeated(run, key, data):
+            if _surely_absent(run.storage, key):
+                _clear(run, checkpoint, writer)
             raise error from None
-        run.repository.doubtful.discard(str(checkpoint))
 
 
 def _repeated(run: Run, key: str, data: bytes) -> bool:
@@ -181,6 +189,22 @@ def _repeated(run: Run, key: str, data: bytes) -> bool:
         return False
 
 
+def _surely_absent(storage: Storage, key: str) -> bool:
+    """Whether a failed request can no longer take effect; one to a remote store may still arrive."""
+    try:
+        return storage.exclusive_locks and storage.stat(key) is None
+    except StorageError:
+        return False
+
+
+def _clear(run: Run, checkpoint: CheckpointId, writer: PackWriter) -> None:
+    """Remove what a commit that surely failed has left, above all on a full disk."""
+    writer.discard()
+    run.repository.doubtful.discard(str(checkpoint))
+    with suppress(StorageError):
+        run.storage.delete(run.layout.hint(checkpoint))
+
+
 def _recheck(run: Run, draft: Draft, written: Written, checkpoint: CheckpointId) -> Written:
     """See that every pack relied on is still there and not condemned; else write those chunks anew."""
     lost: frozenset[str] = frozenset()
@@ -188,6 +212,7 @@ def _recheck(run: Run, draft: Draft, written: Written, checkpoint: CheckpointId)
         finder = _Finder(run, lost)
         gone = {p for p in written.new_packs.keys() | written.used_packs if not finder.stands(p)}
         if not gone:
+            run.repository.doubtful.discard(str(checkpoint))
             return written
         lost |= gone
         again = PackWriter(run.storage, run.repository.chunk_bytes, _Finder(run, lost).find)
@@ -197,7 +222,6 @@ def _recheck(run: Run, draft: Draft, written: Written, checkpoint: CheckpointId)
         written = rewritten
         packs = sorted(written.new_packs.keys() | written.used_packs)
         run.storage.put(run.layout.hint(checkpoint), [records.encode(records.HintRecord(packs))])
-    run.repository.doubtful.add(str(checkpoint))
     raise StorageError(
         f"The checkpoint {run.name}@{checkpoint.step} is published, but packs it relies on keep vanishing.",
         do="See that only one process prunes this repository.",

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 import msgspec
 
 from holdfast.errors import DamagedError, NotFoundError
-from holdfast.repository import layout
+from holdfast.repository import layout, records
 from holdfast.repository.pack import PackEntry, read_index
 from holdfast.storage.base import Storage
 
@@ -73,6 +73,11 @@ class ChunkIndex:
             else:
                 self._copies.pop(entry.digest, None)
 
+    def retain(self, present: Collection[str]) -> None:
+        """Unlearn every pack that is not among these, such as those another process has deleted."""
+        for pack_id in self._packs.keys() - set(present):
+            self.forget(pack_id)
+
     def packs(self) -> Collection[str]:
         """The packs learned."""
         return self._packs.keys()
@@ -106,12 +111,12 @@ class ChunkIndex:
         self._bad_copies().update((pack_id, d) for d in digests)
         record = DamageRecord(pack_id, sorted(d.hex() for d in digests), reason)
         key = layout.damaged_pack(pack_id, layout.new_pack_id()[:8])
-        self._storage.put_if_absent(key, msgspec.json.encode(record))
+        self._storage.put_if_absent(key, records.encode(record))
 
     def _bad_copies(self) -> set[tuple[str, bytes]]:
         if self._bad is None:
-            records = read_damage(self._storage)
-            self._bad = {(r.pack, bytes.fromhex(d)) for r in records for d in r.digests}
+            found = read_damage(self._storage)
+            self._bad = {(r.pack, bytes.fromhex(d)) for r in found for d in r.digests}
         return self._bad
 
 
@@ -124,7 +129,6 @@ def present_packs(storage: Storage) -> Iterator[str]:
 def read_damage(storage: Storage) -> Iterator[DamageRecord]:
     """Every readable record of bad copies; an unreadable record claims nothing."""
     for key in storage.list(layout.DAMAGED_PACKS):
-        try:
-            yield msgspec.json.decode(storage.get(key), type=DamageRecord)
-        except (msgspec.DecodeError, NotFoundError):
-            continue
+        record = records.read_or_none(storage, key, DamageRecord)
+        if record is not None:
+            yield record

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import blake3
 import msgspec
 
 from holdfast.errors import DamagedError, FormatError
 from holdfast.repository import layout
-from holdfast.storage.base import Buffer, Storage
+from holdfast.storage.base import Storage
+
+if TYPE_CHECKING:
+    from holdfast.storage.base import Buffer
 
 MAGIC = b"HFPACK\x00\x01"
 TRAILER_MAGIC = b"HFPKEND\x01"
@@ -96,7 +100,7 @@ def read_index(storage: Storage, pack_id: str) -> PackIndex:
     if len(tail) < TRAILER.size + len(MAGIC) or size_bytes % BLOCK_BYTES:
         raise _damaged(pack_id, "it is truncated")
     start, length, digest, magic = TRAILER.unpack(tail[-TRAILER.size :])
-    if magic[:7] == TRAILER_MAGIC[:7] and magic[7] > TRAILER_MAGIC[7]:
+    if _is_newer(magic, TRAILER_MAGIC) and _is_newer(storage.get(key, 0, len(MAGIC)), MAGIC):
         raise FormatError(f"Pack {pack_id} was written by a newer version.", do="Upgrade holdfast.")
     if magic != TRAILER_MAGIC or length > MAX_INDEX_BYTES or start + length + TRAILER.size > size_bytes:
         raise _damaged(pack_id, "its trailer is not a pack's")
@@ -107,12 +111,17 @@ def read_index(storage: Storage, pack_id: str) -> PackIndex:
     return _decode_index(index, digest, pack_id, start)
 
 
+def _is_newer(magic: bytes, known: bytes) -> bool:
+    """Whether it is that of a later version; both ends must say so, else it is a flipped byte."""
+    return len(magic) == len(known) and magic[:7] == known[:7] and magic[7] > known[7]
+
+
 def _decode_index(index: bytes, digest: bytes, pack_id: str, data_end: int) -> PackIndex:
     if blake3.blake3(index).digest() != digest:
         raise _damaged(pack_id, "its index does not match its digest")
     try:
         result = msgspec.msgpack.decode(index, type=PackIndex)
-    except (msgspec.DecodeError, ValueError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise _damaged(pack_id, f"its index does not parse ({error})") from error
     if result.pack != pack_id:
         raise _damaged(pack_id, f"its index is that of pack {result.pack}")

@@ -6,6 +6,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ import blake3
 
 from holdfast.domain.manifest import Manifest, TensorEntry, chunk_sizes, split_digests
 from holdfast.domain.tensors import TensorTarget
-from holdfast.errors import DamagedError, FormatError, NotFoundError
+from holdfast.errors import DamagedError, FormatError, NotFoundError, StorageError
 from holdfast.repository import layout
 from holdfast.repository.index import ChunkIndex, Copy
 from holdfast.repository.pack import RAW
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 READ_BYTES = 4 * 1024 * 1024
 READERS = 2
+ROUNDS = 3
 Sink = Callable[[bytes, "Bytes"], None]
 
 
@@ -34,7 +36,8 @@ class ChunkReader:
     """Reads chunks from packs, two reads in flight, each chunk verified.
 
     A chunk whose bytes do not match is read again; a copy found bad twice is recorded, and
-    the next copy is tried.
+    the next copy is tried. A pack that has vanished since its index was read is forgotten,
+    and the indexes that are there now are read before damage is declared.
     """
 
     def __init__(self, storage: Storage, index: ChunkIndex) -> None:
@@ -51,9 +54,21 @@ class ChunkReader:
         dict[bytes, str]
             The chunks of which no good copy is left, each with the reason.
         """
-        lacking = self._index.cover(digests, hints)
-        failed = {d: self._why_lacking() for d in lacking}
-        wanted = [self._index.copies(d)[0] for d in digests if d not in lacking]
+        reasons: dict[bytes, str] = {}
+        wanted, hints = set(digests), list(hints)
+        for _ in range(ROUNDS):
+            lacking = self._index.cover(wanted, hints)
+            reasons.update((d, self._why_lacking()) for d in lacking if d not in reasons)
+            failed = self._read_covered(wanted - lacking, sink)
+            reasons.update(failed)
+            wanted = lacking | failed.keys()
+            if not failed:
+                break
+        return {d: reasons[d] for d in wanted}
+
+    def _read_covered(self, digests: Collection[bytes], sink: Sink) -> dict[bytes, str]:
+        failed: dict[bytes, str] = {}
+        wanted = [self._index.copies(d)[0] for d in digests]
         runs = list(_coalesce(sorted(wanted, key=lambda c: (c.pack, c.entry.offset))))
         workers = min(READERS, len(runs))
         if workers <= 1:
@@ -113,9 +128,11 @@ class ChunkReader:
                     sink(copy.entry.digest, data)
                     return ""
         except NotFoundError:
+            self._index.forget(copy.pack)
             return f"pack {copy.pack} is missing"
         reason = "is cut short" if len(data) < copy.entry.stored_bytes else "does not match its digest"
-        self._index.record_damage(copy.pack, [copy.entry.digest], reason)
+        with suppress(StorageError):  # who may not write must still learn what is wrong
+            self._index.record_damage(copy.pack, [copy.entry.digest], reason)
         return f"its copy in pack {copy.pack} {reason}"
 
     def _why_lacking(self) -> str:
@@ -177,15 +194,15 @@ class _Filling:
     def __init__(self, manifest: Manifest, wanted: Sequence[tuple[str, TensorTarget]]) -> None:
         self._targets = [target for _, target in wanted]
         self._names = [name for name, _ in wanted]
-        self._places: dict[bytes, list[tuple[int, int]]] = defaultdict(list)
+        self._places: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
         self._open: list[int] = []
         self._buffers: dict[int, Bytes] = {}
         self._lock = threading.Lock()
         for number, name in enumerate(self._names):
             pieces = list(_pieces(manifest.tensors[name], manifest.chunk_bytes))
             self._open.append(len(pieces))
-            for digest, start in pieces:
-                self._places[digest].append((number, start))
+            for digest, start, size in pieces:
+                self._places[digest].append((number, start, size))
             if not pieces:
                 self._targets[number].commit()
 
@@ -196,7 +213,9 @@ class _Filling:
     def sink(self, digest: bytes, data: Bytes) -> None:
         import numpy as np
 
-        for number, start in self._places[digest]:
+        for number, start, size in self._places[digest]:
+            if len(data) != size:  # only a forged manifest says so: its own digest was right
+                raise DamagedError(f"The tensor {self._names[number]} names a chunk of another size.")
             np.copyto(self._buffer(number)[start : start + len(data)], data)
             with self._lock:
                 self._open[number] -= 1
@@ -212,10 +231,10 @@ class _Filling:
             return self._buffers[number]
 
     def names(self, digest: bytes) -> set[str]:
-        return {self._names[number] for number, _ in self._places[digest]}
+        return {self._names[number] for number, _, _ in self._places[digest]}
 
 
-def _pieces(entry: TensorEntry, chunk_bytes: int) -> Iterator[tuple[bytes, int]]:
+def _pieces(entry: TensorEntry, chunk_bytes: int) -> Iterator[tuple[bytes, int, int]]:
     if len(entry.shards) != 1 or entry.shards[0].sizes != entry.shape:
         raise FormatError(
             "The checkpoint holds a tensor divided among ranks, which this version cannot join.",
@@ -224,7 +243,7 @@ def _pieces(entry: TensorEntry, chunk_bytes: int) -> Iterator[tuple[bytes, int]]
     start = 0
     digests = split_digests(entry.shards[0].chunks)
     for digest, size in zip(digests, chunk_sizes(entry.spec.size_bytes, chunk_bytes), strict=True):
-        yield digest, start
+        yield digest, start, size
         start += size
 
 

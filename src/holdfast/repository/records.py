@@ -1,9 +1,14 @@
-"""The small JSON records of a repository: strict to read, written once."""
+"""The small JSON records of a repository: written once, each with a digest of its own.
+
+A flipped digit in a base or in ``holdfast.json`` would still parse, and cost a run its
+lineage; so a file is ``{"record": {...}, "blake3": "digest of the record's bytes"}``.
+"""
 
 from __future__ import annotations
 
 from typing import TypeVar
 
+import blake3
 import msgspec
 
 from holdfast.errors import DamagedError, NotFoundError
@@ -83,8 +88,15 @@ class RequestRecord(msgspec.Struct, frozen=True):
     tag: str | None = None
 
 
+class _Sealed(msgspec.Struct, frozen=True):
+    record: msgspec.Raw
+    blake3: str
+
+
 def encode(record: msgspec.Struct) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n"
+    """Bytes of a record's file."""
+    body = msgspec.json.encode(record)
+    return msgspec.json.encode(_Sealed(msgspec.Raw(body), blake3.blake3(body).hexdigest())) + b"\n"
 
 
 def read(storage: Storage, key: str, kind: type[T]) -> T:
@@ -94,15 +106,23 @@ def read(storage: Storage, key: str, kind: type[T]) -> T:
     ------
     NotFoundError
     DamagedError
-        It does not parse, also not when read again.
+        It does not parse or match its digest, also not when read again.
     """
-    for last in (False, True):
-        try:
-            return msgspec.json.decode(storage.get(key, 0, MAX_RECORD_BYTES), type=kind)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if last:
-                raise DamagedError(f"The record {key} does not parse: {error}.") from error
-    raise AssertionError  # unreachable: the second turn returns or raises
+    try:
+        return _decode(storage.get(key, 0, MAX_RECORD_BYTES), key, kind)
+    except DamagedError:
+        return _decode(storage.get(key, 0, MAX_RECORD_BYTES), key, kind)
+
+
+def _decode(data: bytes, key: str, kind: type[T]) -> T:
+    try:
+        sealed = msgspec.json.decode(data, type=_Sealed)
+        body = bytes(sealed.record)
+        if blake3.blake3(body).hexdigest() != sealed.blake3:
+            raise DamagedError(f"The record {key} does not match its digest.")
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise DamagedError(f"The record {key} does not parse: {error}.") from error
 
 
 def read_or_none(storage: Storage, key: str, kind: type[T]) -> T | None:

@@ -19,6 +19,7 @@ from holdfast.repository.run import Run
 from holdfast.storage.base import Storage
 
 CHUNK_BYTES = 1024 * 1024
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4096, 64 * 1024 * 1024
 LOCK_WAIT_SECONDS = 60.0
 _INSIDE_RUN = ("attempts", "checkpoints")
 
@@ -68,6 +69,8 @@ class Repository:
             raise _no_repository(storage) from None
         except DamagedError as error:
             raise DamagedError(error.what, do=f"'holdfast repair {storage.location}' rebuilds it.") from error
+        if not MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES:
+            raise DamagedError(f"The chunk size in {layout.CONFIG} of {storage.location} is out of bounds.")
         if config.format > records.FORMAT_VERSION:
             raise FormatError(
                 f"The repository {storage.location} has format {config.format}, newer than this version.",
@@ -84,7 +87,7 @@ class Repository:
         NotFoundError
             There are packs or runs, but no ``holdfast.json``: never covered up.
         """
-        if not 4096 <= chunk_bytes <= 64 * 1024 * 1024:
+        if not MIN_CHUNK_BYTES <= chunk_bytes <= MAX_CHUNK_BYTES:
             raise UsageError(
                 f"A chunk size of {chunk_bytes} bytes is out of bounds.", do="Use 4 KiB to 64 MiB."
             )

@@ -16,7 +16,9 @@ from holdfast.repository import layout, records
 from holdfast.repository.index import present_packs
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
+from holdfast.storage.base import KeepsTemporaries
 
+TEMPORARY_SECONDS = 60.0
 GRACE_SECONDS = 6 * 3600.0
 """Longer than any save may take, where no kernel lock protects it."""
 
@@ -73,16 +75,19 @@ def remove(
         removal = _Removal(run.repository)
         freed = removal.manifests(run, drop, may_delete)
         removal.packs(None if sweep else freed)
+        if sweep:
+            removal.leavings()
         return removal.result
 
 
 def sweep(repository: Repository, *, wait_seconds: float = 5.0, dry_run: bool = False) -> Pruned:
-    """Remove every pack that no manifest references, such as those of killed saves."""
+    """Remove every pack and record that no manifest references, such as those of killed saves."""
     with repository.excluding(wait_seconds) as held:
         if not held:
             return Pruned(busy=True)
         removal = _Removal(repository, dry_run=dry_run)
         removal.packs(None)
+        removal.leavings()
         return removal.result
 
 
@@ -101,6 +106,8 @@ class _Removal:
     ) -> set[str]:
         """Condemn and, once their grace is over, delete; return packs that may have become free."""
         freed: set[str] = set()
+        run.tags(strict=True)
+        self._learn_present()
         present = set(run.all_checkpoints())
         unfinished = [c for c in present if str(c) in run.condemned()]
         for checkpoint in sorted({*drop, *unfinished} & present, key=lambda c: c.order):
@@ -135,12 +142,22 @@ class _Removal:
     def packs(self, candidates: set[str] | None) -> None:
         """Delete packs that no manifest needs, of ``candidates`` and those condemned; None: of all."""
         condemned = set(self._repository.condemned_packs())
+        present = self._learn_present()
         needed = needed_packs(self._repository)
         for pack_id in sorted(condemned & needed):
             self._pardon(pack_id)
-        looked_at = set(present_packs(self._storage)) if candidates is None else candidates | condemned
+        looked_at = present if candidates is None else candidates | condemned
         for pack_id in sorted(looked_at - needed):
             self._pack(pack_id)
+
+    def _learn_present(self) -> set[str]:
+        """Unlearn packs that others have deleted, or a newer copy of their chunks would seem unneeded."""
+        present = set(present_packs(self._storage))
+        self._repository.index.retain(present)
+        stale = [key for key, packs in self._repository.marks.items() if not packs <= present]
+        for key in stale:
+            del self._repository.marks[key]
+        return present
 
     def _pack(self, pack_id: str) -> None:
         stat = self._storage.stat(layout.pack(pack_id))
@@ -166,6 +183,25 @@ class _Removal:
     def _pardon(self, pack_id: str) -> None:
         if not self._dry_run:
             self._storage.delete(layout.condemned_pack(pack_id))
+
+    # -- the rest ----------------------------------------------------------------------
+
+    def leavings(self) -> None:
+        """Delete hints and condemnations whose manifest is gone or never came, and temporaries."""
+        if isinstance(self._storage, KeepsTemporaries) and not self._dry_run:
+            self._storage.sweep_temporaries(older_than_seconds=TEMPORARY_SECONDS)
+        for run in self._repository.runs() if not self._dry_run else []:
+            present = {str(c) for c in run.all_checkpoints()}
+            for folder in (run.layout.hints, run.layout.condemned):
+                for key in list(self._storage.list(folder)):
+                    name = key.rpartition("/")[2].removesuffix(".json")
+                    if name not in present and self._is_old(key):
+                        self._storage.delete(key)
+
+    def _is_old(self, key: str) -> bool:
+        stat = self._storage.stat(key)
+        age_seconds = self._storage.now_seconds() - stat.modified_seconds if stat is not None else 0.0
+        return self._grace_seconds == 0.0 or age_seconds >= self._grace_seconds
 
 
 def needed_packs(repository: Repository) -> set[str]:

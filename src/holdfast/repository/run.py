@@ -20,8 +20,8 @@ from holdfast.domain.manifest import (
     summary_bytes,
 )
 from holdfast.domain.names import AttemptId, CheckpointId, parse_at, validate_run, validate_tag
-from holdfast.errors import DamagedError, NotFoundError, UsageError
-from holdfast.repository import records
+from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, UsageError
+from holdfast.repository import layout, records
 from holdfast.repository.layout import RunLayout
 
 if TYPE_CHECKING:
@@ -43,7 +43,9 @@ class Run:
 
     def exists(self) -> bool:
         """Whether anything was ever recorded of this run."""
-        return next(iter(self.storage.list(self.layout.root)), None) is not None
+        # Not all below its root: 'sweep/lr3' lies below 'sweep' and is another run.
+        folders = (self.layout.attempts, self.layout.checkpoints)
+        return any(next(iter(self.storage.list(f)), None) is not None for f in folders)
 
     def checkpoints(self) -> list[CheckpointId]:
         """All that are committed and not condemned, by attempt and commit."""
@@ -194,7 +196,11 @@ class Run:
 
     def _own(self, manifest: Manifest, checkpoint: CheckpointId) -> Manifest:
         if manifest.summary.repository != self.repository.id:
-            raise DamagedError(f"{checkpoint} was written to another repository.")
+            # No damage: a foreign holdfast.json must not get every checkpoint rejected.
+            raise FormatError(
+                f"{self.name}@{checkpoint.step} in {self.storage.location} is another repository's.",
+                do=f"Put back this repository's own holdfast.json, or move {checkpoint} to where it belongs.",
+            )
         return manifest
 
     def summary(self, checkpoint: CheckpointId) -> Summary:
@@ -202,8 +208,8 @@ class Run:
         key = self.layout.checkpoint(checkpoint)
         try:
             return self._summary(key, checkpoint)
-        except DamagedError:
-            return self._summary(key, checkpoint)
+        except (DamagedError, FormatError):
+            return self.manifest(checkpoint).summary  # its digest tells damage from a newer format
 
     def _summary(self, key: str, checkpoint: CheckpointId) -> Summary:
         data = self.storage.get(key, 0, SUMMARY_READ_BYTES)
@@ -215,7 +221,8 @@ class Run:
     def hints(self, checkpoint: CheckpointId) -> list[str]:
         """Packs that probably hold its chunks; empty if nothing is known."""
         record = records.read_or_none(self.storage, self.layout.hint(checkpoint), records.HintRecord)
-        return record.packs if record is not None else []
+        packs = record.packs if record is not None else []
+        return [p for p in packs if layout.pack_id_of(f"{p}.pack") == p]
 
     # -- attempts ----------------------------------------------------------------------
 
@@ -234,7 +241,7 @@ class Run:
             if not any(a.number >= mine.number and a != mine for a in self._attempt_ids()):
                 return mine
             time.sleep(secrets.randbelow(100) / 1000)  # two claimants part ways
-        raise NotFoundError(
+        raise BusyError(
             f"No attempt number of {self.name} could be claimed.", do="Too many launches at once: try again."
         )
 
@@ -263,14 +270,26 @@ class Run:
 
     # -- tags --------------------------------------------------------------------------
 
-    def tags(self) -> dict[str, CheckpointId]:
-        """Tag → checkpoint, of the readable ones."""
+    def tags(self, *, strict: bool = False) -> dict[str, CheckpointId]:
+        """Tag → checkpoint, of the readable ones.
+
+        Raises
+        ------
+        DamagedError
+            With ``strict``, if one cannot be read: nobody knows what it protects.
+        """
         result = {}
         for key in self.storage.list(self.layout.tags):
+            name = key.rpartition("/")[2].removesuffix(".json")
             record = records.read_or_none(self.storage, key, records.TagRecord)
-            checkpoint = CheckpointId.parse(record.checkpoint) if record is not None else None
-            if record is not None and checkpoint is not None:
-                result[record.tag] = checkpoint
+            checkpoint = CheckpointId.parse(record.checkpoint) if record and record.tag == name else None
+            if checkpoint is not None:
+                result[name] = checkpoint
+            elif strict and self.storage.stat(key) is not None:
+                raise DamagedError(
+                    f"The tag {name!r} of {self.name} cannot be read, so nobody knows what it protects.",
+                    do=f"Set it again, or remove it: 'holdfast tag'. The file is {key}.",
+                )
         return result
 
     def set_tag(self, name: str, checkpoint: CheckpointId) -> None:
@@ -285,6 +304,6 @@ class Run:
 
     def remove_tag(self, name: str) -> None:
         """Take a name away; the checkpoint stays until retention decides."""
-        if name not in self.tags():
+        if self.storage.stat(self.layout.tag(validate_tag(name))) is None:
             raise NotFoundError(f"The run {self.name} has no tag {name!r}.")
         self.storage.delete(self.layout.tag(name))

@@ -15,11 +15,13 @@ from holdfast.domain.tensors import TensorSource
 from holdfast.errors import HoldfastError
 from holdfast.repository import layout
 from holdfast.repository.pack import MAGIC, PackBuilder, PackEntry
-from holdfast.storage.base import Buffer, Storage
+from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from holdfast.storage.base import Buffer
 
 PACK_BYTES = 64 * 1024 * 1024
 WRITERS = 2

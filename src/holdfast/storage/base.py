@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 import msgspec
 
@@ -90,4 +90,13 @@ class Storage(Protocol):
     @property
     def exclusive_locks(self) -> bool:
         """Whether `lock` really excludes every other process that uses this storage."""
+        ...
+
+
+@runtime_checkable
+class KeepsTemporaries(Protocol):
+    """A storage in which a killed writer may leave files that are no objects."""
+
+    def sweep_temporaries(self, *, older_than_seconds: float) -> int:
+        """Remove those that are old and have no living writer; return how many."""
         ...
