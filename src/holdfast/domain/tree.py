@@ -12,7 +12,7 @@ import enum
 import re
 import sys
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -281,3 +281,17 @@ _DECODERS: dict[str, tuple[tuple[Any, ...], Any]] = {
     "frozenset": ((list,), lambda r, like, d: frozenset(_decode_set(r, like, d))),
 }
 """By tag: the type of each item that follows it (None: any node), and what reads them."""
+
+
+def references(value: object) -> Iterator[TensorRef]:
+    """Every `TensorRef` in a decoded value."""
+    if isinstance(value, TensorRef):
+        yield value
+    elif isinstance(value, Component):
+        yield from references(value.state)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from references(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from references(item)

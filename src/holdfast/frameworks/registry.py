@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, cast
 
-from holdfast.errors import UnsupportedError
+from holdfast.errors import UnsupportedError, UsageError
 from holdfast.frameworks.base import Framework, LoadWalk
 
 _MODULES = {
@@ -63,3 +63,20 @@ def builder(kind: str) -> Builder | None:
     framework(name)
     builders: dict[str, Builder] = getattr(sys.modules[_MODULES[name]], "BUILDERS", {})
     return builders.get(kind)
+
+
+def scalar(value: object, name: str) -> float:
+    """A metric as a number; may synchronize a device.
+
+    Raises
+    ------
+    UsageError
+        It is neither a number nor a tensor of one element.
+    """
+    if isinstance(value, int | float):
+        return float(value)
+    for framework in active():
+        number = framework.scalar(value)
+        if number is not None:
+            return number
+    raise UsageError(f"The metric {name} is a {type(value).__name__}, not a number.", do=f"Report {name} as a number.")

@@ -80,3 +80,8 @@ def _memory(name: str) -> Storage:
         raise UsageError(f"memory://{name} needs a plain name.", do="Write for example 'memory://test'.")
     with _naming:
         return _memories.setdefault(name, MemoryStorage())
+
+
+def chosen_place(place: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
+    """The repository meant where ``place`` is None: ``$HOLDFAST_REPOSITORY``, else ``./checkpoints``."""
+    return place if place is not None else os.environ.get("HOLDFAST_REPOSITORY") or "./checkpoints"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from holdfast.errors import UnsupportedError
-from holdfast.frameworks import python_loaders, registry, rng
+from holdfast.frameworks import registry, rng
 from holdfast.frameworks.base import LoaderPass, PositionedLoader
 
 
@@ -18,11 +18,8 @@ def positioned(loader: object) -> PositionedLoader:
     UnsupportedError
         It cannot be positioned exactly; says the way out.
     """
-    for framework in registry.active():
-        view = framework.loader(loader)
-        if view is not None:
-            return view
-    return python_loaders.positioned(loader)
+    views = (framework.loader(loader) for framework in registry.active())
+    return next(view for view in views if view is not None)  # the last one takes or refuses anything
 
 
 class BatchPass:

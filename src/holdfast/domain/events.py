@@ -1,0 +1,113 @@
+"""What happens to a run, as values; whoever shows or counts them subscribes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from holdfast.domain.progress import Progress
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened; ``str`` gives the sentence for people."""
+
+    run: str
+
+
+class Started(Event, frozen=True):
+    """A run begins from nothing."""
+
+    location: str
+
+    def __str__(self) -> str:
+        return f"run {self.run} starts; checkpoints go to {self.location}"
+
+
+class Restored(Event, frozen=True):
+    """The training state is that of a recovery point."""
+
+    step: int
+    progress: Progress
+    seconds: float
+    at_end: bool = False
+
+    def __str__(self) -> str:
+        p = self.progress
+        where = f"epoch {p.epoch}" + (f", batch {p.batch}" if p.batch else "")
+        return f"run {self.run} resumes after step {self.step} ({where}), restored in {self.seconds:.2f} s"
+
+
+class Rejected(Event, frozen=True):
+    """A checkpoint was found damaged and stepped over."""
+
+    step: int
+    reason: str
+    recorded: bool
+
+    def __str__(self) -> str:
+        quarantine = "quarantined" if self.recorded else "left as it is"
+        return (
+            f"WARNING: the checkpoint {self.run}@{self.step} cannot be used ({quarantine}); "
+            f"going back to an older one.\n{self.reason}"
+        )
+
+
+class Saved(Event, frozen=True):
+    """A checkpoint is durable."""
+
+    step: int
+    reason: str
+    seconds: float
+    size_bytes: int
+    new_bytes: int
+
+    def __str__(self) -> str:
+        return f"saved {self.run}@{self.step} ({self.reason}) in {self.seconds:.2f} s"
+
+
+class SaveFailed(Event, frozen=True):
+    """A save did not happen; training goes on."""
+
+    step: int
+    reason: str
+    failures: int
+
+    def __str__(self) -> str:
+        times = f" ({self.failures} saves in a row)" if self.failures > 1 else ""
+        return (
+            f"WARNING: step {self.step} of {self.run} could not be saved{times}: {self.reason} "
+            "Training goes on; saving resumes by itself once this is mended."
+        )
+
+
+class SavingResumed(Event, frozen=True):
+    """Saves work again after failures."""
+
+    step: int
+    failures: int
+
+    def __str__(self) -> str:
+        return f"saving of {self.run} works again at step {self.step}, after {self.failures} failed saves"
+
+
+class Warned(Event, frozen=True):
+    """Something a person should know."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return f"WARNING: {self.text}"
+
+
+class Ended(Event, frozen=True):
+    """An attempt is over."""
+
+    step: int
+    cause: str
+
+    def __str__(self) -> str:
+        return f"run {self.run} ends at step {self.step}: {self.cause}"
+
+
+Listener = Callable[[Event], None]

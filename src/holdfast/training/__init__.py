@@ -1,0 +1,1 @@
+"""What a training script talks to: the Checkpointer, its loops, saving and restoring."""

@@ -1,0 +1,179 @@
+"""`Checkpointer`: what a training script talks to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from types import TracebackType
+from typing import Any, Self
+
+from holdfast.domain import keep_rules, save_rules
+from holdfast.domain.changes import flatten_config
+from holdfast.domain.events import Listener
+from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.names import validate_run
+from holdfast.domain.progress import Progress
+from holdfast.domain.save_rules import SaveRule
+from holdfast.errors import UsageError
+from holdfast.repository.repository import Repository
+from holdfast.storage.urls import chosen_place, open_storage
+from holdfast.training import console
+from holdfast.training.environment import refuse_many_ranks
+from holdfast.training.loops import Turns
+from holdfast.training.restoring import check_resume
+from holdfast.training.saving import Save
+from holdfast.training.session import Options, Session
+from holdfast.training.views import Checkpoint
+
+
+class Checkpointer:
+    """Keeps a training run alive: restores on entering, saves at safe points, saves on leaving.
+
+    Parameters
+    ----------
+    repository : str or path, optional
+        Folder or URL; by default ``$HOLDFAST_REPOSITORY``, else ``./checkpoints``.
+    state : dict, optional
+        Everything the next step depends on, by name: models, optimizers, schedulers, scalers,
+        generators, tensors, plain values. Restored in place; plain values are replaced in it.
+    run : str, optional
+        Name of the run; by default ``$HOLDFAST_RUN``, else ``main``.
+    config : dict, Namespace or dataclass, optional
+        Hyperparameters to record and compare at the next launch.
+    resume : {"auto", "must", "never"} or int or str
+        From the newest recovery point if there is one; there must be one; there must be none;
+        from a step, ``"best"`` or a tag.
+    changed : {"refuse", "keep", "apply"}
+        If the script gives other values (``lr``, ``config`` ...) than the checkpoint recorded.
+    save : SaveRule or str, optional
+        When to save, besides signals, requests and the end: ``"auto"`` (at most 1 % of the
+        time, at least every 30 min), ``every(steps=100)``, ``"every 10 minutes"`` ...
+    keep : KeepRule or str
+        What to keep: ``"last 3"``, ``keep(last=3, best=2, monitor="val_loss")`` ...
+    on_fault : {"pause", "raise"}
+        When storage fails: warn, train on and save again once it works; or stop.
+    signals : bool
+        Save and leave on SIGTERM and Ctrl-C; save and go on on SIGUSR1.
+    rng : bool
+        Keep the global random generators.
+    grace_seconds : float
+        How long after SIGTERM to wait for the next safe point.
+
+    Raises
+    ------
+    HoldfastError
+        From entering: what cannot be resumed, kept or opened is refused before training.
+    """
+
+    def __init__(
+        self,
+        repository: str | os.PathLike[str] | None = None,
+        state: dict[str, Any] | None = None,
+        *,
+        run: str | None = None,
+        config: object = None,
+        resume: int | str = "auto",
+        changed: str = "refuse",
+        save: SaveRule | str | None = "auto",
+        keep: KeepRule | str = "last 3",
+        on_fault: str = "pause",
+        signals: bool = True,
+        rng: bool = True,
+        grace_seconds: float = 20,
+    ) -> None:
+        check_resume(resume)
+        _check_choice("changed", changed, ("refuse", "keep", "apply"))
+        _check_choice("on_fault", on_fault, ("pause", "raise"))
+        self._location = chosen_place(repository)
+        self._state = {} if state is None else state
+        self._options = Options(
+            run=validate_run(run or os.environ.get("HOLDFAST_RUN") or "main"),
+            resume=resume,
+            changed=changed,
+            save=None if save is None else save_rules.parse(save),
+            keep=keep_rules.parse(keep),
+            on_fault=on_fault,
+            signals=signals,
+            rng=rng,
+            grace_seconds=grace_seconds,
+            config=flatten_config(config),
+        )
+        self._listeners: list[Listener] = [console.show]
+        self._session: Session | None = None
+
+    def __enter__(self) -> Self:
+        refuse_many_ranks(os.environ)
+        repository = Repository.create(open_storage(self._location, create=True))
+        session = Session(repository, self._state, self._options, self._emit)
+        session.enter()
+        self._session = session
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        session, self._session = self._entered, None
+        session.exit(kind, error, trace)
+
+    @property
+    def _entered(self) -> Session:
+        if self._session is None:
+            raise UsageError(
+                "This Checkpointer is not entered.", do="Use it as: with Checkpointer(...) as ckpt:"
+            )
+        return self._session
+
+    def _emit(self, event: Any) -> None:
+        for listener in self._listeners:
+            listener(event)
+
+    # -- loops -------------------------------------------------------------------------
+
+    def epochs(self, count: int | None = None, *, steps: int | None = None) -> Turns:
+        """Iterate over the numbers of the epochs still to do, up to ``count`` epochs or ``steps`` steps in all."""
+        return self._entered.loops.epochs(count, steps)
+
+    def batches(self, loader: Iterable[Any]) -> Turns:
+        """Iterate over the batches of one pass that are still to do; sized if the loader is."""
+        return self._entered.loops.batches(loader)
+
+    def steps(self, total: int) -> Turns:
+        """Iterate over steps, for training without a loader; a turn counts one step."""
+        return self._entered.loops.steps(total)
+
+    def step(self, **metrics: Any) -> int:
+        """Count one optimizer step and note its metrics; returns the steps so far.
+
+        Numbers or 0-d tensors; a tensor is read only if a save follows. A step whose ``loss``
+        is not finite is not saved.
+        """
+        return self._entered.step(metrics)
+
+    def report(self, **metrics: Any) -> None:
+        """Attach metrics, such as a validation loss, to the state as it is now."""
+        self._entered.report(metrics)
+
+    def stop(self, reason: str = "stopped") -> None:
+        """End the loops at the end of the present turn; a later launch yields no turns."""
+        self._entered.loops.stopped = reason
+
+    def save(self, *, tag: str | None = None) -> Save:
+        """Ask for a checkpoint: now if outside the loops, else at the end of the present turn."""
+        return self._entered.ask_save(tag)
+
+    # -- where the run is --------------------------------------------------------------
+
+    @property
+    def progress(self) -> Progress:
+        """Steps, epochs, batches of this epoch, and samples so far."""
+        return self._entered.loops.progress
+
+    @property
+    def restored(self) -> Checkpoint | None:
+        """The checkpoint that this launch resumed from; None for a fresh start."""
+        return self._entered.restored_checkpoint()
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError(f"{name}={value!r} is unknown.", do=f"Use one of: {', '.join(map(repr, choices))}.")

@@ -1,0 +1,162 @@
+"""`save` and `load` by hand, for scripts that keep their own loop."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+from holdfast.domain.lineage import head_attempt
+from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.domain.progress import Progress
+from holdfast.errors import BusyError, NotFoundError
+from holdfast.frameworks import walk
+from holdfast.frameworks.rng import capture_rng, restore_rng
+from holdfast.node import lease
+from holdfast.repository.commit import Draft, commit
+from holdfast.repository.repository import Repository
+from holdfast.repository.run import Run
+from holdfast.storage.urls import open_storage
+from holdfast.training import console
+from holdfast.training.environment import environment, refuse_many_ranks
+from holdfast.training.restoring import Restored, Restorer
+from holdfast.training.views import Checkpoint
+
+
+class _Writer:
+    """This process's attempt of one run, shared by all its calls of `save`."""
+
+    _known: ClassVar[dict[tuple[str, str], _Writer]] = {}
+    loaded: ClassVar[dict[tuple[str, str], CheckpointId]] = {}
+
+    def __init__(self, run: Run, key: tuple[str, str]) -> None:
+        self.run = run
+        self.parent = _Writer.loaded.get(key)
+        self.sequence = 0
+        with run.storage.lock(lease.claim_lock_name(run.name), shared=False, wait_seconds=30) as held:
+            if not held and run.storage.exclusive_locks:
+                raise BusyError(f"The run {run.name} is being claimed by another process.", do="Try again.")
+            lease.refuse_if_held(run.storage, run.layout.leases, f"The run {run.name}")
+            self.attempt: AttemptId = run.begin_attempt()
+        run.record_base(self.attempt, self.parent)
+
+    @classmethod
+    def of(cls, location: str | os.PathLike[str], run: str) -> _Writer:
+        storage = open_storage(location, create=True)
+        key = (storage.location, run)
+        known = cls._known.get(key)
+        if known is None or not _still_heads(known):
+            known = cls._known[key] = cls(Repository.create(storage).run(run), key)
+        return known
+
+
+def _still_heads(writer: _Writer) -> bool:
+    head = head_attempt(writer.run.attempts())
+    return head is not None and head.id == writer.attempt
+
+
+def save(
+    repository: str | os.PathLike[str],
+    state: dict[str, Any],
+    *,
+    step: int,
+    run: str = "main",
+    metrics: dict[str, float] | None = None,
+    tag: str | None = None,
+) -> Checkpoint:
+    """Save a training state; durable on return.
+
+    Parameters
+    ----------
+    repository : str or path
+        Created if there is none.
+    state : dict
+        As for `Checkpointer`; the global random generators are kept too.
+    step : int
+        What the checkpoint is called.
+    run : str
+    metrics : dict, optional
+    tag : str, optional
+        A name for it; tagged checkpoints are never removed.
+
+    Raises
+    ------
+    HoldfastError
+        Nothing became visible.
+    """
+    refuse_many_ranks(os.environ)
+    writer = _Writer.of(repository, run)
+    captured = walk.capture(state)
+    writer.sequence += 1
+    draft = Draft(
+        attempt=writer.attempt,
+        sequence=writer.sequence,
+        progress=Progress(step=step),
+        reason="save()",
+        sources=captured.tensors,
+        tree=captured.tree,
+        training={"rng": capture_rng(), "position": None},
+        environment=environment(),
+        metrics=dict(metrics or {}),
+        parent=writer.parent,
+    )
+    committed = commit(writer.run, draft)
+    writer.parent = committed.id
+    if tag is not None:
+        writer.run.set_tag(tag, committed.id)
+    return Checkpoint(writer.run, committed.id)
+
+
+def load(
+    repository: str | os.PathLike[str],
+    into: dict[str, Any],
+    *,
+    run: str = "main",
+    at: int | str = "latest",
+    only: str | Iterable[str] | None = None,
+    strict: bool = True,
+) -> Checkpoint:
+    """Restore a training state in place, verified; walks back past damaged checkpoints.
+
+    Parameters
+    ----------
+    repository : str or path
+        Never created.
+    into : dict
+        Live objects; plain values are replaced in it.
+    at : int or str
+        A step, a tag, ``"best"`` or ``"latest"``.
+    only : str or iterable of str, optional
+        Restrict to these entries; the global random generators are then left alone.
+    strict : bool
+        Refuse a checkpoint that does not fit, before anything is touched; otherwise skip
+        what does not fit and say so.
+
+    Raises
+    ------
+    NotFoundError, DamagedError, MismatchError
+    """
+    storage = open_storage(repository)
+    found = Repository.open(storage).run(run)
+    names = None if only is None else [only] if isinstance(only, str) else list(only)
+    restorer = Restorer(found, into, environment=environment() if names is None else None, emit=console.show)
+    restored = _restore(restorer, found, at, names, strict=strict)
+    rng = restored.training.get("rng")
+    if names is None and rng is not None:
+        restore_rng(rng)
+    if restored.skipped:
+        console.say("skipped, because strict=False:\n  " + "\n  ".join(restored.skipped))
+    _Writer.loaded[storage.location, run] = restored.id
+    return Checkpoint(found, restored.id)
+
+
+def _restore(
+    restorer: Restorer, run: Run, at: int | str, only: list[str] | None, *, strict: bool
+) -> Restored:
+    if at != "latest":
+        return restorer.one(run.resolve(at), only=only, strict=strict)
+    restored = restorer.newest(only=only, strict=strict)
+    if restored is None:
+        run.resolve("latest")  # says what there is
+        raise NotFoundError(f"The run {run.name} has no checkpoint.")
+    return restored

@@ -1,0 +1,243 @@
+"""Restore: choose the newest recovery point that verifies, compare, read, and only then touch."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from holdfast.domain import tree
+from holdfast.domain.changes import Resolution, compare_environment, compare_given, decide_changes
+from holdfast.domain.events import Event, Rejected, Warned
+from holdfast.domain.manifest import Manifest
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import (
+    DamagedError,
+    HoldfastError,
+    NotFoundError,
+    PoisonedError,
+    StorageError,
+    UsageError,
+)
+from holdfast.frameworks import walk
+from holdfast.repository.reading import read_tensors
+from holdfast.repository.retention import packs_of
+from holdfast.repository.run import Run
+
+READ_TRIES = 3
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """A restore that has happened.
+
+    Attributes
+    ----------
+    id : CheckpointId
+    manifest : Manifest
+    training : dict[str, Any]
+        RNGs and data position as saved; empty where it has none.
+    given : dict[str, Any]
+        What later checkpoints record as given by the script.
+    seconds : float
+    skipped : list[str]
+        Entries passed over with ``strict=False``.
+    """
+
+    id: CheckpointId
+    manifest: Manifest
+    training: dict[str, Any]
+    given: dict[str, Any]
+    seconds: float
+    skipped: list[str]
+
+
+class Restorer:
+    """Restores checkpoints of one run into one live state.
+
+    Parameters
+    ----------
+    run : Run
+    state : dict[str, Any]
+        Restored in place.
+    given : mapping
+        Values that the script constructs, by name; taken before any restore.
+    changed : str
+        ``refuse``, ``keep`` or ``apply``: what to do where they differ from those recorded.
+    environment : mapping
+        Of this process, to be compared.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        state: dict[str, Any],
+        *,
+        given: Mapping[str, Any] | None = None,
+        changed: str = "keep",
+        environment: Mapping[str, Mapping[str, str]] | None = None,
+        emit: Callable[[Event], None],
+    ) -> None:
+        self._run = run
+        self._state = state
+        self._given = given
+        self._changed = changed
+        self._environment = environment
+        self._emit = emit
+        self._touched = False
+
+    def newest(self, *, only: Iterable[str] | None = None, strict: bool = True) -> Restored | None:
+        """Restore the newest recovery point that verifies, walking back past damaged ones.
+
+        Returns
+        -------
+        Restored or None
+            None for a run without any checkpoint on its line: a fresh start.
+
+        Raises
+        ------
+        DamagedError
+            There are checkpoints, but none that verifies.
+        """
+        last: HoldfastError | None = None
+        for checkpoint in self._candidates():
+            try:
+                return self.one(checkpoint, only=only, strict=strict)
+            except DamagedError as error:
+                last = error
+                self._reject(checkpoint, error)
+            except StorageError as error:
+                if error.errno != errno.EIO:
+                    raise
+                last = error
+                self._emit(Rejected(self._run.name, checkpoint.step, str(error), recorded=False))
+        if last is None and not any(c.kind == "full" for c in self._run.lineage()):
+            return None
+        raise self._nothing_left(last)
+
+    def _candidates(self) -> Iterator[CheckpointId]:
+        return iter(list(self._run.recovery_points()))
+
+    def _reject(self, checkpoint: CheckpointId, error: DamagedError) -> None:
+        recorded = True
+        try:
+            self._run.reject(checkpoint, error.what)
+        except HoldfastError:
+            recorded = False
+        self._emit(Rejected(self._run.name, checkpoint.step, error.what, recorded))
+
+    def _nothing_left(self, last: HoldfastError | None) -> HoldfastError:
+        kind = PoisonedError if self._touched else DamagedError
+        why = (
+            f" The last one tried: {last.what}" if last is not None else " All of them were rejected before."
+        )
+        return kind(
+            f"No checkpoint of the run {self._run.name} in {self._run.storage.location} verifies.{why}",
+            do=f"'holdfast verify {self._run.name}' shows the damage, 'holdfast repair' salvages what is intact, "
+            f"'holdfast restart {self._run.name}' starts afresh.",
+        )
+
+    def one(
+        self, checkpoint: CheckpointId, *, only: Iterable[str] | None = None, strict: bool = True
+    ) -> Restored:
+        """Restore this checkpoint.
+
+        Raises
+        ------
+        DamagedError
+            It does not verify; the live state may have been written by then.
+        MismatchError, ChangedError
+            Before anything is touched.
+        """
+        started = time.monotonic()
+        with self._run.repository.holding():
+            manifest = self._manifest(checkpoint)
+            resolution, recorded = self._compare(manifest)
+            saved = tree.decode(manifest.details.tree)
+            plan = walk.plan(self._state, saved, manifest.specs(), only)
+            what = f"The checkpoint {self._run.name}@{checkpoint.step}"
+            skipped = plan.raise_differences(what, strict=strict)
+            self._touched = self._touched or bool(plan.reads)
+            read_tensors(self._run.repository.reader, manifest, self._run.hints(checkpoint), plan.reads, what)
+            self._run.repository.dependable |= packs_of(self._run, checkpoint)
+        plan.finish()
+        walk.apply_given(self._state, resolution.apply)
+        if resolution.warning is not None:
+            self._emit(Warned(self._run.name, resolution.warning))
+        training = tree.decode(manifest.details.training)
+        seconds = time.monotonic() - started
+        return Restored(checkpoint, manifest, training, recorded, seconds, skipped)
+
+    def _manifest(self, checkpoint: CheckpointId) -> Manifest:
+        for last in (False,) * (READ_TRIES - 1) + (True,):
+            try:
+                return self._run.manifest(checkpoint)
+            except StorageError as error:
+                if last or error.errno != errno.EIO:
+                    raise
+                time.sleep(0.2)
+            except NotFoundError as error:
+                raise DamagedError(f"The manifest {checkpoint} vanished while it was read.") from error
+        raise AssertionError  # unreachable: the last turn returns or raises
+
+    def _compare(self, manifest: Manifest) -> tuple[Resolution, dict[str, Any]]:
+        """What differs from the script and environment that wrote it."""
+        recorded = {name: tree.decode(node) for name, node in manifest.details.given.items()}
+        if self._environment is not None:
+            changes = compare_environment(manifest.details.environment, self._environment)
+            if changes.warning is not None:
+                self._emit(Warned(self._run.name, changes.warning))
+        if self._given is None:
+            return Resolution(), recorded
+        differing = compare_given(recorded, self._given)
+        resolution = decide_changes(differing, self._changed)  # type: ignore[arg-type]  # checked inside
+        return resolution, {**self._given, **recorded} if self._changed == "keep" else dict(self._given)
+
+
+def check_resume(resume: int | str) -> None:
+    """Refuse a ``resume=`` that means nothing.
+
+    Raises
+    ------
+    UsageError
+    """
+    if isinstance(resume, bool) or not isinstance(resume, int | str) or resume in ("", "latest"):
+        raise UsageError(
+            f"resume={resume!r} is unknown.", do='Use "auto", "must", "never", a step, "best" or a tag.'
+        )
+
+
+def restore_for_launch(restorer: Restorer, run: Run, resume: int | str) -> Restored | None:
+    """Restore what ``resume=`` asks for at a launch.
+
+    Raises
+    ------
+    NotFoundError
+        ``"must"``, but there is nothing to resume from; or no such step or tag.
+    UsageError
+        ``"never"``, but the run exists.
+    """
+    if resume == "never":
+        if run.lineage():
+            raise UsageError(
+                f"The run {run.name} exists already in {run.storage.location}, and resume='never' would start it over.",
+                do=f"Choose another run name, use resume='auto', or start it afresh once with 'holdfast restart {run.name}'.",
+            )
+        return None
+    if resume in ("auto", "must"):
+        restored = restorer.newest()
+        if restored is None and resume == "must":
+            raise NotFoundError(
+                f"The run {run.name} in {run.storage.location} has nothing to resume from, but resume='must'.",
+                do="Use resume='auto' to start it.",
+            )
+        return restored
+    checkpoint = run.resolve(resume)
+    if checkpoint.kind != "full":
+        raise UsageError(
+            f"{run.name}@{resume} is thin: it holds the model only, so training cannot resume from it.",
+            do="Use holdfast.load(..., only='model') to start another run from its weights.",
+        )
+    return restorer.one(checkpoint)

@@ -1,0 +1,383 @@
+"""One attempt of a run in this process, from entering to leaving: wires the parts together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, ClassVar
+
+import msgspec
+
+from holdfast.domain import events
+from holdfast.domain.events import Ended, Event, Started, Warned
+from holdfast.domain.keep_rules import KeepRule, is_improvement
+from holdfast.domain.lineage import chain
+from holdfast.domain.names import AttemptId
+from holdfast.domain.save_rules import Observation, SaveRule
+from holdfast.errors import BusyError, HoldfastError, PoisonedError, StorageError
+from holdfast.frameworks import registry, walk
+from holdfast.frameworks.rng import capture_rng, restore_rng
+from holdfast.node import lease
+from holdfast.repository.commit import Draft, encode_details
+from holdfast.repository.repository import Repository
+from holdfast.training.environment import environment
+from holdfast.training.loops import Loops
+from holdfast.training.restoring import Restored, Restorer, restore_for_launch
+from holdfast.training.retaining import Retention
+from holdfast.training.saving import Save, SavePoint, Saver
+from holdfast.training.triggers import Requests, Triggers
+from holdfast.training.views import Checkpoint
+
+
+class Options(msgspec.Struct, frozen=True):
+    """What the user chose, checked and parsed."""
+
+    run: str
+    resume: int | str
+    changed: str
+    save: SaveRule | None
+    keep: KeepRule
+    on_fault: str
+    signals: bool
+    rng: bool
+    grace_seconds: float
+    config: dict[str, Any]
+
+
+class Session:
+    """An entered Checkpointer.
+
+    Parameters
+    ----------
+    repository : Repository
+    state : dict[str, Any]
+        The user's live dict.
+    options : Options
+    emit : callable
+        Takes every event.
+    """
+
+    _open: ClassVar[list[Session]] = []
+
+    def __init__(
+        self, repository: Repository, state: dict[str, Any], options: Options, emit: Callable[[Event], None]
+    ) -> None:
+        self._options = options
+        self._state = state
+        self._emit = emit
+        self._run = repository.run(options.run)
+        self._pid = os.getpid()
+        self._started = time.monotonic()
+        self._triggers = Triggers(options.grace_seconds)
+        self._requests = Requests(self._run)
+        self._outermost = True
+        self._asked: list[Save] = []
+        self._request_reasons: list[str] = []
+        self._reports: dict[str, Any] = {}
+        self._unsaved_report = False
+        self._improved = False
+        self._monitored: list[float] = []
+        self._saved_step = self._saved_epoch = 0
+        self._optimizer_steps = self._settled_steps = 0
+        self._undo_watching: list[Callable[[], None]] = []
+        self._poisoned = False
+        self.loops = Loops(self, self._data_seed())
+        self.restored: Restored | None = None
+
+    # -- entering ----------------------------------------------------------------------
+
+    def enter(self) -> None:
+        """Take the lease, number the attempt, restore, record the base.
+
+        Raises
+        ------
+        BusyError
+            Another live process trains this run.
+        HoldfastError
+            Nothing was changed in the repository that counts.
+        """
+        self._outermost = not Session._open
+        given = walk.given(self._state) | {f"config.{k}": v for k, v in self._options.config.items()}
+        surroundings = environment()
+        self._check_representable(given)
+        self._claim()
+        try:
+            self._restore(given, surroundings)
+            self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
+        except BaseException:
+            self._lease.release()
+            raise
+        self._make_saver(given, surroundings)
+        self._watch()
+        Session._open.append(self)
+        if self._options.signals and self._outermost:
+            self._triggers.install()
+
+    def _check_representable(self, given: dict[str, Any]) -> None:
+        """Refuse at once what no save could keep, rather than at the first save."""
+        captured = walk.capture(self._state)
+        draft = Draft(
+            attempt=AttemptId(0, ""),
+            sequence=0,
+            progress=self.loops.progress,
+            reason="",
+            sources=captured.tensors,
+            tree=captured.tree,
+            given=given,
+        )
+        encode_details(draft)
+
+    def _claim(self) -> None:
+        storage, layout = self._run.storage, self._run.layout
+        name, wait_seconds = lease.claim_lock_name(self._run.name), lease.claim_wait_seconds()
+        with storage.lock(name, shared=False, wait_seconds=wait_seconds) as held:
+            if not held and storage.exclusive_locks:
+                raise BusyError(
+                    f"The run {self._run.name} is being claimed by another process.", do="Try again."
+                )
+            lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
+            self._attempt = self._run.begin_attempt()
+            self._lease = lease.take(storage, layout.lease(self._attempt))
+
+    def _restore(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
+        options = self._options
+        restorer = Restorer(
+            self._run,
+            self._state,
+            given=given,
+            changed=options.changed,
+            environment=surroundings,
+            emit=self._emit,
+        )
+        self.restored = restore_for_launch(restorer, self._run, options.resume)
+        if self.restored is None:
+            self._emit(Started(self._run.name, self._run.storage.location))
+            return
+        self._continue_from(self.restored)
+
+    def _continue_from(self, restored: Restored) -> None:
+        training = restored.training
+        rng = training.get("rng") if self._keeps_rng else None
+        self.loops.restore(training["position"], rng)
+        if rng is not None:
+            restore_rng(rng)
+        self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
+        progress = restored.manifest.summary.progress
+        self._emit(events.Restored(self._run.name, progress.step, progress, restored.seconds))
+        if self.loops.stopped is not None:
+            self._emit(
+                Warned(self._run.name, f"the run had been stopped ({self.loops.stopped}); no turns are left.")
+            )
+
+    def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
+        keep = self._options.keep
+        self._saver = Saver(
+            self._run,
+            self._attempt,
+            self._state,
+            parent=self.restored.id if self.restored is not None else None,
+            given=self.restored.given if self.restored is not None else given,
+            environment=surroundings,
+            monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
+            on_fault=self._options.on_fault,
+            emit=self._emit,
+            retain=Retention(self._run, self._attempt, keep, self._emit).after,
+        )
+        if keep.best:
+            line = chain(self._run.attempts(), self._run.checkpoints())
+            metrics = [self._run.summary(c).metrics for c in line]
+            self._monitored = [m[keep.monitor] for m in metrics if keep.monitor in m]
+
+    def _watch(self) -> None:
+        leaves = _leaves(self._state)
+        self._undo_watching = [f.watch_steps(leaves, self._stepped) for f in registry.active()]
+
+    def _stepped(self) -> None:
+        self._optimizer_steps += 1
+
+    @property
+    def _keeps_rng(self) -> bool:
+        return self._options.rng and self._outermost
+
+    def _data_seed(self) -> int:
+        seeds = (f.data_seed() for f in registry.active())
+        return next((s for s in seeds if s is not None), 0)
+
+    def restored_checkpoint(self) -> Checkpoint | None:
+        """What this attempt resumed from, to look at."""
+        return Checkpoint(self._run, self.restored.id) if self.restored is not None else None
+
+    # -- what loops ask of their host --------------------------------------------------
+
+    def turn(self) -> None:
+        self._triggers.guard_workers()
+
+    def leaving(self) -> bool:
+        return self._triggers.leaving is not None
+
+    def gradients_settled(self) -> bool:
+        stepped = self._optimizer_steps != self._settled_steps
+        if stepped:
+            self._settled_steps = self._optimizer_steps
+            return True
+        return not any(f.has_gradients(_leaves(self._state)) for f in registry.active())
+
+    def warn(self, text: str) -> None:
+        self._emit(Warned(self._run.name, text))
+
+    def safe_point(self, *, settled: bool) -> None:
+        """Save if something asks for it; leave if a signal asked for that."""
+        self._lease_renewed()
+        if self._outermost:
+            self._take_requests()
+        if not settled:
+            return
+        reason = self._reason()
+        if reason is not None:
+            self._save(reason)
+        if self.leaving():
+            self._triggers.leave()
+
+    def _lease_renewed(self) -> None:
+        with contextlib.suppress(StorageError):  # the next renewal, or the save, will tell
+            self._lease.renew_if_old()
+
+    def _take_requests(self) -> None:
+        for request in self._requests.poll(now=self._triggers.save_asked):
+            self._asked.append(Save(request.tag))
+            self._request_reasons.append(f"request {request.nonce}")
+
+    def _reason(self) -> str | None:
+        """Why to save at this safe point; None if there is no reason."""
+        if self._triggers.leaving is not None:
+            return self._triggers.leaving.name
+        if self._asked:
+            return ", ".join(self._request_reasons) or "save()"
+        if self._triggers.save_asked:
+            return "SIGUSR1"
+        rule = self._options.save
+        if self._saver.paused() or (rule is None and not self._improved):
+            return None
+        seen = self._observation()
+        if not seen.moved and not self._improved:
+            return None
+        return (rule.due(seen) if rule is not None else None) or ("best so far" if self._improved else None)
+
+    def _observation(self) -> Observation:
+        now = time.monotonic()
+        return Observation(
+            step=self.loops.steps_counted,
+            epoch=self.loops.epochs_counted,
+            saved_step=self._saved_step,
+            saved_epoch=self._saved_epoch,
+            seconds_since_save=now - self._saver.saved_at,
+            save_seconds=self._saver.save_seconds,
+            started_seconds_ago=now - self._started,
+            improved=self._improved,
+        )
+
+    def _save(self, reason: str, *, done: bool = False, insist: bool = False) -> None:
+        if os.getpid() != self._pid:
+            return  # a forked child has no say
+        if self._poisoned:
+            raise PoisonedError(
+                "The live state was left half restored.", do="Restore a checkpoint in full first."
+            )
+        asked = self._asked or [Save()]
+        self._asked, self._request_reasons = [], []
+        self._triggers.save_asked = False
+        point = SavePoint(
+            self.loops.progress, self._training(), self.loops.metrics | self._reports, done=done
+        )
+        try:
+            self._saver.save(point, reason, asked[0], insist=insist)
+        finally:
+            self._improved = False
+        for other in asked[1:]:
+            other.checkpoint, other.error = asked[0].checkpoint, asked[0].error
+            if other.tag is not None and other.checkpoint is not None:
+                self._run.set_tag(other.tag, other.checkpoint)
+        if asked[0].checkpoint is not None:
+            self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
+            self.loops.unmoved = True
+            self._unsaved_report = False
+
+    def _training(self) -> dict[str, Any]:
+        training: dict[str, Any] = {"position": self.loops.state()}
+        if self._keeps_rng:
+            training["rng"] = capture_rng()
+        return training
+
+    # -- what the user calls -----------------------------------------------------------
+
+    def step(self, metrics: dict[str, Any]) -> int:
+        self._reports = {}
+        return self.loops.step({name: _detached(value) for name, value in metrics.items()})
+
+    def report(self, metrics: dict[str, Any]) -> None:
+        """Attach metrics to the state just evaluated."""
+        self._reports |= {name: _detached(value) for name, value in metrics.items()}
+        self._unsaved_report = True
+        keep = self._options.keep
+        if keep.best and keep.monitor in metrics:
+            value = registry.scalar(metrics[keep.monitor], keep.monitor)
+            self._improved = self._improved or is_improvement(value, self._monitored, keep.mode, keep.best)
+            self._monitored.append(value)
+
+    def ask_save(self, tag: str | None) -> Save:
+        """Save now if outside the loops, else when the present turn ends."""
+        save = Save(tag)
+        self._asked.append(save)
+        if self.loops.between_turns:
+            self._save("save()")
+        return save
+
+    # -- leaving -----------------------------------------------------------------------
+
+    def exit(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Save if leaving normally; record how the attempt ended; give everything back."""
+        del trace
+        if os.getpid() != self._pid:
+            return
+        try:
+            if kind is None and (not self.loops.unmoved or self._unsaved_report or self._asked):
+                self._save("end", done=True, insist=True)
+        finally:
+            self._close(self._cause(kind, error), done=kind is None)
+
+    def _cause(self, kind: type[BaseException] | None, error: BaseException | None) -> str:
+        if self._triggers.leaving is not None:
+            return self._triggers.leaving.name
+        if kind is None:
+            return self.loops.stopped or "finished"
+        return f"{kind.__name__}: {error}".rstrip(": ")[:500]
+
+    def _close(self, cause: str, *, done: bool) -> None:
+        self._triggers.uninstall()
+        for undo in self._undo_watching:
+            undo()
+        if self in Session._open:
+            Session._open.remove(self)
+        with contextlib.suppress(HoldfastError):  # the storage may be what failed
+            self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)
+        with contextlib.suppress(HoldfastError):
+            self._lease.release()
+        self._emit(Ended(self._run.name, self.loops.steps_counted, cause))
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for item in value.values() for leaf in _leaves(item)]
+    if isinstance(value, list | tuple):
+        return [leaf for item in value for leaf in _leaves(item)]
+    return [value]
+
+
+def _detached(value: Any) -> Any:
+    """A tensor without its graph, which would otherwise live until the next save."""
+    return value.detach() if hasattr(value, "detach") else value
