@@ -82,7 +82,7 @@ def test_what_is_unreadable_is_reported_with_all_other_differences(save):
     saved.node = msgspec.msgpack.encode(node)
     with pytest.raises(MismatchError) as caught:
         saved.into(state)
-    assert "torch.module that cannot be read: KeyError('tensors')" in str(caught.value)
+    assert "torch.module that cannot be read: KeyError" in str(caught.value)
     assert len(caught.value.mismatched) == 2
 
 

@@ -47,7 +47,8 @@ class Target:
     def buffer(self) -> npt.NDArray[np.uint8]:
         if _is_plain_memory(self._tensor):
             return _memory(self._tensor.detach())
-        self._staged = torch.empty(self.spec.shape, dtype=self._tensor.dtype)
+        if self._staged is None:
+            self._staged = torch.empty(self.spec.shape, dtype=self._tensor.dtype)
         return _memory(self._staged)
 
     def commit(self) -> None:
