@@ -1,6 +1,58 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check -q
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+STAMP := $(VENV)/.installed
+EXTRAS := torch,paddle,safetensors,demo,bench,dev
+WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: setup demo test lint types imports check bench soak clean
+.PHONY: help setup system demo test lint types imports check bench soak clean
+
+help:  ## Show what can be made
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: $(STAMP)  ## Make .venv with the project, its extras and the development tools
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Holdfast needs Python 3.11 or newer; set PYTHON=")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV) (about a minute) ..."
+	@$(PIP) --editable '.[$(EXTRAS)]'
+	@touch $@
+
+system: tests/apt-packages.txt  ## Install the Debian packages that the tests need
+	@missing=$$(sed 's/#.*//' $< | xargs -r -n1 | while read -r p; do \
+		dpkg -s "$$p" >/dev/null 2>&1 || echo "$$p"; done); \
+	test -z "$$missing" || { echo "Installing $$missing ..."; \
+		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
+		apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
+		{ echo "The tests need these packages: $$missing. Install them and try again."; exit 1; }
+
+demo: setup  ## Kill real training runs at random moments and compare them, bit for bit
+	@$(BIN)/python examples/demo.py
+
+test: setup system check  ## Everything that CI runs
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests
+
+check: lint types imports
+
+lint: setup
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: setup
+	@$(BIN)/mypy
+
+imports: setup
+	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
+
+bench: setup  ## Side-by-side benchmarks with the rivals; writes JSON and charts to benchmarks/out
+	@$(BIN)/python benchmarks/run.py
+
+soak: setup system  ## Thousands of random kills, for as long as you like
+	@$(BIN)/python -m tests.crash.soak
+
+clean:
+	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
