@@ -84,8 +84,12 @@ class ComponentAdapter(Protocol):
         """Plain values and `TensorRef` from which `plan` restores the object exactly."""
         ...
 
-    def plan(self, value: Any, saved: Any, path: str, walk: LoadWalk) -> None:
-        """Compare and plan; must not touch ``value`` before the planned actions run."""
+    def plan(self, value: Any, saved: Any, path: str, walk: LoadWalk) -> Any:
+        """Compare and plan; must not touch ``value`` before the planned actions run.
+
+        Returns None where ``value`` is restored in place, else (it cannot be written to)
+        the object that takes its place.
+        """
         ...
 
     def given(self, value: Any) -> dict[str, Any]:
