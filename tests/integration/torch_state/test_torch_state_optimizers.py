@@ -10,6 +10,7 @@ from torch import nn
 
 from holdfast.errors import MismatchError
 from holdfast.frameworks import walk
+from holdfast.frameworks.torch import FRAMEWORK
 
 OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda p: torch.optim.SGD(p, lr=0.1),
@@ -260,6 +261,41 @@ def test_a_parameter_that_left_the_group_is_named(save):
     with pytest.raises(MismatchError, match=r"model/2\.bias") as caught:
         saved.into({"model": model, "o": torch.optim.Adam(list(model.parameters())[:-1])})
     assert caught.value.unexpected == ("o/groups/0/model/2.bias",)
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_a_parameter_that_some_steps_do_not_use(to_none, save, differences):
+    def train(state: dict[str, Any], first: int, last: int) -> None:
+        model, optimizer = state["model"], state["optimizer"]
+        for step in range(first, last):
+            optimizer.zero_grad(set_to_none=to_none)
+            model[step % 2](torch.ones(2)).sum().backward()
+            optimizer.step()
+
+    def build() -> dict[str, Any]:
+        torch.manual_seed(0)
+        model = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+        return {"model": model, "optimizer": torch.optim.AdamW(model.parameters(), lr=0.1)}
+
+    whole, again = build(), build()
+    train(whole, 0, 3)
+    saved = save(whole)
+    train(whole, 3, 6)
+    saved.into(again)
+    assert not FRAMEWORK.has_gradients(again.values())
+    train(again, 3, 6)
+    assert FRAMEWORK.has_gradients(again.values())
+    assert differences(whole["model"].state_dict(), again["model"].state_dict()) == []
+    assert differences(whole["optimizer"].state_dict(), again["optimizer"].state_dict()) == []
+
+
+def test_gradients_of_an_abandoned_step_do_not_survive(save):
+    model = _model()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    saved = save({"model": model, "optimizer": optimizer})
+    (model(torch.ones(6)).sum() * float("nan")).backward()
+    saved.into({"model": model, "optimizer": optimizer})
+    assert all(parameter.grad is None for parameter in model.parameters())
 
 
 def test_given_values_and_their_return():

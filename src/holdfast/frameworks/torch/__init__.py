@@ -11,8 +11,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from holdfast.domain.tensors import TensorSource, TensorSpec, TensorTarget
 from holdfast.frameworks.base import ComponentAdapter, Environment, PositionedLoader
-from holdfast.frameworks.torch import rng, sparse, tensors
+from holdfast.frameworks.torch import gradients, rng, sparse, tensors
 from holdfast.frameworks.torch.environment import environment
+from holdfast.frameworks.torch.imported import IMPORTERS as IMPORTERS
 from holdfast.frameworks.torch.modules import ModuleAdapter
 from holdfast.frameworks.torch.optimizers import OptimizerAdapter
 from holdfast.frameworks.torch.scaling import ScalerAdapter
@@ -81,7 +82,7 @@ class TorchFramework:
 
     def has_gradients(self, values: Iterable[object]) -> bool:
         groups = (group for optimizer in _optimizers(values) for group in optimizer.param_groups)
-        return any(parameter.grad is not None for group in groups for parameter in group["params"])
+        return any(gradients.is_accumulated(parameter) for group in groups for parameter in group["params"])
 
     def scalar(self, value: object) -> float | None:
         if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_complex():

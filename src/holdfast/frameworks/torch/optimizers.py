@@ -15,7 +15,7 @@ from torch.optim import LBFGS, Optimizer
 
 from holdfast.domain.tensors import TensorRef, TensorSpec
 from holdfast.frameworks.base import CaptureWalk, LoadWalk
-from holdfast.frameworks.torch import tensors
+from holdfast.frameworks.torch import gradients, tensors
 from holdfast.frameworks.torch.names import parameter_names, parameters_by_name
 from holdfast.frameworks.torch.values import Capturing, Renewing, assign_like, plain_value
 
@@ -100,6 +100,7 @@ class _Loading:
         self._names = parameter_names(walk.state)
         self._groups: list[tuple[dict[str, Any] | None, dict[str, Any]]] = []
         self._state: dict[torch.Tensor, Any] = {}
+        self._gradients: list[tuple[torch.Tensor, bool]] = []
 
     def group(self, index: int, saved: Any) -> None:
         live = self._optimizer.param_groups[index] if index < len(self._optimizer.param_groups) else None
@@ -123,6 +124,7 @@ class _Loading:
         self, saved: Any, position: int, parameter: torch.Tensor, path: str, values: dict[str, Any]
     ) -> None:
         described, state = saved["parameters"][position], saved["state"][position]
+        self._gradients.append((parameter, bool(described.get("gradient"))))
         if list(parameter.shape) != described["shape"] and not tensors.is_lazy(parameter):
             self._walk.mismatched(path, described["shape"], list(parameter.shape))
         elif state is not None:
@@ -176,6 +178,8 @@ class _Loading:
         self._optimizer.state.clear()
         self._optimizer.state.update(self._state)
         self._optimizer.state.update(shared)
+        for parameter, held in self._gradients:
+            gradients.reset(parameter, held=held)
         if stepped:  # else torch warns that the scheduler stepped first
             self._optimizer._opt_called = True  # type: ignore[attr-defined]
 
@@ -209,7 +213,12 @@ def _group_names(group: dict[str, Any], names: dict[int, str]) -> list[str | Non
 
 def _describe_parameters(group: dict[str, Any], names: dict[int, str]) -> list[dict[str, Any]]:
     return [
-        {"name": name, "shape": [] if tensors.is_lazy(p) else list(p.shape), "device": p.device.type}
+        {
+            "name": name,
+            "shape": [] if tensors.is_lazy(p) else list(p.shape),
+            "device": p.device.type,
+            "gradient": gradients.is_held(p),
+        }
         for p, name in zip(group["params"], _group_names(group, names), strict=True)
     ]
 
