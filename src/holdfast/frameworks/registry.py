@@ -65,6 +65,28 @@ def builder(kind: str) -> Builder | None:
     return builders.get(kind)
 
 
+Importer = Callable[[Any, Any, str, LoadWalk], None]
+
+
+def is_imported(kind: str) -> bool:
+    """Whether a component is a ``state_dict`` from a framework's own file, of which nobody said what it is."""
+    return kind.endswith(".imported")
+
+
+def importer(kind: str, live_kind: str) -> Importer | None:
+    """What plans an imported ``state_dict`` into a live object of this kind.
+
+    A framework module may offer ``IMPORTERS``, a dict from the kind of live component to a
+    function of (live object, saved mapping, path, walk).
+    """
+    name = kind.partition(".")[0]
+    if name not in _MODULES:
+        return None
+    framework(name)
+    importers: dict[str, Importer] = getattr(sys.modules[_MODULES[name]], "IMPORTERS", {})
+    return importers.get(live_kind)
+
+
 def scalar(value: object, name: str) -> float:
     """A metric as a number; may synchronize a device.
 

@@ -132,6 +132,8 @@ class LoadPlan:
 
     def _component(self, saved: Component, like: object, path: str) -> Any:
         adapter = _adapter(like)
+        if registry.is_imported(saved.kind):
+            return self._imported(saved, adapter, like, path)
         if adapter is None and _has_own_state(like):
             self.mismatched(path, saved.kind, _describe(like))
         elif adapter is None:
@@ -144,6 +146,20 @@ class LoadPlan:
         else:
             replacement = self._guarded(lambda: adapter.plan(like, saved.state, path, self), saved.kind, path)
             return like if replacement is None else replacement
+        return like
+
+    def _imported(self, saved: Component, adapter: Any, like: object, path: str) -> Any:
+        """Plan a mapping from a framework's own file: the live object says how it is read."""
+        if adapter is None:
+            return self.value({k: _still_imported(saved.kind, v) for k, v in saved.state.items()}, like, path)
+        plan = registry.importer(saved.kind, adapter.kind)
+        if plan is not None:
+            self._guarded(lambda: plan(like, saved.state, path, self), saved.kind, path)
+            return like
+        if adapter.kind != "python.state_dict":
+            self.mismatched(path, saved.kind, adapter.kind)
+            return like
+        self._guarded(lambda: adapter.plan(like, saved.state, path, self), saved.kind, path)
         return like
 
     def _guarded(self, planning: Callable[[], Any], kind: str, path: str) -> Any:
@@ -213,6 +229,15 @@ class LoadPlan:
         """Run the planned actions; every tensor has been read, verified and committed."""
         for action in self.actions:
             action()
+
+
+def _still_imported(kind: str, value: object) -> object:
+    """What an imported mapping holds may belong to a live object as well."""
+    if isinstance(value, dict):
+        return Component(kind, value)
+    if isinstance(value, list):
+        return [_still_imported(kind, v) for v in value]
+    return tuple(_still_imported(kind, v) for v in value) if isinstance(value, tuple) else value
 
 
 def _refill_dict(live: dict[Any, Any], new: dict[Any, Any]) -> None:

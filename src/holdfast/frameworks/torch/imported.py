@@ -25,7 +25,15 @@ from holdfast.frameworks.torch.schedulers import SchedulerAdapter
 KIND = "torch.imported"
 _WRAPPERS = ("module.", "_orig_mod.")
 _EXTRA = "_extra_state"
-_LIKE_PARAMETER = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "square_avg", "exp_inf", "sum")
+_LIKE_PARAMETER = (
+    "exp_avg",
+    "exp_avg_sq",
+    "max_exp_avg_sq",
+    "momentum_buffer",
+    "square_avg",
+    "exp_inf",
+    "sum",
+)
 _BOUND = ("lr_lambdas", "_schedulers", "_scale_fn_custom", "_scale_fn_ref")
 
 
@@ -44,19 +52,13 @@ def plan_module(value: torch.nn.Module, saved: dict[str, Any], path: str, walk: 
         walk.unexpected(f"{path}/{key}")
     complete = {
         "tensors": tensors,
-        "tied": {name: leader for name, leader in ties.items() if leader in tensors},
+        "tied": ties,
         "transient": [],
         "requires_grad": [name for name, slot in slots.items() if modules._requires_grad(slot.tensor)],
         "training": {},
         "extra": {live_extra[k]: v for k, v in names.items() if k in live_extra},
     }
-    _say_ties_missing(complete["tied"], ties, path, walk)
     ModuleAdapter().plan(value, complete, path, walk)
-
-
-def _say_ties_missing(kept: dict[str, str], live: dict[str, str], path: str, walk: LoadWalk) -> None:
-    for name in sorted(live.keys() - kept.keys()):
-        walk.missing(f"{path}/{name}")
 
 
 def _unwrapped(saved: dict[str, Any], live: Any) -> dict[str, Any]:
@@ -85,7 +87,9 @@ def plan_optimizer(value: Optimizer, saved: dict[str, Any], path: str, walk: Loa
     OptimizerAdapter().plan(value, complete, path, walk)
 
 
-def _group(group: dict[str, Any], live: list[torch.Tensor], state: dict[Any, Any], path: str, walk: LoadWalk) -> Any:
+def _group(
+    group: dict[str, Any], live: list[torch.Tensor], state: dict[Any, Any], path: str, walk: LoadWalk
+) -> Any:
     described, states = [], []
     names = group.get("param_names") or [None] * len(group["params"])
     for position, (name, number) in enumerate(zip(names, group["params"], strict=True)):
