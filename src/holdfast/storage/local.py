@@ -84,7 +84,9 @@ class LocalStorage:
         """What the file system can do."""
         with self._probing:
             if self._features is None:
-                self._features = probe(self._root)
+                # In the staging folder: what a kill leaves of a probe is swept with the rest.
+                with told_plainly("probing", self.location), self._ready(_STAGING):
+                    self._features = probe(self._root / LOCK_FOLDER)
             return self._features
 
     # Writing.
