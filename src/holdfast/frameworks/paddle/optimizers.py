@@ -1,0 +1,200 @@
+"""Optimizers: accumulators, master weights, groups and learning rate, of every class of Paddle.
+
+Paddle keys accumulators by names from a counter that shifts as soon as a second model is
+built, and its own loading only warns of what is missing. Here they are keyed by the
+parameter's name in the state (else its place) and kind, compared, and placed exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import paddle
+from paddle.optimizer.lr import LRScheduler
+
+from holdfast.domain.tensors import TensorRef, TensorSpec
+from holdfast.frameworks.base import CaptureWalk, LoadWalk
+from holdfast.frameworks.paddle import hyperparameters, tensors
+from holdfast.frameworks.paddle.parameters import (
+    Accumulators,
+    Parameter,
+    is_optimizer,
+    option_groups,
+    parameters,
+)
+from holdfast.frameworks.paddle.schedulers import SchedulerAdapter
+from holdfast.frameworks.paddle.settings import dump, is_plain, undump
+
+
+class OptimizerAdapter:
+    """Restores into live accumulators, makes those that are missing, removes those too many."""
+
+    kind = "paddle.optimizer"
+
+    def capture(self, value: Any, path: str, walk: CaptureWalk) -> dict[str, Any]:
+        return {
+            "class": type(value).__name__,
+            "name": value._name,
+            "learning_rate": walk.value(value._learning_rate, f"{path}/learning_rate"),
+            "attributes": {
+                name: walk.value(item, f"{path}/{name}")
+                for name, item in hyperparameters.attributes(value).items()
+            },
+            "objects": hyperparameters.objects(value),
+            "groups": [hyperparameters.options(group) for group in option_groups(value)],
+            "parameters": [
+                [_capture_parameter(Accumulators(value), p, path, walk) for p in group]
+                for group in parameters(value, walk.state)
+            ],
+        }
+
+    def plan(self, value: Any, saved: Any, path: str, walk: LoadWalk) -> None:
+        if saved["class"] != type(value).__name__:
+            walk.mismatched(path, saved["class"], type(value).__name__)
+            return
+        pairs = _pair(saved["parameters"], parameters(value, walk.state), path, walk)
+        accumulators = Accumulators(value)
+        for old, parameter in pairs:
+            _plan_parameter(accumulators, parameter, old, path, walk)
+        walk.then(accumulators.settle)
+        _plan_learning_rate(value, saved["learning_rate"], path, walk)
+        _plan_attributes(value, saved["attributes"], path, walk)
+        walk.then(lambda: hyperparameters.restore(value, saved["objects"], saved["groups"]))
+        walk.then(lambda: _put_options(pairs))
+        walk.then(lambda: _put_gradients(pairs))
+
+    def given(self, value: Any) -> dict[str, Any]:
+        result = hyperparameters.given(value)
+        if not isinstance(value._learning_rate, LRScheduler):
+            result.setdefault("learning_rate", value._learning_rate)
+        for name, adapter, inner in self._inner(value):
+            result.update({f"{name}.{n}": v for n, v in adapter.given(inner).items()})
+        return result
+
+    def apply_given(self, value: Any, changes: dict[str, Any]) -> None:
+        if "learning_rate" in changes and not isinstance(value._learning_rate, LRScheduler):
+            value.set_lr(changes["learning_rate"])
+        hyperparameters.apply(value, changes)
+        for name, adapter, inner in self._inner(value):
+            mine = {n.removeprefix(f"{name}."): v for n, v in changes.items() if n.startswith(f"{name}.")}
+            adapter.apply_given(inner, mine)
+
+    def _inner(self, value: Any) -> Iterator[tuple[str, Any, Any]]:
+        if isinstance(value._learning_rate, LRScheduler):
+            yield "learning_rate", SchedulerAdapter(), value._learning_rate
+        for name, inner in hyperparameters.inner_optimizers(value).items():
+            yield name, self, inner
+
+
+def _capture_parameter(kept: Accumulators, parameter: Parameter, path: str, walk: CaptureWalk) -> Any:
+    tensor, where = parameter.tensor, f"{path}/{parameter.label}"
+    master = kept.master(tensor)
+    return {
+        "label": parameter.label,
+        "name": tensor.name,  # for export: Paddle's own files go by it
+        "spec": str(tensors.spec_of(tensor)),
+        "created": kept.created(tensor),
+        "accumulators": {k: walk.value(v, f"{where}/{k}") for k, v in sorted(kept.due(tensor).items())},
+        "master": None if master is None else walk.value(master, f"{where}/master"),
+        "gradient": tensor._grad_ivar() is not None,
+        "learning_rate": getattr(tensor, "optimize_attr", {}).get("learning_rate", 1.0),
+        "regularizer": dump(getattr(tensor, "regularizer", None)),
+    }
+
+
+def _pair(
+    saved: list[list[Any]], live: list[list[Parameter]], path: str, walk: LoadWalk
+) -> list[tuple[Any, Parameter]]:
+    """Saved and live parameters that belong together: by name where both have one, else by place."""
+    olds, news = [p for group in saved for p in group], [p for group in live for p in group]
+    if [len(group) for group in saved] != [len(group) for group in live] and len(olds) == len(news):
+        walk.mismatched(f"{path} groups", [len(g) for g in saved], [len(g) for g in live])
+    if not _named(p["label"] for p in olds) or not _named(p.label for p in news):
+        if len(olds) != len(news):
+            walk.mismatched(f"{path} parameters", len(olds), len(news))
+        return list(zip(olds, news, strict=False))
+    by_label = {p.label: p for p in news}
+    for old in olds:
+        if old["label"] not in by_label:
+            walk.unexpected(f"{path}/{old['label']}")
+    for label in by_label.keys() - {old["label"] for old in olds}:
+        walk.missing(f"{path}/{label}")
+    return [(old, by_label[old["label"]]) for old in olds if old["label"] in by_label]
+
+
+def _named(labels: Any) -> bool:
+    return not any(label.replace(".", "", 1).isdigit() for label in labels)
+
+
+def _plan_parameter(kept: Accumulators, parameter: Parameter, saved: Any, path: str, walk: LoadWalk) -> None:
+    tensor, where = parameter.tensor, f"{path}/{parameter.label}"
+    if saved["spec"] != str(tensors.spec_of(tensor)):
+        walk.mismatched(where, saved["spec"], tensors.spec_of(tensor))
+        return
+    live = kept.live(tensor)
+    new = {kind: _plan_tensor(ref, live.get(kind), walk) for kind, ref in saved["accumulators"].items()}
+    master = saved["master"]
+    if master is not None:
+        master = _plan_tensor(master, kept.master(tensor), walk)
+    walk.then(lambda: kept.place(tensor, new, master, created=saved["created"]))
+
+
+def _plan_tensor(ref: TensorRef, live: Any, walk: LoadWalk) -> Any:
+    """The live tensor where it fits, else a fresh one: an accumulator's form follows the checkpoint."""
+    spec: TensorSpec = walk.spec(ref)
+    if live is not None and tensors.spec_of(live) == spec:
+        walk.read(ref, tensors.target(live))
+        return live
+    new, target = tensors.new_tensor(spec, ref.device)
+    walk.read(ref, target)
+    return new
+
+
+def _plan_learning_rate(value: Any, saved: Any, path: str, walk: LoadWalk) -> None:
+    live = value._learning_rate
+    if isinstance(live, LRScheduler) or not isinstance(saved, int | float):
+        walk.value(saved, live, f"{path}/learning_rate")
+    else:
+        # also into the tensor that the kernels read, once there is one
+        walk.then(lambda: value.set_lr(saved))
+
+
+def _plan_attributes(value: Any, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
+    live = hyperparameters.attributes(value)
+    for name in live.keys() - saved.keys():
+        if not is_plain(live[name]):
+            walk.missing(f"{path}/{name}")
+    for name, old in saved.items():
+        if name not in vars(value):
+            walk.unexpected(f"{path}/{name}")
+        elif is_optimizer(live.get(name)):
+            walk.value(old, live[name], f"{path}/{name}")
+        elif name in live:
+            # fresh tensors, never filled in place: Paddle lets flags of several objects share one
+            walk.then(_setter(value, name, walk.value(old, None, f"{path}/{name}")))
+
+
+def _setter(value: Any, name: str, new: Any) -> Callable[[], None]:
+    return lambda: hyperparameters.set_attribute(value, name, new)
+
+
+def _put_options(pairs: list[tuple[Any, Parameter]]) -> None:
+    for saved, parameter in pairs:
+        tensor = parameter.tensor
+        if hasattr(tensor, "optimize_attr"):
+            tensor.optimize_attr["learning_rate"] = saved["learning_rate"]
+        if hasattr(tensor, "regularizer"):
+            tensor.regularizer = undump(saved["regularizer"], tensor.regularizer)
+
+
+def _put_gradients(pairs: list[tuple[Any, Parameter]]) -> None:
+    """Zeros where a gradient stood, none elsewhere.
+
+    ``clear_grad()`` leaves zeros behind, and a parameter with zeros is stepped (its moments
+    decay) in a batch that does not reach it, while one without a gradient is skipped.
+    """
+    for saved, parameter in pairs:
+        parameter.tensor.clear_gradient(saved["gradient"])
+        if saved["gradient"] and parameter.tensor._grad_ivar() is None:
+            parameter.tensor.grad = paddle.zeros_like(parameter.tensor)

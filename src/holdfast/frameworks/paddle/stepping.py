@@ -1,0 +1,74 @@
+"""When optimizers step: ``step()``, and ``minimize()`` which does not call it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from holdfast.frameworks.paddle import tensors
+from holdfast.frameworks.paddle.parameters import is_optimizer, option_groups
+
+_ENTRIES = ("step", "minimize", "_apply_optimize")
+"""Every way into an update; each may call the next."""
+
+
+def watch_steps(values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
+    """Call ``on_step`` after each update of the optimizers among ``values``; returns the undo."""
+    undos = [_watch(value, on_step) for value in values if is_optimizer(value)]
+
+    def undo() -> None:
+        for one in undos:
+            one()
+
+    return undo
+
+
+def has_gradients(values: Iterable[object]) -> bool:
+    """Whether any parameter of the optimizers among ``values`` holds a gradient.
+
+    Zeros count as none: ``clear_grad()`` leaves them behind by default.
+    """
+    return any(_has_gradient(t) for v in values if is_optimizer(v) for t in _tensors(v))
+
+
+def _tensors(optimizer: Any) -> list[Any]:
+    groups = [group["params"] for group in option_groups(optimizer)]
+    return [t for group in groups for t in group] if groups else list(optimizer._param_groups or [])
+
+
+def _has_gradient(tensor: Any) -> bool:
+    found = (tensor._grad_ivar(), getattr(tensor, "main_grad", None))
+    return any(g is not None and (g.is_selected_rows() or tensors.Source(g).read().any()) for g in found)
+
+
+def _watch(optimizer: Any, on_step: Callable[[], None]) -> Callable[[], None]:
+    depth = 0
+
+    def wrap(entry: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(entry)
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            nonlocal depth
+            depth += 1
+            try:
+                result = entry(*args, **kwargs)
+            finally:
+                depth -= 1
+            if depth == 0:  # one update, however many entries and groups it went through
+                on_step()
+            return result
+
+        return watched
+
+    before = {name: vars(optimizer).get(name) for name in _ENTRIES}
+    for name in _ENTRIES:
+        setattr(optimizer, name, wrap(getattr(optimizer, name)))
+    return lambda: _unwatch(optimizer, before)
+
+
+def _unwatch(optimizer: Any, before: dict[str, Any]) -> None:
+    for name, entry in before.items():
+        if entry is None:
+            delattr(optimizer, name)
+        else:
+            setattr(optimizer, name, entry)
