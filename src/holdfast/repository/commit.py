@@ -100,7 +100,7 @@ def commit(run: Run, draft: Draft, *, dedup: bool = True) -> Committed:
     """
     started = time.monotonic()
     details = encode_details(draft)
-    with run.repository.holding():
+    with run.repository.holding(saving=True):
         find = _Finder(run).find if dedup else _find_nothing
         writer = PackWriter(run.storage, run.repository.chunk_bytes, find)
         written = writer.write(draft.sources)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import fnmatch
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import msgspec
 
 from holdfast.domain.manifest import decode_manifest
 from holdfast.domain.names import validate_run
-from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, UsageError
+from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, StorageError, UsageError
 from holdfast.repository import layout, records
 from holdfast.repository.index import ChunkIndex
 from holdfast.repository.reading import ChunkReader
@@ -21,6 +22,7 @@ from holdfast.storage.base import Storage
 CHUNK_BYTES = 1024 * 1024
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4096, 64 * 1024 * 1024
 LOCK_WAIT_SECONDS = 60.0
+NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _INSIDE_RUN = ("attempts", "checkpoints")
 
 
@@ -121,19 +123,27 @@ class Repository:
         return result
 
     @contextmanager
-    def holding(self) -> Iterator[None]:
+    def holding(self, *, saving: bool = False) -> Iterator[None]:
         """Keep everything that is there in place while reading or saving.
 
         Raises
         ------
         BusyError
             A prune in another process did not end in time.
+        StorageError
+            The lock cannot be taken, and it is for ``saving``; who may only read goes on without.
         """
         if not self.storage.exclusive_locks:
             yield
             return
         lock = self.storage.lock(layout.REPOSITORY_LOCK, shared=True, wait_seconds=LOCK_WAIT_SECONDS)
-        with lock as held:
+        with ExitStack() as stack:
+            try:
+                held = stack.enter_context(lock)
+            except StorageError as error:
+                if saving or error.errno not in NOT_WRITABLE:
+                    raise
+                held = True
             if not held:
                 raise BusyError(
                     f"The repository {self.storage.location} is being pruned by another process.",

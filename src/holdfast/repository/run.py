@@ -295,7 +295,7 @@ class Run:
     def set_tag(self, name: str, checkpoint: CheckpointId) -> None:
         """Give a checkpoint a name, moving it if it is taken; tagged ones are kept for ever."""
         record = records.TagRecord(validate_tag(name), str(checkpoint))
-        with self.repository.holding():
+        with self.repository.holding(saving=True):
             if self.storage.stat(self.layout.checkpoint(checkpoint)) is None:
                 raise self._not_found(checkpoint.step)
             if str(checkpoint) in self.condemned():

@@ -50,7 +50,10 @@ class Folders:
 
     def exists(self) -> bool:
         """Whether the root itself is there."""
-        return self.root.is_dir()
+        try:
+            return self.root.is_dir()
+        except OSError:
+            return False  # what cannot be looked at is not known to be there
 
     def _entered(self, parent: int, name: str, path: tuple[str, ...], *, directory_sync: bool) -> int:
         try:

@@ -47,7 +47,6 @@ _STAGING = (LOCK_FOLDER,)
 # Without O_NONBLOCK a planted FIFO would hang the reader.
 _READ_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _UNPROVEN_SWEEP_SECONDS = 86_400.0
-_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 class LocalStorage:
@@ -287,15 +286,9 @@ class LocalStorage:
             yield self.exclusive_locks and self._locked(stack, name, shared=shared, wait_seconds=wait_seconds)
 
     def _locked(self, stack: ExitStack, name: str, *, shared: bool, wait_seconds: float) -> bool:
-        try:
-            with told_plainly(f"locking {name}", self.location), self._ready(_STAGING) as staging:
-                taking = kernel_lock(staging, lock_file_name(name), shared=shared, wait_seconds=wait_seconds)
-                return stack.enter_context(taking)
-        except StorageError as error:
-            # Who may only read cannot create the lock file, and must still be able to read.
-            if shared and error.errno in _NOT_WRITABLE:
-                return False
-            raise
+        with told_plainly(f"locking {name}", self.location), self._ready(_STAGING) as staging:
+            taking = kernel_lock(staging, lock_file_name(name), shared=shared, wait_seconds=wait_seconds)
+            return stack.enter_context(taking)
 
 
 def _watched(parts: Iterable[Buffer], raised: builtins.list[OSError]) -> Iterator[Buffer]:

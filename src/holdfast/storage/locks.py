@@ -90,8 +90,10 @@ def _release(descriptor: int) -> None:
     if descriptor in _held:
         _held.discard(descriptor)
         # Unlock, not only close: a child forked past Python may hold a copy of the descriptor.
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        with suppress(OSError):
+            os.close(descriptor)
 
 
 def _drop_in_child() -> None:
