@@ -187,6 +187,16 @@ def test_views_in_strides_of_their_own(cut, dtype, save):
         assert int(other.sum()) == int(expected.sum()), "the rest of the base stays"
 
 
+def test_a_buffer_is_the_same_memory_each_time():
+    for tensor in (paddle.zeros([2, 3]), paddle.zeros([2, 3]).T):
+        target = FRAMEWORK.target(tensor)
+        target.buffer()[:] = 0
+        target.buffer()[0] = 1
+        assert target.buffer()[0] == 1
+        target.commit()
+        assert tensor.numpy().any()
+
+
 def test_strided_views_are_really_views():
     base = paddle.arange(20, dtype="float32").reshape([4, 5])
     assert not base.T.is_contiguous()

@@ -7,7 +7,7 @@ from typing import Any
 import paddle
 import pytest
 
-from holdfast.errors import MismatchError
+from holdfast.errors import MismatchError, UnsupportedError
 from holdfast.frameworks import walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 
@@ -411,3 +411,65 @@ def test_parameters_that_a_batch_does_not_reach(to_zero, save):
     saved.into(fresh)
     steps(fresh, [0, 0])
     assert save(fresh).data == save(state).data
+
+
+def test_a_sparse_gradient_is_not_put_back_as_zeros(save):
+    def make() -> dict[str, Any]:
+        model = paddle.nn.Embedding(5, 2, sparse=True)
+        adam = opt.Adam(0.1, parameters=model.parameters(), lazy_mode=True)
+        return {"model": model, "optimizer": adam}
+
+    def steps(state: dict[str, Any], words: list[int]) -> None:
+        for word in words:
+            state["optimizer"].clear_grad()
+            state["model"](paddle.to_tensor([word])).sum().backward()
+            state["optimizer"].step()
+
+    state, again = make(), make()
+    steps(state, [0, 1])
+    saved = save(state)
+    steps(state, [2, 1])
+    saved.into(again)
+    steps(again, [2, 1])
+    assert save(again).data == save(state).data
+
+
+def test_learning_rates_given_by_param_attr(save):
+    def make(factor: float) -> dict[str, Any]:
+        attr = paddle.ParamAttr(learning_rate=factor)
+        model = paddle.nn.Linear(2, 2, weight_attr=attr)
+        return {"m": model, "o": opt.SGD(0.1, parameters=model.parameters())}
+
+    old, new = make(0.5), make(0.25)
+    assert walk.given(old)["o.parameters.0.learning_rate"] == 0.5
+    save(old).into(new)
+    assert new["m"].weight.optimize_attr["learning_rate"] == 0.5
+    walk.apply_given(new, {"o.parameters.0.learning_rate": 0.25})
+    assert new["m"].weight.optimize_attr["learning_rate"] == 0.25
+    assert new["m"].bias.optimize_attr["learning_rate"] == 1.0
+
+
+class Counting(paddle.optimizer.SGD):
+    """A user's own: counts its steps, keeps a tensor, holds what the test gives it."""
+
+    def __init__(self, parameters: Any, held: Any = None) -> None:
+        super().__init__(0.1, parameters=parameters)
+        self.steps, self.seen, self.held = 0, [paddle.zeros([2])], held
+
+
+def test_attributes_of_a_subclass(save):
+    weight = paddle.create_parameter([2], "float32")
+    old, new = Counting([weight]), Counting([weight])
+    old.steps, old.seen = 7, [paddle.ones([2]), 3]
+    save({"o": old}).into({"o": new})
+    assert new.steps == 7
+    assert new.seen[0].tolist() == [1, 1]
+    assert new.seen[1] == 3
+    with pytest.raises(UnsupportedError, match="held"):
+        save({"o": Counting([weight], held=object())})
+
+
+def test_optimizers_of_static_programs_are_refused():
+    lamb = paddle.incubate.DistributedFusedLamb.__new__(paddle.incubate.DistributedFusedLamb)
+    with pytest.raises(UnsupportedError, match="o is a DistributedFusedLamb"):
+        walk.capture({"o": lamb})

@@ -49,20 +49,31 @@ _TENSOR = paddle.Tensor
 
 
 def attributes(optimizer: Any) -> dict[str, Any]:
-    """Attributes that the next step may depend on: plain values, tensors, inner optimizers."""
+    """Attributes that the next step may depend on; code and Paddle's own objects are left out.
+
+    Objects of a subclass's own are left in, so that what cannot be kept is refused by name.
+    """
     return {
         name: item
         for name, item in vars(optimizer).items()
-        if name not in _ELSEWHERE and name not in _OBJECTS and _is_state(item) and not _is_derived(item)
+        if name not in _ELSEWHERE
+        and name not in _OBJECTS
+        and not _is_derived(item)
+        and (is_data(item) or is_optimizer(item) or not _is_code(item))
     }
 
 
-def _is_state(item: object) -> bool:
+def _is_code(item: object) -> bool:
+    return callable(item) or type(item).__module__.partition(".")[0] == "paddle"
+
+
+def is_data(item: object) -> bool:
+    """Whether an attribute is plain values and tensors, so that it can be made anew."""
     if isinstance(item, dict):
-        return all(is_plain(k) and _is_state(v) for k, v in item.items())
+        return all(is_plain(k) and is_data(v) for k, v in item.items())
     if isinstance(item, list | tuple):
-        return all(_is_state(v) for v in item)
-    return is_plain(item) or isinstance(item, _TENSOR) or is_optimizer(item)
+        return all(is_data(v) for v in item)
+    return is_plain(item) or isinstance(item, _TENSOR)
 
 
 def _is_derived(item: object) -> bool:
@@ -115,7 +126,15 @@ def given(optimizer: Any) -> dict[str, Any]:
         result[public] = dump(getattr(optimizer, name, None))
     for index, group in enumerate(option_groups(optimizer)):
         result.update({f"groups.{index}.{k}": v for k, v in options(group).items()})
-    return result
+    rates = {name: attr["learning_rate"] for name, attr in _rates(optimizer).items()}
+    return result | {name: rate for name, rate in rates.items() if rate != 1.0}
+
+
+def _rates(optimizer: Any) -> dict[str, dict[str, Any]]:
+    """Where ``ParamAttr`` put parameters' factors of the learning rate; groups have their own."""
+    tensors = [] if option_groups(optimizer) else optimizer._param_groups or []
+    attrs = {f"parameters.{i}.learning_rate": getattr(t, "optimize_attr", {}) for i, t in enumerate(tensors)}
+    return {name: attr for name, attr in attrs.items() if "learning_rate" in attr}
 
 
 def inner_optimizers(optimizer: Any) -> dict[str, Any]:
@@ -139,6 +158,9 @@ def apply(optimizer: Any, changes: dict[str, Any]) -> None:
             optimizer._default_dict[name] = undump(changes[name], optimizer._default_dict[name])
     for index, group in enumerate(option_groups(optimizer)):
         _apply_group(group, f"groups.{index}.", changes)
+    for name, attr in _rates(optimizer).items():
+        if name in changes:
+            attr["learning_rate"] = changes[name]
 
 
 def _apply_group(group: dict[str, Any], prefix: str, changes: dict[str, Any]) -> None:

@@ -14,17 +14,19 @@ import paddle
 from paddle.optimizer.lr import LRScheduler
 
 from holdfast.domain.tensors import TensorRef, TensorSpec
+from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import CaptureWalk, LoadWalk
 from holdfast.frameworks.paddle import hyperparameters, tensors
 from holdfast.frameworks.paddle.parameters import (
     Accumulators,
     Parameter,
-    is_optimizer,
     option_groups,
     parameters,
 )
 from holdfast.frameworks.paddle.schedulers import SchedulerAdapter
 from holdfast.frameworks.paddle.settings import dump, is_plain, undump
+
+_STATIC = frozenset({"DistributedFusedLamb", "RecomputeOptimizer"})
 
 
 class OptimizerAdapter:
@@ -33,6 +35,11 @@ class OptimizerAdapter:
     kind = "paddle.optimizer"
 
     def capture(self, value: Any, path: str, walk: CaptureWalk) -> dict[str, Any]:
+        if type(value).__name__ in _STATIC:
+            raise UnsupportedError(
+                f"{path} is a {type(value).__name__}, which keeps its state in a static program.",
+                do="Use an optimizer of paddle.optimizer.",
+            )
         return {
             "class": type(value).__name__,
             "name": value._name,
@@ -97,7 +104,7 @@ def _capture_parameter(kept: Accumulators, parameter: Parameter, path: str, walk
         "created": kept.created(tensor),
         "accumulators": {k: walk.value(v, f"{where}/{k}") for k, v in sorted(kept.due(tensor).items())},
         "master": None if master is None else walk.value(master, f"{where}/master"),
-        "gradient": tensor._grad_ivar() is not None,
+        "gradient": _has_dense_gradient(tensor),
         "learning_rate": getattr(tensor, "optimize_attr", {}).get("learning_rate", 1.0),
         "regularizer": dump(getattr(tensor, "regularizer", None)),
     }
@@ -168,11 +175,12 @@ def _plan_attributes(value: Any, saved: dict[str, Any], path: str, walk: LoadWal
     for name, old in saved.items():
         if name not in vars(value):
             walk.unexpected(f"{path}/{name}")
-        elif is_optimizer(live.get(name)):
-            walk.value(old, live[name], f"{path}/{name}")
         elif name in live:
             # fresh tensors, never filled in place: Paddle lets flags of several objects share one
-            walk.then(_setter(value, name, walk.value(old, None, f"{path}/{name}")))
+            like = None if hyperparameters.is_data(live[name]) else live[name]
+            new = walk.value(old, like, f"{path}/{name}")
+            if like is None or new is not like:
+                walk.then(_setter(value, name, new))
 
 
 def _setter(value: Any, name: str, new: Any) -> Callable[[], None]:
@@ -188,6 +196,11 @@ def _put_options(pairs: list[tuple[Any, Parameter]]) -> None:
             tensor.regularizer = undump(saved["regularizer"], tensor.regularizer)
 
 
+def _has_dense_gradient(tensor: Any) -> bool:
+    gradient = tensor._grad_ivar()  # a sparse one becomes none when it is cleared
+    return gradient is not None and not gradient.is_selected_rows()
+
+
 def _put_gradients(pairs: list[tuple[Any, Parameter]]) -> None:
     """Zeros where a gradient stood, none elsewhere.
 
@@ -196,5 +209,5 @@ def _put_gradients(pairs: list[tuple[Any, Parameter]]) -> None:
     """
     for saved, parameter in pairs:
         parameter.tensor.clear_gradient(saved["gradient"])
-        if saved["gradient"] and parameter.tensor._grad_ivar() is None:
+        if saved["gradient"] and not _has_dense_gradient(parameter.tensor):
             parameter.tensor.grad = paddle.zeros_like(parameter.tensor)

@@ -51,16 +51,14 @@ class Target:
     def buffer(self) -> npt.NDArray[np.uint8]:
         if on_host(self._tensor) and self._tensor.is_contiguous():
             return _memory(self._tensor.detach(), self.spec.size_bytes)
-        if on_host(self._tensor):
-            copy = np.empty(self.spec.size_bytes, np.uint8)
-            self._staged = copy
-            return copy
-        self._staged = empty(self.spec, paddle.CPUPlace())
+        if self._staged is None:
+            self._staged = empty(self.spec, paddle.CPUPlace())
         return _memory(self._staged, self.spec.size_bytes)
 
     def commit(self) -> None:
-        if isinstance(self._staged, np.ndarray):
-            _strided(self._tensor)[...] = _elements(self._staged, self._tensor)
+        if self._staged is not None and on_host(self._tensor):
+            staged = _memory(self._staged, self.spec.size_bytes)
+            _strided(self._tensor)[...] = _elements(staged, self._tensor)
         elif self._staged is not None:
             with paddle.no_grad():
                 self._tensor.set_value(self._staged)
