@@ -1,0 +1,190 @@
+"""``holdfast doctor``: whether this machine and this place will do."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from holdfast.cli import output, text
+from holdfast.cli.options import JsonOption, RepositoryOption, place_of
+
+if TYPE_CHECKING:
+    from holdfast.repository.repository import Repository
+    from holdfast.storage.base import Storage
+
+EXAMPLES = ("holdfast doctor", "holdfast doctor /mnt/scratch/checkpoints", "holdfast doctor --json")
+_PACKAGES = (
+    "torch",
+    "torchdata",
+    "paddlepaddle",
+    "paddlepaddle-gpu",
+    "numpy",
+    "safetensors",
+    "transformers",
+    "lightning",
+    "jax",
+)
+_LITTLE_BYTES = 1 << 30
+_SKEW_SECONDS = 5.0
+_EARLIEST_SECONDS = 1_735_689_600  # 2025: a clock before that was never set
+
+
+class Check(NamedTuple):
+    """One thing looked at: ``level`` is ok, note (slower, still safe) or problem."""
+
+    level: str
+    subject: str
+    finding: str
+
+
+def command(
+    place: Annotated[
+        str | None, typer.Argument(metavar="[PLACE]", help="Folder or URL; else the repository.")
+    ] = None,
+    repository: RepositoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Check this machine, the place where checkpoints go, and the repository if there is one.
+
+    What a file system lacks is replaced by a safe, slower way, and said here. Ends with 1 if
+    there is a problem.
+    """
+    where = place_of(place or repository)
+    checks = [*_machine(), *_place(where)]
+    problems = sum(c.level == "problem" for c in checks)
+    if json:
+        output.print_json({"place": where, "checks": [c._asdict() for c in checks], "problems": problems})
+    else:
+        marks = {"ok": "  ", "note": "- ", "problem": "! "}
+        for check in checks:
+            output.say(f"{marks[check.level]}{check.subject + ':':14} {check.finding}")
+        output.say("No problem found." if not problems else f"{text.several(problems, 'problem')} found (!).")
+    if problems:
+        raise typer.Exit(1)
+
+
+def _machine() -> Iterator[Check]:
+    import psutil
+
+    yield Check("ok", "holdfast", _version("holdfast") or "not installed as a package")
+    yield Check("ok", "Python", f"{platform.python_version()} on {platform.system()} {platform.release()}")
+    found = [f"{name} {v}" for name in _PACKAGES if (v := _version(name)) is not None]
+    yield Check("ok", "packages", ", ".join(found) or "no framework is installed")
+    memory = psutil.virtual_memory()
+    yield Check("ok", "memory", f"{text.size(memory.available)} of {text.size(memory.total)} available")
+    if time.time() < _EARLIEST_SECONDS:
+        yield Check("problem", "clock", f"It says {text.moment(time.time())}: set it; leases rely on it.")
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world not in ("", "1"):
+        yield Check("problem", "ranks", f"WORLD_SIZE is {world}; this version saves one process only.")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _place(where: str) -> Iterator[Check]:
+    from holdfast.errors import HoldfastError, NotFoundError
+    from holdfast.storage.urls import open_storage
+
+    try:
+        storage = open_storage(where)
+    except NotFoundError:
+        above = next(p for p in Path(where).expanduser().absolute().parents if p.is_dir())
+        yield Check("ok", "place", f"{where} is not there yet; looking at {above}.")
+        storage = open_storage(above)
+    except HoldfastError as error:
+        yield Check("problem", "place", str(error))
+        return
+    else:
+        yield Check("ok", "place", storage.location)
+    try:
+        yield from _features(storage)
+        yield from _room(storage)
+        yield from _clock(storage)
+    except HoldfastError as error:
+        yield Check("problem", "place", str(error))
+    if storage.location != str(Path(where).expanduser().absolute()):
+        return
+    yield from _contents(storage)
+
+
+def _features(storage: Storage) -> Iterator[Check]:
+    from holdfast.storage.local import LocalStorage
+    from holdfast.storage.probe import probe
+
+    if not isinstance(storage, LocalStorage):
+        return
+    features = probe(storage.location)
+    missing = features.missing()
+    yield Check("ok", "file system", f"{features.filesystem}, " + ("slower" if missing else "all it takes"))
+    for sentence in missing.values():
+        yield Check("note", "file system", sentence)
+
+
+def _room(storage: Storage) -> Iterator[Check]:
+    free_bytes = storage.free_bytes()
+    if free_bytes is not None:
+        level = "note" if free_bytes < _LITTLE_BYTES else "ok"
+        yield Check(level, "free space", text.size(free_bytes))
+
+
+def _clock(storage: Storage) -> Iterator[Check]:
+    skew_seconds = abs(storage.now_seconds() - time.time())
+    if skew_seconds > _SKEW_SECONDS:
+        apart = text.duration(skew_seconds)
+        yield Check("note", "clock", f"The storage's clock and this machine's are {apart} apart.")
+
+
+def _contents(storage: Storage) -> Iterator[Check]:
+    from holdfast.errors import HoldfastError, NotFoundError
+    from holdfast.repository.repository import Repository
+
+    try:
+        yield from _repository(Repository.open(storage))
+    except NotFoundError as error:
+        level = "problem" if "lost" in error.what else "ok"
+        yield Check(level, "repository", error.what if level == "ok" else str(error))
+    except HoldfastError as error:
+        yield Check("problem", "repository", str(error))
+
+
+def _repository(repository: Repository) -> Iterator[Check]:
+    from holdfast.cli.told import live_holders
+    from holdfast.repository.index import read_damage
+
+    runs = repository.runs()
+    live = sum(bool(live_holders(run)) for run in runs)
+    checkpoints = sum(len(run.checkpoints()) for run in runs)
+    counted = f"{text.several(len(runs), 'run')} ({live} live), {text.several(checkpoints, 'checkpoint')}"
+    yield Check("ok", "repository", counted)
+    for run in runs:
+        yield from _attempts(run)
+    damaged = len({record.pack for record in read_damage(repository.storage)})
+    if damaged:
+        packs = text.several(damaged, "pack")
+        yield Check("note", "repository", f"{packs} recorded as damaged in part: run 'holdfast verify'.")
+    rejected = sum(len(run.rejected()) for run in runs)
+    if rejected:
+        told = text.several(rejected, "checkpoint")
+        yield Check("note", "repository", f"{told} rejected as damaged: 'holdfast repair' may mend them.")
+
+
+def _attempts(run: Any) -> Iterator[Check]:
+    from holdfast.errors import DamagedError
+
+    try:
+        run.attempts()
+        run.tags(strict=True)
+    except DamagedError as error:
+        yield Check("problem", f"run {run.name}", str(error))

@@ -1,0 +1,32 @@
+"""``holdfast mv``: give a run another name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from holdfast.cli import output, text
+from holdfast.cli.claiming import claimed
+from holdfast.cli.options import RepositoryOption, RunArgument, open_repository
+
+EXAMPLES = ("holdfast mv digits digits-old", "holdfast mv lr3 sweep/lr3")
+
+
+def command(
+    run: RunArgument,
+    new: Annotated[str, typer.Argument(metavar="NEW", help="A name that is free.")],
+    repository: RepositoryOption = None,
+) -> None:
+    """Rename RUN. A live run is refused; killed half way, the same command finishes it.
+
+    No tensor is copied. Launch the training with the new name afterwards.
+    """
+    from holdfast.repository.moving import move
+
+    opened = open_repository(repository)
+    old, target = opened.run(run), opened.run(new)
+    with claimed(old), claimed(target):
+        moved = move(old, target)
+    again = ", finishing an earlier move" if moved.resumed else ""
+    output.note(f"{run} is now {new} ({text.several(moved.copied, 'file')} copied{again}).")

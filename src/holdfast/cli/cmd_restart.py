@@ -1,0 +1,58 @@
+"""``holdfast restart``: let the next launch begin elsewhere."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from holdfast.cli import output
+from holdfast.cli.claiming import claimed
+from holdfast.cli.options import (
+    AddressArgument,
+    RepositoryOption,
+    YesOption,
+    address,
+    find_run,
+    open_repository,
+)
+from holdfast.cli.told import RESTART_CAUSE
+
+if TYPE_CHECKING:
+    from holdfast.domain.names import CheckpointId
+    from holdfast.repository.run import Run
+
+EXAMPLES = ("holdfast restart digits", "holdfast restart digits@500", "holdfast restart digits@best --yes")
+
+
+def command(which: AddressArgument, repository: RepositoryOption = None, yes: YesOption = False) -> None:
+    """Let the next launch of RUN begin afresh, once; or, with @AT, go on from that checkpoint.
+
+    Nothing is removed: the checkpoints so far stay until a keep rule lets them go, and
+    'holdfast restart RUN@STEP' takes the run back to any of them.
+    """
+    run = find_run(open_repository(repository), which.partition("@")[0])
+    base = run.resolve(address(which).at) if "@" in which else None
+    where = f"from step {base.step}" if base is not None else "from scratch"
+    with claimed(run):
+        _check(run, base)
+        if not output.confirm(f"The next launch of {run.name} will start {where}. Go on?", yes=yes):
+            output.note("Nothing was changed.")
+            return
+        attempt = run.begin_attempt()
+        run.record_base(attempt, base)
+        run.record_end(attempt, f"{RESTART_CAUSE}{where}", base.step if base is not None else 0, done=False)
+    output.note(f"The next launch of {run.name} starts {where}.")
+
+
+def _check(run: Run, base: CheckpointId | None) -> None:
+    from holdfast.errors import UsageError
+
+    if base is None:
+        return
+    name = f"{run.name}@{base.step}"
+    if base.kind != "full":
+        raise UsageError(
+            f"{name} holds the model only, so no run can go on from it.", do="Choose a full one."
+        )
+    if str(base) in run.rejected():
+        raise UsageError(f"{name} is rejected as damaged.", do="Choose another: 'holdfast ls' shows which.")
+    run.manifest(base)

@@ -1,0 +1,122 @@
+"""``holdfast verify``: check every chunk."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli import output, text
+from holdfast.cli.options import JsonOption, MaybeAddress, RepositoryOption, find_wanted, open_repository
+
+if TYPE_CHECKING:
+    from holdfast.domain.names import CheckpointId
+    from holdfast.repository.repository import Repository
+    from holdfast.repository.run import Run
+    from holdfast.repository.verify import Verdict, Verifier
+
+EXAMPLES = (
+    "holdfast verify",
+    "holdfast verify digits@latest",
+    "holdfast verify 'sweep/*' --dry-run --json",
+)
+
+
+def command(
+    which: MaybeAddress = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only report; record no damage, reject nothing.")
+    ] = False,
+    repository: RepositoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Read every chunk, or those of RUN[@AT], and compare it with its digest.
+
+    Damage is named by checkpoint, tensor and pack. What two reads found wrong is recorded, so
+    that no run resumes from it; nothing is moved or deleted. Ends with 4 if anything is damaged.
+    """
+    opened = open_repository(repository)
+    wanted = find_wanted(opened, which)
+    verdicts, rejected, note = _check(opened, wanted, dry_run=dry_run)
+    damaged = [v for v in verdicts if not v.ok]
+    if json:
+        output.print_json(_told(opened, verdicts, rejected))
+    else:
+        _print(verdicts, rejected, dry_run=dry_run)
+    if note:
+        output.note(note)
+    if damaged:
+        raise typer.Exit(4)
+
+
+def _check(
+    repository: Repository, wanted: list[tuple[Run, CheckpointId]], *, dry_run: bool
+) -> tuple[list[Verdict], list[Verdict], str | None]:
+    from holdfast.errors import StorageError
+    from holdfast.repository.verify import Verifier
+
+    sizes = [_size_bytes(run, checkpoint) for run, checkpoint in wanted]
+    verdicts = []
+    with output.progress("Checking", sum(sizes)) as advance:
+        verifier: Verifier = Verifier(repository, advance)
+        for (run, checkpoint), size_bytes in zip(wanted, sizes, strict=True):
+            verdict = verifier.check(run, checkpoint)
+            if verdict is not None:
+                verdicts.append(verdict)
+                advance(size_bytes - verdict.checked_bytes)
+    if dry_run:
+        return verdicts, [], None
+    try:
+        return verdicts, verifier.record(verdicts), None
+    except StorageError as error:
+        return verdicts, [], f"The damage could not be recorded: {error.what}"
+
+
+def _size_bytes(run: Run, checkpoint: CheckpointId) -> int:
+    from holdfast.errors import HoldfastError
+
+    try:
+        return run.summary(checkpoint).size_bytes
+    except HoldfastError:
+        return 0
+
+
+def _told(repository: Repository, verdicts: list[Verdict], rejected: list[Verdict]) -> dict[str, Any]:
+    return {
+        "repository": repository.storage.location,
+        "checkpoints": [
+            {
+                "address": f"{v.run}@{v.id.step}",
+                "run": v.run,
+                "id": str(v.id),
+                "step": v.id.step,
+                "ok": v.ok,
+                "manifest": v.manifest,
+                "tensors": v.tensors,
+                "checked_bytes": v.checked_bytes,
+                "rejected_now": v in rejected,
+            }
+            for v in verdicts
+        ],
+        "damaged": sum(not v.ok for v in verdicts),
+        "checked_bytes": sum(v.checked_bytes for v in verdicts),
+    }
+
+
+def _print(verdicts: list[Verdict], rejected: list[Verdict], *, dry_run: bool) -> None:
+    damaged = [v for v in verdicts if not v.ok]
+    for verdict in damaged:
+        output.say(f"{verdict.run}@{verdict.id.step}: {'not checked' if verdict.newer else 'damaged'}")
+        lines = [verdict.manifest] if verdict.manifest else []
+        lines += [f"tensor {name}: {why}" for name, why in verdict.tensors.items()]
+        for line in lines:
+            output.say(f"  {line}")
+    whole = (
+        f"{text.several(len(verdicts), 'checkpoint')}, {text.size(sum(v.checked_bytes for v in verdicts))}"
+    )
+    if not damaged:
+        output.say(f"All intact: {whole}.")
+        return
+    fate = "nothing was recorded (--dry-run)" if dry_run else f"{len(rejected)} newly rejected"
+    output.say(f"{len(damaged)} of {whole} damaged; {fate}.")
+    output.say("'holdfast repair' says what can be mended.")
