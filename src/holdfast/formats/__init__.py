@@ -1,0 +1,1 @@
+"""Export and import: ``.pt``, ``.safetensors``, ``.pdparams`` with ``.pdopt``, Hugging Face folders."""

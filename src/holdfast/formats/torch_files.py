@@ -1,0 +1,74 @@
+"""PyTorch's own files: written plain, read only through its restricted loader."""
+
+from __future__ import annotations
+
+import datetime as dt
+import pickle
+import zipfile
+from pathlib import Path
+from typing import IO, Any
+
+from holdfast.errors import DamagedError, UnsupportedError
+from holdfast.formats.bounds import check_bounds
+
+
+def save_values(values: Any, file: IO[bytes]) -> None:
+    """Write values that ``torch.load(weights_only=True)`` reads."""
+    import torch
+
+    torch.save(_loadable(values), file)
+
+
+def _loadable(value: Any) -> Any:
+    """With equals in place of what the restricted loader refuses."""
+    import numpy as np
+
+    if isinstance(value, dict):
+        return {_loadable(key): _loadable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_loadable(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(_loadable(item) for item in value)
+    if isinstance(value, set | frozenset):
+        return {_loadable(item) for item in value}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, dt.timedelta):
+        return value.total_seconds()
+    return bytearray() if value == b"" and isinstance(value, bytes) else value
+
+
+def load_values(path: Path) -> Any:
+    """What a file of ``torch.save`` holds; large tensors stay on disk until they are read.
+
+    Raises
+    ------
+    UnsupportedError
+        It holds anything but tensors and plain values; nothing was run.
+    DamagedError
+        It is cut short, or no such file.
+    """
+    import torch
+
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        if "global" not in str(error).lower():
+            raise _broken(path, error) from error
+        raise UnsupportedError(
+            f"{path.name} holds Python objects that only running code could build; it was not run.",
+            do="Load it where you trust it, and save plain state dicts: torch.save(model.state_dict(), ...).",
+        ) from error
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
+        raise _broken(path, error) from error
+    check_bounds(values, path.name)
+    return values
+
+
+def _broken(path: Path, error: Exception) -> DamagedError:
+    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+    return DamagedError(
+        f"{path.name} is not a whole file of torch.save: {reason}.", do="Fetch or write it again."
+    )
