@@ -118,6 +118,8 @@ class Accumulators:
         return [tensor.name] if master is None else [tensor.name, master.name]
 
     def _waiting(self, tensor: Any) -> dict[str, Any]:
+        if not self._optimizer._accumulators_holder:
+            return {}
         owner = rf"{re.escape(tensor.name)}(?:{_MASTER_SUFFIX}_\d+)?"
         pattern = re.compile(rf"{owner}_{re.escape(self._prefix)}([A-Za-z]\w*)_\d+")
         found = {}
