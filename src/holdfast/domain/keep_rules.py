@@ -293,7 +293,7 @@ def _period(saved_seconds: float, period_seconds: float) -> float:
 
 
 def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
-    """Take the lowest step of every period; of several of that step the newest, perhaps thin already.
+    """Take the lowest step of every period; of several the highest epoch, then the newest (perhaps thin).
 
     By step, not by position: a thin one is committed long after the full one it stands for.
     """
@@ -301,8 +301,8 @@ def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set
     for position, kept in enumerate(checkpoints):
         number = period(kept)
         if number >= 1 and not kept.superseded:
-            first = result.setdefault(number, position)
-            if kept.step <= checkpoints[first].step:
+            first = checkpoints[result.setdefault(number, position)]
+            if (kept.step, -kept.epoch) <= (first.step, -first.epoch):
                 result[number] = position
     return set(result.values())
 
