@@ -52,7 +52,7 @@ bench: setup  ## Side-by-side benchmarks with the rivals; writes JSON and charts
 	@$(BIN)/python benchmarks/run.py
 
 soak: setup system  ## Thousands of random kills, for as long as you like
-	@$(BIN)/python -m tests.crash.soak
+	@PYTHONPATH=tests $(BIN)/python -m crash.soak
 
 clean:
 	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out

@@ -146,8 +146,8 @@ class _Removal:
         needed = needed_packs(self._repository)
         for pack_id in sorted(condemned & needed):
             self._pardon(pack_id)
-        looked_at = present if candidates is None else candidates | condemned
-        for pack_id in sorted(looked_at - needed):
+        looked_at = present if candidates is None else candidates
+        for pack_id in sorted((looked_at | condemned) - needed):
             self._pack(pack_id)
 
     def _learn_present(self) -> set[str]:

@@ -1,0 +1,86 @@
+"""SIGKILL at every system call of a save, of a save with retention, of a walk-back, and more."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tracing
+
+TESTS = Path(__file__).parents[1]
+pytestmark = pytest.mark.skipif(not tracing.SUPPORTED, reason="ptrace is driven on x86-64 Linux only")
+
+# Scenario, features, how many parts it is cut into, which of them run here (all in `make soak`), and
+# how many points each must have at least.
+EVERY = [
+    *(("save", "all", 1, part, 120) for part in range(1)),
+    *(("save-prune", "all", 6, part, 130) for part in range(6)),
+    *(("walk-back", "all", 4, part, 120) for part in range(4)),
+]
+SOME = [
+    ("save-threads", "all", 3, 0, 80),
+    ("attempt", "all", 2, 0, 100),
+    ("tag", "all", 2, 0, 80),
+    ("repair", "all", 4, 1, 60),
+    ("create", "all", 2, 0, 100),
+    ("thin", "all", 12, 5, 80),
+    *(("save", features, 3, 1, 40) for features in ("no-direct", "named", "no-links", "no-rename")),
+    *(("save", features, 3, 2, 40) for features in ("whole-sync", "no-locks")),
+    *(("save-prune", features, 25, 7, 30) for features in ("named", "no-rename", "whole-sync", "no-locks")),
+]
+
+
+def fast_folder(tmp_path: Path) -> Path:
+    """Death of a process loses nothing that the kernel has, so memory is as good as a disk."""
+    memory = Path("/dev/shm")
+    return memory if os.access(memory, os.W_OK) else tmp_path
+
+
+def run_program(name: str, tmp_path: Path, *arguments: str) -> dict[str, int]:
+    program = [sys.executable, str(TESTS / name), str(fast_folder(tmp_path)), *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result: dict[str, int] = json.loads(done.stdout)
+    return result
+
+
+def test_enough_points_are_tried() -> None:
+    assert sum(least for *_, least in EVERY + SOME) >= 2000
+
+
+@pytest.mark.parametrize(("scenario", "features", "parts", "part", "least"), EVERY + SOME)
+def test_a_kill_at_any_system_call_loses_nothing(
+    tmp_path: Path, scenario: str, features: str, parts: int, part: int, least: int
+) -> None:
+    result = run_program("crash_sweep.py", tmp_path, scenario, features, str(part), str(parts))
+    assert result["tried"] >= least
+
+
+FAILING = [
+    ("save", "all", "fsync,linkat,pwrite64,mkdirat,flock", 60),
+    ("save", "all", "openat,newfstatat", 120),
+    ("save", "named", "renameat,linkat,unlinkat,fsync", 50),
+    ("save", "no-links", "renameat,renameat2", 10),
+    ("save", "no-rename", "renameat", 10),
+    ("save", "whole-sync", "syncfs,linkat", 15),
+    ("save-threads", "all", "fsync,linkat", 80),
+    ("save-prune", "all", "unlinkat,getdents64", 60),
+    ("save-prune", "all", "fsync,linkat,mkdirat", 100),
+    ("tag", "all", "renameat,linkat,fsync,unlinkat", 40),
+    ("walk-back", "all", "fsync,linkat,preadv,pread64", 40),
+    ("create", "all", "fsync,linkat,mkdirat", 60),
+]
+
+
+@pytest.mark.parametrize(("scenario", "features", "calls", "least"), FAILING)
+def test_a_failing_system_call_is_an_error_and_nothing_more(
+    tmp_path: Path, scenario: str, features: str, calls: str, least: int
+) -> None:
+    result = run_program("crash_failing.py", tmp_path, scenario, features, calls)
+    assert result["tried"] >= least
+    assert result["failed"] >= result["tried"] / 3
