@@ -191,6 +191,8 @@ class Restorer:
                 self._emit(Warned(self._run.name, changes.warning))
         if self._given is None:
             return Resolution(), recorded
+        if not recorded:  # an import, or saved by hand: nothing to compare
+            return Resolution(), dict(self._given)
         differing = compare_given(recorded, self._given)
         resolution = decide_changes(differing, self._changed)  # type: ignore[arg-type]  # checked inside
         return resolution, {**self._given, **recorded} if self._changed == "keep" else dict(self._given)
