@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import output, text
 from holdfast.cli.options import AddressArgument, JsonOption, RepositoryOption, find_run, open_repository
 from holdfast.cli.options import address as parse_address
 
@@ -21,6 +21,7 @@ EXAMPLES = (
 def command(
     address: AddressArgument,
     path: Annotated[str, typer.Argument(metavar="FILE|FOLDER/", help="What to write; the suffix decides.")],
+    *,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", metavar="ENTRY", help="Only this entry; may be repeated.", show_default=False),
@@ -66,7 +67,7 @@ def command(
             }
         )
         return
-    written = f"{output.several(done.tensors, 'tensor')}, {output.size(done.size_bytes)}"
+    written = f"{text.several(done.tensors, 'tensor')}, {text.size(done.size_bytes)}"
     output.say(f"Wrote {run.name}@{checkpoint.step} to {' and '.join(done.paths)} ({written}).")
     if done.left_out:
         output.say(f"Left out, as the format has no place for it: {', '.join(done.left_out)}.")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from holdfast.cli import output
+from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, RepositoryOption, place_of
 
 EXAMPLES = (
@@ -20,6 +21,7 @@ EXAMPLES = (
 def command(
     path: Annotated[str, typer.Argument(metavar="FILE|FOLDER", help="What to read.")],
     run: Annotated[str, typer.Argument(metavar="RUN", help="The run to make.")],
+    *,
     step: Annotated[
         int | None,
         typer.Option("--step", min=0, help="Its step; else what the file tells, or 0.", show_default=False),
@@ -50,8 +52,6 @@ def command(
     Nothing in the file is ever executed: what only running code could build is refused.
     Creates the repository if there is none.
     """
-    from pathlib import Path
-
     from holdfast.formats.importing import Options, import_checkpoint
     from holdfast.repository.repository import Repository
     from holdfast.storage.urls import open_storage
@@ -76,15 +76,12 @@ def command(
             }
         )
         return
-    held = f"{output.several(done.tensors, 'tensor')}, {output.size(done.size_bytes)}"
+    held = f"{text.several(done.tensors, 'tensor')}, {text.size(done.size_bytes)}"
     output.say(f"Imported {source.name} as {run}@{done.checkpoint.step}: {', '.join(done.entries)} ({held}).")
     if done.left_out:
         output.say(f"Left out, as the file does not hold it whole: {', '.join(done.left_out)}.")
 
 
-def _size_bytes(path: object) -> int:
-    from pathlib import Path
-
-    path = Path(str(path))
+def _size_bytes(path: Path) -> int:
     files = list(path.iterdir()) if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -22,11 +22,15 @@ def command(
 
     No tensor is copied. Launch the training with the new name afterwards.
     """
+    from holdfast.errors import UsageError
     from holdfast.repository.moving import move
 
+    if run == new:
+        raise UsageError(f"The run is called {run} already.")
     opened = open_repository(repository)
     old, target = opened.run(run), opened.run(new)
-    with claimed(old), claimed(target):
+    first, second = sorted((old, target), key=lambda r: r.name)  # two moves cannot wait for each other
+    with claimed(first), claimed(second):
         moved = move(old, target)
     again = ", finishing an earlier move" if moved.resumed else ""
     output.note(f"{run} is now {new} ({text.several(moved.copied, 'file')} copied{again}).")

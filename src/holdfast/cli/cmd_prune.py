@@ -30,6 +30,7 @@ EXAMPLES = (
     "holdfast prune digits --keep 'last 3, best 2 val_loss min' --dry-run",
     "holdfast prune 'sweep/*' --keep 'last 1' --yes",
 )
+WAIT_SECONDS = 60.0
 
 
 def command(
@@ -96,8 +97,8 @@ def _apply(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, A
     removed = []
     for run, plan in plans:
         with claimed(run):
-            removed.append(pruning.apply(run, plan))
-    removed.append(retention.sweep(repository))
+            removed.append(pruning.apply(run, plan, wait_seconds=WAIT_SECONDS))
+    removed.append(retention.sweep(repository, wait_seconds=WAIT_SECONDS))
     if any(pruned.busy for pruned in removed):
         raise BusyError("Another process was saving or reading all the time.", do="Try again.")
     return _result(

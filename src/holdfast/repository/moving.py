@@ -56,8 +56,6 @@ def move(run: Run, target: Run) -> Moved:
     UsageError
         The new name is taken, or the old one was trained again after it had been moved.
     """
-    if run.name == target.name:
-        raise UsageError(f"The run is called {run.name} already.")
     with run.repository.holding():
         moved = records.read_or_none(run.storage, _moved_key(run), MovedRecord)
         resumed = moved is not None or _is_begun(run, target)

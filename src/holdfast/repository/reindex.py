@@ -1,0 +1,87 @@
+"""Chunks of a pack whose index is unreadable, found again by the digests that manifests name."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import blake3
+import msgspec
+
+from holdfast.domain.manifest import Manifest, chunk_sizes, split_digests
+from holdfast.domain.tensors import TensorSpec
+from holdfast.repository import layout
+from holdfast.repository.pack import MAGIC, PackBuilder
+from holdfast.storage.base import Storage
+
+if TYPE_CHECKING:
+    from holdfast.storage.base import Buffer
+
+
+class Found(msgspec.Struct, frozen=True):
+    """A chunk in a pack's bytes."""
+
+    digest: bytes
+    start: int
+    size: int
+
+
+def chunk_sizes_of(manifests: Iterable[Manifest]) -> dict[bytes, int]:
+    """Digest → size of every chunk that these manifests name."""
+    sizes: dict[bytes, int] = {}
+    for manifest in manifests:
+        for entry in manifest.tensors.values():
+            for shard in entry.shards:
+                spec = TensorSpec(entry.dtype, shard.sizes)
+                pieces = chunk_sizes(spec.size_bytes, manifest.chunk_bytes)
+                sizes.update(zip(split_digests(shard.chunks), pieces, strict=True))
+    return sizes
+
+
+def find_chunks(data: memoryview, known: Mapping[bytes, int]) -> list[Found]:
+    """Find known chunks in the bytes of a pack, where they lie one behind the other.
+
+    A stretch that holds none (damaged, or of a deleted checkpoint) is stepped over where it is
+    as long as some chunk.
+    """
+    sizes = sorted(set(known.values()))
+    found: list[Found] = []
+    at = len(MAGIC)
+    while at < len(data):
+        here = _chunk_at(data, at, sizes, known)
+        if here is None:
+            here = next((f for s in sizes if (f := _chunk_at(data, at + s, sizes, known)) is not None), None)
+        if here is None:
+            return found
+        found.append(here)
+        at = here.start + here.size
+    return found
+
+
+def _chunk_at(data: memoryview, at: int, sizes: list[int], known: Mapping[bytes, int]) -> Found | None:
+    """Hash forward once, comparing at each size that a chunk may have."""
+    hasher, done = blake3.blake3(), 0
+    for size in sizes:
+        if at + size > len(data):
+            return None
+        hasher.update(data[at + done : at + size])
+        done = size
+        digest = hasher.digest()
+        if known.get(digest) == size:
+            return Found(digest, at, size)
+    return None
+
+
+def write_pack(storage: Storage, data: memoryview, chunks: Collection[Found]) -> str:
+    """Write chunks found into a new pack; return its id."""
+    builder = PackBuilder(layout.new_pack_id())
+    storage.put(layout.pack(builder.pack_id), _parts(builder, data, chunks))
+    return builder.pack_id
+
+
+def _parts(builder: PackBuilder, data: memoryview, chunks: Collection[Found]) -> Iterator[Buffer]:
+    yield MAGIC
+    for chunk in chunks:
+        builder.add(chunk.digest, chunk.size)
+        yield data[chunk.start : chunk.start + chunk.size]
+    yield from builder.finish()

@@ -1,0 +1,238 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from holdfast.repository.layout import CONFIG
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+def pack_of(place, name, checkpoint):
+    (pack,) = place.run(name).hints(checkpoint)
+    return place.path / "packs" / pack[:2] / f"{pack}.pack"
+
+
+def test_verify_names_tensor_and_pack_and_rejects(place, digits, holdfast):
+    assert "All intact: 4 checkpoints" in holdfast("verify").out
+    pack = pack_of(place, "digits", digits[300])
+    flip(pack, 5000)
+    result = holdfast("verify", "--json")
+    assert result.code == 4
+    bad = [c for c in result.json["checkpoints"] if not c["ok"]]
+    assert [c["step"] for c in bad] == [300]
+    assert pack.stem in bad[0]["tensors"]["model/w"]
+    assert bad[0]["rejected_now"]
+    assert place.run("digits").rejected() == {str(digits[300])}
+    again = holdfast("verify", "digits@300")
+    assert again.code == 4
+    assert "model/w" in again.out
+
+
+def test_verify_dry_run_changes_nothing(place, digits, holdfast):
+    flip(pack_of(place, "digits", digits[300]), 5000)
+    before = sorted(p for p in place.path.rglob("*") if p.is_file())
+    assert holdfast("verify", "--dry-run").code == 4
+    assert sorted(p for p in place.path.rglob("*") if p.is_file()) == before
+
+
+def test_verify_does_not_reject_for_a_missing_pack(place, digits, holdfast):
+    pack_of(place, "digits", digits[300]).unlink()
+    result = holdfast("verify", "digits", "--json")
+    assert result.code == 4
+    assert result.json["damaged"] == 1
+    assert place.run("digits").rejected() == set()
+
+
+def test_verify_names_a_damaged_manifest(place, digits, holdfast):
+    flip(place.manifest_path("digits", digits[400]), -1)
+    result = holdfast("verify", "digits", "--json")
+    assert result.code == 4
+    assert "digest" in result.json["checkpoints"][-1]["manifest"]
+    assert place.run("digits").latest() == digits[300]
+
+
+@pytest.mark.parametrize("damage", ["lost", "flipped"])
+def test_repair_rebuilds_the_configuration(place, digits, holdfast, damage):
+    path = place.path / CONFIG
+    before = path.read_bytes()
+    path.unlink() if damage == "lost" else path.write_bytes(before[:-9])
+    assert holdfast("ls").code in (3, 4)
+    assert "repair" in holdfast("ls").err
+    assert holdfast("repair").code == 4
+    assert not path.exists() or path.read_bytes() != before
+    assert holdfast("repair", str(place.path), "--apply").code == 0
+    assert path.read_bytes() == before
+    assert "Nothing to mend" in holdfast("repair").out
+
+
+def test_repair_without_any_manifest_guesses_nothing(place, holdfast):
+    place.attempt("digits")
+    (place.path / CONFIG).unlink()
+    result = holdfast("repair", "--apply")
+    assert result.code == 4
+    assert "backup" in result.out
+    assert not (place.path / CONFIG).exists()
+
+
+def test_repair_rewrites_a_base_from_the_first_checkpoint(place, digits, holdfast):
+    attempt = digits[300].attempt
+    path = place.path / place.run("digits").layout.base(attempt)
+    before = path.read_bytes()
+    path.write_bytes(b"garbage")
+    assert "step 200" in holdfast("repair").out
+    assert path.read_bytes() == b"garbage"
+    assert holdfast("repair", "--apply").code == 0
+    assert path.read_bytes() == before
+    assert (place.path / "aside" / path.relative_to(place.path)).read_bytes() == b"garbage"
+    assert place.run("digits").latest() == digits[400]
+
+
+def test_repair_sets_the_base_of_an_empty_attempt_aside(place, digits, holdfast):
+    attempt = place.attempt("digits", digits[400])
+    (place.path / place.run("digits").layout.base(attempt)).write_bytes(b"")
+    assert holdfast("repair", "--apply").code == 0
+    assert place.run("digits").latest() == digits[400]
+
+
+def test_repair_sets_an_unreadable_tag_aside_so_that_pruning_works(place, digits, holdfast):
+    path = place.path / place.run("digits").layout.tag("paper")
+    path.write_bytes(b"{")
+    assert holdfast("prune", "digits", "--keep", "last 1", "--yes").code == 4
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("prune", "digits", "--keep", "last 1", "--yes").code == 0
+
+
+def test_repair_copies_chunks_out_of_a_pack_without_index(place, holdfast):
+    rng = np.random.default_rng(0)
+    attempt = place.attempt("digits")
+    arrays = {f"w{i}": rng.standard_normal(n).astype(np.float32) for i, n in enumerate((5000, 17, 900, 17))}
+    checkpoint = place.save("digits", attempt, 1, arrays)
+    pack = pack_of(place, "digits", checkpoint)
+    flip(pack, -1)
+    assert holdfast("verify").code == 4
+    assert place.run("digits").latest() is None
+    assert "intact" in holdfast("repair").out
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("verify").code == 0
+    assert place.run("digits").latest() == checkpoint
+    assert not pack.exists()
+
+
+def test_repair_finds_what_lies_behind_a_damaged_chunk(place, holdfast):
+    attempt = place.attempt("digits")
+    arrays = {f"w{i}": np.full(3000, i, np.float32) + np.arange(3000) for i in range(3)}
+    checkpoint = place.save("digits", attempt, 1, {k: v.astype(np.float32) for k, v in arrays.items()})
+    pack = pack_of(place, "digits", checkpoint)
+    flip(pack, -1)
+    flip(pack, 8 + 12_000 + 10)
+    holdfast("repair", "--apply")
+    result = holdfast("verify", "--json")
+    assert set(result.json["checkpoints"][0]["tensors"]) == {"model/w1"}
+
+
+def test_repair_withdraws_records_of_damage_that_is_gone(place, digits, holdfast):
+    pack = pack_of(place, "digits", digits[400])
+    sound = pack.read_bytes()
+    flip(pack, 5000)
+    assert holdfast("verify").code == 4
+    assert place.run("digits").latest() == digits[300]
+    pack.write_bytes(sound)
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("verify").code == 0
+    assert place.run("digits").latest() == digits[400]
+
+
+def test_repair_unblocks_pruning_after_a_manifest_was_lost_to_damage(place, digits, holdfast):
+    run = place.run("digits")
+    flip(place.manifest_path("digits", digits[300]), -1)
+    (place.path / run.layout.hint(digits[300])).unlink()
+    packs = place.packs()
+    assert holdfast("prune", "--yes").code == 4
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("prune", "--yes").code == 0
+    assert place.packs() == packs
+    assert holdfast("rm", "digits@300", "--yes").code == 0
+    assert len(place.packs()) == len(packs) - 1
+
+
+def test_rm_of_a_checkpoint_of_which_nothing_can_be_read(place, digits, holdfast):
+    run = place.run("digits")
+    flip(place.manifest_path("digits", digits[300]), -1)
+    (place.path / run.layout.hint(digits[300])).unlink()
+    assert holdfast("rm", "digits@300", "--yes").code == 0
+    assert {c.step for c in run.checkpoints()} == {100, 200, 400}
+    assert holdfast("verify").code == 0
+
+
+def test_salvage_writes_intact_tensors(place, holdfast, tmp_path):
+    attempt = place.attempt("digits")
+    rng = np.random.default_rng(0)
+    arrays = {
+        "w": rng.standard_normal((30, 40)),
+        "../evil": np.arange(9000),
+        "half": np.arange(8, dtype=np.uint16),
+    }
+    place.save("digits", attempt, 1, arrays, dtypes={"half": "bfloat16"}, values={"lr": 0.1})
+    (pack,) = place.packs()
+    flip(pack, 30 * 40 * 8 + 30_000)
+    folder = tmp_path / "rescued"
+    result = holdfast("repair", "digits@1", "--salvage", str(folder), "--json")
+    assert result.json["lost"].keys() == {"model/../evil"}
+    assert not folder.exists()
+    assert holdfast("repair", "digits@1", "--salvage", str(folder), "--apply").code == 0
+    index = json.loads((folder / "tensors.json").read_text())
+    np.testing.assert_array_equal(np.load(folder / index["tensors"]["model/w"]["file"]), arrays["w"])
+    assert index["tensors"]["model/half"]["dtype"] == "bfloat16"
+    assert index["lost"].keys() == {"model/../evil"}
+    assert index["values"]["state"]["lr"] == 0.1
+    assert sorted(p.name for p in folder.iterdir()) == ["000001.npy", "000003.npy", "tensors.json"]
+    assert holdfast("repair", "digits@1", "--salvage", str(folder), "--apply").code == 2
+
+
+def test_diff_measures_changed_tensors(place, holdfast):
+    attempt = place.attempt("digits")
+    base = np.array([3.0, 4.0, 0.0, 0.0], np.float32)
+    place.save(
+        "digits", attempt, 1, {"w": base, "same": base, "gone": base, "shape": base}, values={"lr": 0.1}
+    )
+    changed = base.copy()
+    changed[3] = 5.0
+    arrays = {"w": changed, "same": base, "new": base, "shape": base[:2]}
+    place.save("digits", attempt, 2, arrays, values={"lr": 0.2})
+    told = holdfast("diff", "digits@1", "digits@2", "--json").json
+    tensors = {t["name"]: t for t in told["tensors"]}
+    assert not told["equal"]
+    assert tensors["model/w"]["max_abs"] == 5.0
+    assert tensors["model/w"]["relative_l2"] == 1.0
+    assert tensors["model/w"]["bit_equal"] == 0.75
+    assert {n: t["status"] for n, t in tensors.items()} == {
+        "model/w": "changed",
+        "model/same": "equal",
+        "model/gone": "only a",
+        "model/new": "only b",
+        "model/shape": "reshaped",
+    }
+    assert told["state"] == [{"name": "lr", "a": 0.1, "b": 0.2}]
+    assert holdfast("diff", "digits@1", "digits@2", "--exit-code").code == 1
+    same = holdfast("diff", "digits@1", "digits@1", "--exit-code")
+    assert same.code == 0
+    assert "same state" in same.out
+
+
+def test_diff_tells_nan_and_negative_zero_by_their_bits(place, holdfast):
+    attempt = place.attempt("digits")
+    place.save("digits", attempt, 1, {"w": np.array([0.0, np.nan, 1.0])})
+    place.save("digits", attempt, 2, {"w": np.array([-0.0, np.nan, np.inf])})
+    (tensor,) = holdfast("diff", "digits@1", "digits@2", "--json").json["tensors"]
+    assert tensor["bit_equal"] == pytest.approx(1 / 3)
+    assert tensor["max_abs"] == 0.0
+    assert tensor["not_finite"] == 1
