@@ -1,14 +1,17 @@
 """Passes over torch loaders, cut at any batch, go on bit for bit."""
 
+import gc
 import multiprocessing
-import os
 import random
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
+import psutil
 import pytest
 import torch
 from torch.utils.data import (
@@ -26,15 +29,16 @@ from torch.utils.data import (
 )
 from torchdata.stateful_dataloader import StatefulDataLoader
 
-from holdfast.domain import tree
+from cut_passes import Cuts, Make, through_bytes
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks import rng
 from holdfast.training.position import BatchPass
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:'set_vital' is deprecated", "ignore:This DataLoader will create 3 worker processes"
+)
 SAMPLES = 14
-Make = Callable[[], Any]
 
 
 def noise() -> list[float]:
@@ -75,86 +79,13 @@ def frozen(batch: Any) -> bytes:
     return bytes(batch.numpy().tobytes()) if isinstance(batch, torch.Tensor) else repr(batch).encode()
 
 
-def through_bytes(value: Any) -> Any:
-    data = msgspec.msgpack.encode(tree.encode(value))
-    return tree.decode(msgspec.msgpack.decode(data))
-
-
-class Point:
-    """A safe point of an uninterrupted run: the position saved there, and what followed."""
-
-    def __init__(self, number: int, current: BatchPass, trace: list[Any]) -> None:
-        self.number = number
-        self.exhausted = current.exhausted
-        self.saved = through_bytes(current.state())
-        self.rng = through_bytes(rng.capture_rng())
-        self.at = len(trace)
-
-
 def begin(seed: int) -> None:
     torch.manual_seed(seed)
     np.random.seed(seed)
     random.seed(seed)
 
 
-def turns(current: BatchPass, trace: list[Any]) -> Iterator[None]:
-    for batch in current:
-        trace.append((frozen(batch), noise()))  # the training step draws too
-        yield
-
-
-def uninterrupted(
-    make: Make, passes: int, before: Callable[[Any, int], None]
-) -> tuple[list[Any], list[Point]]:
-    begin(1)
-    loader, trace, points = make(), [], []
-    for number in range(passes):
-        before(loader, number)
-        current = BatchPass(loader, seed=5, number=number)
-        iter(current)
-        points.append(Point(number, current, trace))
-        for _ in turns(current, trace):
-            points.append(Point(number, current, trace))
-        points.append(Point(number, current, trace))
-        trace.append(("end", noise()))
-    return trace, points
-
-
-def resumed(make: Make, passes: int, before: Callable[[Any, int], None], point: Point) -> list[Any]:
-    begin(99)  # a new process: nothing may depend on what its generators were
-    loader, trace = make(), []
-    rng.restore_rng(point.rng)
-    number, saved = point.number, point.saved
-    if point.exhausted:
-        trace.append(("end", noise()))
-        number += 1
-    for later in range(number, passes):
-        before(loader, later)
-        mine = saved is not None and not point.exhausted
-        current = BatchPass(loader, seed=5, number=later, saved=saved, resume_rng=point.rng if mine else None)
-        for _ in turns(current, trace):
-            pass
-        assert current.inexact is None
-        trace.append(("end", noise()))
-        saved = None
-    return trace
-
-
-def leave_alone(loader: Any, number: int) -> None:
-    pass
-
-
-def check(
-    make: Make, passes: int = 3, before: Callable[[Any, int], None] = leave_alone, cuts: int = 0
-) -> None:
-    """Cut at every safe point, or at ``cuts`` of them, and compare what follows."""
-    trace, points = uninterrupted(make, passes, before)
-    assert uninterrupted(make, passes, before)[0] == trace
-    assert len({repr(t) for t in trace}) == len(trace)
-    if cuts:
-        points = [points[round(i * (len(points) - 1) / (cuts - 1))] for i in range(cuts)]
-    for point in points:
-        assert resumed(make, passes, before, point) == trace[point.at :], (point.number, point.at)
+check = Cuts(begin, noise, frozen)
 
 
 class GlobalDraws(Sampler):
@@ -321,3 +252,218 @@ WORKERS: dict[str, Make] = {
 @pytest.mark.parametrize("name", WORKERS)
 def test_cut_with_workers(name: str) -> None:
     check(WORKERS[name], passes=2, cuts=6)
+
+
+class Lines(IterableDataset):
+    """Keeps its place; worker 0 has few samples, so it ends early."""
+
+    def __init__(self, few: int = 3) -> None:
+        self.few = few
+        self.place = 0
+        self.turn = 0
+
+    def mine(self) -> range:
+        info = get_worker_info()
+        if info is None:
+            return range(SAMPLES)
+        assert info.dataset is self
+        if info.num_workers == 1:
+            return range(SAMPLES)
+        return (
+            range(self.few) if info.id == 0 else range(self.few, SAMPLES)[info.id - 1 :: info.num_workers - 1]
+        )
+
+    def __iter__(self) -> Iterator[Any]:
+        mine = self.mine()
+        while self.place < len(mine):
+            self.place += 1
+            yield torch.tensor([float(mine[self.place - 1]), self.turn, *noise()], dtype=torch.float64)
+        self.place = 0
+        self.turn += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"place": self.place, "turn": torch.tensor(self.turn)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.place, self.turn = state["place"], int(state["turn"])
+
+
+def label(batch: torch.Tensor) -> float:
+    return float(batch[0, 0])
+
+
+def labels(batch: torch.Tensor) -> list[int]:
+    return [int(row[0]) for row in batch]
+
+
+class Plain(Noisy):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.full((2,), float(index))
+
+
+class Forgetful(IterableDataset):
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(SAMPLES))
+
+
+STREAMS: dict[str, Make] = {
+    "here": lambda: DataLoader(Lines(), batch_size=4),
+    "drop last": lambda: DataLoader(Lines(), batch_size=4, drop_last=True),
+    "no batches": lambda: DataLoader(Lines(), batch_size=None),
+}
+STREAM_WORKERS: dict[str, Make] = {
+    "first ends early": lambda: DataLoader(Lines(), batch_size=2, num_workers=2),
+    "first is empty": lambda: DataLoader(Lines(0), batch_size=2, num_workers=2),
+    "three workers": lambda: DataLoader(Lines(), batch_size=2, num_workers=3, drop_last=True),
+    "persistent": lambda: DataLoader(Lines(), batch_size=2, num_workers=2, persistent_workers=True),
+    "no batches": lambda: DataLoader(Lines(9), batch_size=None, num_workers=2),
+}
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_cut_stream_anywhere(name: str) -> None:
+    check(STREAMS[name])
+
+
+@pytest.mark.parametrize("name", STREAM_WORKERS)
+def test_cut_stream_with_workers(name: str) -> None:
+    check(STREAM_WORKERS[name], passes=2, cuts=6)
+
+
+def test_stream_without_state_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match=r"Forgetful cannot be kept.*Give it both, or use a map-style"):
+        BatchPass(DataLoader(Forgetful(), batch_size=2), seed=1, number=0)
+
+
+def test_stream_with_other_workers_is_refused() -> None:
+    saved = BatchPass(DataLoader(Lines(), batch_size=2), seed=1, number=0).state()
+    other = BatchPass(DataLoader(Lines(), batch_size=2, num_workers=1), seed=1, number=0, saved=saved)
+    with pytest.raises(UnsupportedError, match="Set num_workers=0 again"):
+        next(other)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_sample_is_loaded_to_be_thrown_away(workers: int, tmp_path: Path) -> None:
+    def make(name: str) -> Any:
+        return DataLoader(Noisy(log=tmp_path / name), batch_size=2, shuffle=True, num_workers=workers)
+
+    begin(1)
+    first = BatchPass(make("first"), seed=1, number=0)
+    whole = [frozen(next(first)) for _ in range(5)]
+    saved = through_bytes(first.state())
+    first.close()
+    second = BatchPass(make("second"), seed=1, number=0, saved=saved)
+    assert second.delivered == 5
+    assert second.samples == 10
+    assert second.remaining() == 2
+    rest = [frozen(batch) for batch in second]
+    assert second.exhausted
+    assert len(whole + rest) == 7
+    assert len((tmp_path / "second").read_text().split()) == SAMPLES - 10
+
+
+def test_content_does_not_depend_on_the_number_of_workers() -> None:
+    def content(workers: int) -> list[bytes]:
+        begin(1)
+        loader = DataLoader(Noisy(), batch_size=2, shuffle=True, num_workers=workers)
+        return [frozen(batch) for batch in BatchPass(loader, seed=1, number=0)]
+
+    assert content(1) == content(3)
+
+
+def shift(worker: int) -> None:
+    info = get_worker_info()
+    assert type(info.dataset) is Noisy
+    assert info.id == worker
+    info.dataset.offset = 1000
+
+
+def test_worker_init_fn_reaches_the_dataset() -> None:
+    loader = DataLoader(Noisy(), batch_size=2, num_workers=1, worker_init_fn=shift)
+    assert min(float(label(batch)) for batch in BatchPass(loader, seed=1, number=0)) >= 1000
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_changed_batch_size_goes_on_at_the_next_sample(workers: int) -> None:
+    def make(size: int) -> Any:
+        return DataLoader(Noisy(), batch_size=size, shuffle=True, num_workers=workers)
+
+    begin(1)
+    first = BatchPass(make(4), seed=1, number=0)
+    seen = [s for _, batch in zip(range(1), first, strict=False) for s in labels(batch)]
+    second = BatchPass(make(3), seed=1, number=0, saved=through_bytes(first.state()))
+    sizes = []
+    for batch in second:
+        seen += labels(batch)
+        sizes.append(len(labels(batch)))
+        if len(sizes) == 1:
+            third = BatchPass(make(3), seed=1, number=0, saved=through_bytes(second.state()))
+            assert third.samples == 4 + 2
+    assert sorted(seen) == list(range(SAMPLES))
+    assert sizes == [2, 3, 3, 2]
+    assert second.inexact == "batch_size was 4, now 3"
+    assert second.samples == SAMPLES
+
+
+def test_other_samples_are_noticed() -> None:
+    first = BatchPass(DataLoader(Noisy(), batch_sampler=[[1, 2], [3, 4]]), seed=1, number=0)
+    next(first)
+    second = BatchPass(
+        DataLoader(Noisy(), batch_sampler=[[5, 2], [3, 4]]), seed=1, number=0, saved=first.state()
+    )
+    assert labels(next(second)) == [3, 4]
+    assert second.inexact == "the sampler gives other samples than it did before"
+
+
+@pytest.mark.parametrize("persistent", [False, True])
+def test_pass_left_in_the_middle_then_a_new_one(persistent: bool) -> None:
+    def contents(left: int) -> list[bytes]:
+        begin(1)
+        loader = DataLoader(Noisy(), batch_size=2, num_workers=2, persistent_workers=persistent)
+        first = BatchPass(loader, seed=1, number=0)
+        for _ in range(left):
+            next(first)
+        first.close()
+        return [frozen(batch) for batch in BatchPass(loader, seed=1, number=1)]
+
+    assert contents(2) == contents(3)
+    gc.collect()
+    assert multiprocessing.active_children() == []
+
+
+def test_same_batches_as_the_plain_loader() -> None:
+    for options in ({"batch_size": 4}, {"batch_size": None}):
+        loader = DataLoader(Plain(), **options)
+        settings = {k: v for k, v in vars(loader).items() if not k.startswith("__")}
+        assert [frozen(b) for b in BatchPass(loader, seed=1, number=0)] == [frozen(b) for b in loader]
+        assert all(vars(loader)[k] is v for k, v in settings.items())
+
+
+KILLED = """
+import sys, os, time
+import torch
+from torch.utils.data import DataLoader
+from holdfast.training.position import BatchPass
+loader = DataLoader([1.0] * 100, batch_size=2, num_workers=2)
+data = BatchPass(loader, seed=1, number=0)
+next(data)
+import psutil
+print(*[child.pid for child in psutil.Process().children()], flush=True)
+time.sleep(60)
+"""
+
+
+def test_workers_die_with_a_killed_trainer() -> None:
+    trainer = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", KILLED], stdout=subprocess.PIPE, text=True
+    )
+    assert trainer.stdout is not None
+    workers = [int(pid) for pid in trainer.stdout.readline().split()]
+    assert len(workers) >= 2
+    trainer.kill()
+    trainer.wait()
+    trainer.stdout.close()
+    deadline = time.monotonic() + 3
+    while alive := [pid for pid in workers if psutil.pid_exists(pid)]:
+        assert time.monotonic() < deadline, alive
+        time.sleep(0.02)

@@ -7,7 +7,7 @@ run was cut. Everything here is pickled into workers started by ``spawn``.
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import os
 import random
 import signal
@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 
 from holdfast.frameworks import held
 
+# opened here, not in the worker: the loader's lock may be held at the moment of a fork
+_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 Seeder = Callable[[int], None]
 """Seeds a framework's global generators of this process from 63 bits."""
 
@@ -121,13 +123,10 @@ class WorkerStart:
 
 def _die_with_parent(trainer: int) -> None:
     """Have the kernel kill this process when its parent dies, where it can (Linux)."""
-    if not sys.platform.startswith("linux"):
+    if _LIBC is None:
         return
-    import ctypes
-
     pr_set_pdeathsig = 1
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    _LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
     if os.getppid() == 1 and trainer != 1:  # it died before we asked
         os._exit(1)
 

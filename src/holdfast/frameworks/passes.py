@@ -55,6 +55,7 @@ class Draws:
     ) -> None:
         self.delivered = 0
         self.samples = 0
+        self.cut = False
         self.last: _Drawn | None = None
         self.after: bytes | None = None
         self.wrap: Wrap = lambda batch, mark: batch
@@ -98,7 +99,7 @@ class Draws:
             if self.samples + drawn.samples > samples:  # the batch size was changed: keep the tail
                 cut = samples - self.samples
                 self._ahead = _Drawn(list(drawn.indices)[cut:], drawn.samples - cut, drawn.sampler)
-                self.samples = samples
+                self.samples, self.cut = samples, True
                 return True
             self._count(drawn)
         return True
@@ -260,7 +261,7 @@ class MapLoader(ABC):
     def batches(self) -> int | None:
         try:
             return len(self._sampler)
-        except (TypeError, NotImplementedError):
+        except (TypeError, NotImplementedError, AttributeError):  # Paddle's weighted one, given a list
             return None
 
     def facts(self) -> dict[str, Any]:
@@ -331,8 +332,8 @@ class MapLoader(ABC):
             draws.jump(saved["delivered"], saved["samples"], saved["sampler"]["after"])
             return None
         whole = draws.skip(saved["samples"])
-        same = draws.delivered != saved["delivered"] or draws.check() == saved["check"]
-        return None if whole and same else "the sampler gives other samples than it did before"
+        same = draws.delivered == saved["delivered"] and draws.check() == saved["check"]
+        return None if (whole and same) or draws.cut else "the sampler gives other samples than it did before"
 
 
 def keeps_state(value: Any) -> bool:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks import packed
@@ -18,6 +20,7 @@ from holdfast.frameworks.marked import Mark, Seeder, Seeding
 from holdfast.frameworks.passes import keeps_state
 
 _PLACEHOLDER = object()
+_FRESH = [0, None, False, False]
 _turn: Mark | None = None  # in a worker: the batch just begun, until its first sample
 
 
@@ -50,14 +53,28 @@ class Turns:
         return self._turn
 
 
-class Start:
-    """How one worker begins: its dataset's state and count of batches, and whether it waits a turn."""
+class Start(NamedTuple):
+    """How one worker begins.
 
-    def __init__(self, state: bytes | None, count: int, *, waits: bool = False, drains: bool = False) -> None:
-        self.state = state
-        self.count = count
-        self.waits = waits
-        self.drains = drains  # an earlier pass, already delivered whole
+    Attributes
+    ----------
+    state : object
+        Of its dataset; None for what it is now.
+    delivered : int
+        Batches of this pass, by this worker.
+    waits : bool
+        It gives a placeholder first, as its turn comes later.
+    ended : bool
+        It has delivered all of this pass.
+    drains : bool
+        It has delivered all of an earlier pass, but not come to its end.
+    """
+
+    state: Any
+    delivered: int
+    waits: bool = False
+    ended: bool = False
+    drains: bool = False
 
 
 class Stream:
@@ -97,6 +114,8 @@ class Stream:
         if self._starts:
             start, self._starts = self._starts[self.identity()], []
             yield from self._begin(start)
+            if start.ended:
+                return
         self._seed()  # the dataset's own iter() may draw
         samples = iter(self.dataset)
         while True:
@@ -109,11 +128,11 @@ class Stream:
 
     def _begin(self, start: Start) -> Iterator[Any]:
         if start.state is not None:
-            self.dataset.load_state_dict(packed.unpack(start.state))
+            self.dataset.load_state_dict(start.state)
         if start.drains:
             for _ in self.dataset:
                 pass
-        self.count = start.count
+        self.count = start.delivered
         if start.waits:
             yield from [_PLACEHOLDER] * self._size
 
@@ -136,7 +155,7 @@ class Carrying:
         stream = self._stream
         worker = stream.identity()
         if samples[0] is _PLACEHOLDER:
-            return ["placeholder", worker, 0, 0, b""]
+            return [np.zeros(1), worker, 0, 0, b""]  # Paddle's reader wants an array in every batch
         stream.count += 1
         batch = self._collate(samples)
         state = packed.pack(stream.dataset.state_dict(), "the dataset's state")
@@ -160,12 +179,16 @@ class StreamPass:
         self.inexact: str | None = None
         self.delivered = saved["delivered"] if saved else 0
         self.samples = saved["samples"] if saved else 0
-        self._positions: dict[int, list[Any]] = dict(saved["positions"]) if saved else {}
+        self.positions: dict[int, list[Any]] = {}  # by worker: [batches, state, ended, of an earlier pass]
         self._last: int | None = saved["last"] if saved else None
         self._finished = bool(saved and saved["finished"])
         self._loader = loader
         self._number = number
         self._batches: Iterator[Any] | None = None
+
+    def is_over(self) -> bool:
+        """Whether nothing follows: it came to its end, or one process has given its last batch."""
+        return self._finished or (self._loader.workers == 0 and any(p[2] for p in self.positions.values()))
 
     def open(self, batches: Iterator[Any]) -> None:
         """Begin to take batches from here."""
@@ -184,10 +207,12 @@ class StreamPass:
                 break
             if samples:
                 self._last = worker
-                self._positions[worker] = [count, state]
+                # a short batch: the dataset came to its end while it was gathered
+                self.positions[worker] = [count, state, samples < self._loader.size, False]
                 self.delivered += 1
                 self.samples += samples
                 return batch
+        self._finished = self._finished or self.is_over()
         raise StopIteration
 
     def state(self) -> dict[str, Any]:
@@ -198,14 +223,14 @@ class StreamPass:
             "samples": self.samples,
             "finished": self._finished,
             "last": self._last,
-            "positions": self._positions or None,
+            "positions": self.positions or None,
             **self._loader.own_state(),
         }
 
     def close(self) -> None:
         if self._batches is not None:
             self._batches = None
-            self._loader.finished(exhausted=self._finished)
+            self._loader.finished(self.positions if self._finished else None)
 
 
 class StreamLoader(ABC):
@@ -231,9 +256,10 @@ class StreamLoader(ABC):
                 do="Give it both, or use a map-style dataset.",
             )
         self._dataset = dataset
-        self._size = size
-        self._workers = workers
+        self.size = size
+        self.workers = workers
         self._keeps_workers = keeps_workers
+        self._kept: dict[int, list[Any]] = {}
         self._data = None if workers else Held(dataset, attributes=False)
 
     @abstractmethod
@@ -243,48 +269,60 @@ class StreamLoader(ABC):
     @abstractmethod
     def batches(self) -> int | None: ...
 
-    def finished(self, *, exhausted: bool) -> None:  # noqa: B027 - most have nothing to do
-        """The pass is over, or was given up."""
+    def finished(self, positions: dict[int, list[Any]] | None) -> None:
+        """The pass is over, or was given up (None)."""
+        self._kept = self._earlier(positions) if positions is not None else {}
 
     def facts(self) -> dict[str, Any]:
-        return {"batch_size": self._size, "num_workers": self._workers}
+        return {"batch_size": self.size, "num_workers": self.workers}
 
     def own_state(self) -> dict[str, Any]:
         """State of a dataset that this process iterates."""
         if self._data is None:
-            return {"dataset": None, "data": {}, "workers": self._workers}
+            return {"dataset": None, "data": {}, "workers": self.workers}
         state = packed.pack(self._dataset.state_dict(), "the dataset's state")
         return {"dataset": state, "data": self._data.state(), "workers": 0}
 
     def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> StreamPass:
-        if saved is not None and saved["workers"] != self._workers:
+        if saved is not None and saved["workers"] != self.workers:
             raise UnsupportedError(
                 f"The data position was kept by {saved['workers']} data workers, each with a part of the "
-                f"iterable dataset; there are {self._workers} now.",
+                f"iterable dataset; there are {self.workers} now.",
                 do=f"Set num_workers={saved['workers']} again.",
             )
         resumes = saved is not None and saved["number"] == number
-        if saved is not None:
-            saved = {**saved, "positions": saved["positions"] or {}}
-            if self._data is not None:
-                self._dataset.load_state_dict(packed.unpack(saved["dataset"]))
-                self._data.latest(saved["data"])
         begun = StreamPass(self, number, saved if resumes else None)
-        if resumes and saved and saved["finished"]:
+        begun.positions = self._positions(saved, resumes=resumes)
+        if saved is not None and self._data is not None:
+            self._dataset.load_state_dict(packed.unpack(saved["dataset"]))
+            self._data.latest(saved["data"])
+        if resumes and begun.is_over():
             return begun
-        begun.open(self.open(Mark(seed, number, 0), self._starts(saved, begun, resumes=resumes)))
+        if saved is not None and not resumes and self._keeps_workers and not saved["finished"]:
+            begun.inexact = "the workers' copies of the dataset were left in the middle of the last pass"
+        last = saved["last"] if resumes and saved else None
+        starts = self._starts(begun.positions, last) if saved is not None and self.workers else []
+        begun.open(self.open(Mark(seed, number, 0), starts))
         return begun
 
-    def _starts(self, saved: dict[str, Any] | None, begun: StreamPass, *, resumes: bool) -> list[Start]:
-        if saved is None or not self._workers or not (resumes or self._keeps_workers):
-            return []
-        if not resumes and not saved["finished"]:
-            begun.inexact = "the workers' copies of the dataset were left in the middle of the last pass"
-            return []
-        last = saved["last"] if resumes else None
+    def _positions(self, saved: dict[str, Any] | None, *, resumes: bool) -> dict[int, list[Any]]:
+        if saved is None:
+            return dict(self._kept)
+        positions = dict(saved["positions"] or {})
+        return positions if resumes else self._earlier(positions)
+
+    def _earlier(self, positions: dict[int, list[Any]]) -> dict[int, list[Any]]:
+        """Where the workers stand that live on after a pass."""
+        if not self._keeps_workers:
+            return {}
+        return {w: [0, *positions.get(w, _FRESH)[1:3], True] for w in range(self.workers)}
+
+    def _starts(self, positions: dict[int, list[Any]], last: int | None) -> list[Start]:
         starts = []
-        for worker in range(self._workers):
-            count, state = saved["positions"].get(worker, [0, None])
+        for worker in range(self.workers):
+            count, state, ended, earlier = positions.get(worker, _FRESH)
             waits = last is not None and worker <= last
-            starts.append(Start(state, count if resumes else 0, waits=waits, drains=not resumes))
+            # unpacked here: it imports, which can hang in a child of a process with threads
+            own = None if state is None else packed.unpack(state)
+            starts.append(Start(own, count, waits, ended and not earlier, earlier and not ended))
         return starts

@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 import paddle
@@ -92,6 +92,7 @@ class _Copies:
             self.collate = Single(loader.collate_fn or default_convert_fn)
         self._handover = Handover()
         self._kept: Any = None
+        self._running: Callable[[], Any] = lambda: None
 
     def iterate(self, indices: Iterator[Any], first: Mark, **ours: Any) -> Iterator[Any]:
         """Iterate over a copy with workers; the one whose workers live on is used again."""
@@ -107,15 +108,18 @@ class _Copies:
         state = np.random.get_state()
         try:  # it draws the workers' base seed from NumPy, but only when it starts new ones
             np.random.seed(np.frombuffer(first.entropy("base seed"), dtype="<u4"))
-            return iter(mine)
+            batches: Iterator[Any] = iter(mine)
         finally:
             np.random.set_state(state)
+        self._running = ref(batches)
+        return batches
 
     def drop_workers(self) -> None:
-        """Paddle cannot restart a pass that was left in the middle: stale batches stay in its reader."""
-        if self._kept is not None:
-            self._kept._iterator._try_shutdown_all()
-            self._kept = None
+        """End them now; those that live on too, as Paddle's reader keeps stale batches."""
+        stop = getattr(self._running(), "_try_shutdown_all", None)
+        self._kept = None
+        if stop is not None:
+            stop()
 
 
 class _Here:
@@ -191,15 +195,16 @@ class _PaddleStream(StreamLoader):
 
     def open(self, first: Mark, starts: list[Start]) -> Iterator[Any]:
         collate, loader = self._copies.collate, self._copies.loader
-        if not self._workers:
-            load = _gather(iter(self._dataset), self._size, Counting(collate), drop_last=loader.drop_last)
+        if not self.workers:
+            load = _gather(iter(self._dataset), self.size, Counting(collate), drop_last=loader.drop_last)
             return _Here(load, loader.places[0])
-        stream = Stream(self._dataset, self._size, (seed,), _identity, starts)
-        turns = iter(Turns(self._size, first))
+        stream = Stream(self._dataset, self.size, (seed,), _identity, starts)
+        turns = iter(Turns(self.size, first))
         return self._copies.iterate(turns, first, dataset=stream, collate_fn=Carrying(collate, stream))
 
-    def finished(self, *, exhausted: bool) -> None:
-        if not exhausted:
+    def finished(self, positions: dict[int, list[Any]] | None) -> None:
+        super().finished(positions)
+        if positions is None:
             self._copies.drop_workers()
 
 

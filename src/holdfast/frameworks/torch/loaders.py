@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch.utils.data import DataLoader, IterDataPipe, get_worker_info
@@ -96,6 +96,7 @@ class _Clones:
         self.settings = dict(loader.__dict__)  # not the loader: that would keep it alive
         self.batched = loader.batch_sampler is not None
         self._kept: DataLoader[Any] | None = None
+        self._running: Callable[[], Iterator[Any] | None] = lambda: None
         self._handover = Handover()
 
     def iterate(self, indices: Iterator[Any], first: Mark, **ours: Any) -> Iterator[Any]:
@@ -103,6 +104,11 @@ class _Clones:
         self._handover.prepared = indices
         if self._kept is not None:
             return iter(self._kept)
+        batches = iter(self._clone(first, ours))
+        self._running = ref(batches)
+        return batches
+
+    def _clone(self, first: Mark, ours: dict[str, Any]) -> DataLoader[Any]:
         generator = torch.Generator()
         generator.manual_seed(int.from_bytes(first.entropy("base seed")[:8], "little") >> 1)
         clone: DataLoader[Any] = DataLoader.__new__(DataLoader)
@@ -113,7 +119,13 @@ class _Clones:
             clone.worker_init_fn = WorkerStart(clone.worker_init_fn, _reveal)
         if clone.persistent_workers:
             self._kept = clone
-        return iter(clone)
+        return clone
+
+    def stop_workers(self) -> None:
+        """End those of a pass left in the middle now, not when its iterator is collected."""
+        stop = getattr(self._running(), "_shutdown_workers", None)
+        if stop is not None and self._kept is None:
+            stop()
 
 
 class _TorchMap(MapLoader):
@@ -139,6 +151,10 @@ class _TorchMap(MapLoader):
         draws.wrap = Marked
         return self._clones.iterate(draws, first, dataset=_Dataset(self._dataset, self._seeders))
 
+    def finished(self, *, exhausted: bool) -> None:
+        super().finished(exhausted=exhausted)
+        self._clones.stop_workers()
+
 
 class _TorchStream(StreamLoader):
     def __init__(self, clones: _Clones) -> None:
@@ -156,15 +172,19 @@ class _TorchStream(StreamLoader):
             samples = len(self._dataset)
         except (TypeError, NotImplementedError):
             return None
-        whole = samples if self._clones.settings["drop_last"] else samples + self._size - 1
-        return whole // self._size
+        whole = samples if self._clones.settings["drop_last"] else samples + self.size - 1
+        return whole // self.size
 
     def open(self, first: Mark, starts: list[Start]) -> Iterator[Any]:
         collate = self._clones.settings["collate_fn"]
         if not self._clones.batched:
             collate = Single(collate)
-        turns = iter(Turns(self._size, first))
-        if not self._workers:
+        turns = iter(Turns(self.size, first))
+        if not self.workers:
             return self._clones.iterate(turns, first, collate_fn=Counting(collate))
-        stream = Stream(self._dataset, self._size, (seed,), _identity, starts)
+        stream = Stream(self._dataset, self.size, (seed,), _identity, starts)
         return self._clones.iterate(turns, first, dataset=stream, collate_fn=Carrying(collate, stream))
+
+    def finished(self, positions: dict[int, list[Any]] | None) -> None:
+        super().finished(positions)
+        self._clones.stop_workers()
