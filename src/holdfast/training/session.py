@@ -161,11 +161,15 @@ class Session:
     def _continue_from(self, restored: Restored) -> None:
         training = restored.training
         rng = training.get("rng") if self._keeps_rng else None
-        self.loops.restore(training["position"], rng)
+        progress = restored.manifest.summary.progress
+        if (position := training.get("position")) is not None:
+            self.loops.restore(position, rng)
+        else:  # an import, or saved by hand: only the counts are known
+            self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
         if rng is not None:
             restore_rng(rng)
         self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
-        progress = restored.manifest.summary.progress
+        self.loops.metrics = dict(restored.manifest.summary.metrics)
         self._emit(events.Restored(self._run.name, progress.step, progress, restored.seconds))
         if self.loops.stopped is not None:
             self._emit(
