@@ -97,7 +97,8 @@ def export_checkpoint(
     with run.repository.holding():
         saved = SavedState(run, checkpoint, only)
         paths, written = writer(saved, target, overwrite, advance)
-    refs = {ref.name for name in written for ref in references(saved.tree[name])}
+        view = saved.state_dicts()
+    refs = {ref.name for name in written for ref in references(view[name])}
     return Exported(
         format=chosen,
         paths=[str(p) for p in paths],

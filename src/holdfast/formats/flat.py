@@ -12,7 +12,6 @@ from holdfast.domain.tree import Component
 from holdfast.errors import UnsupportedError
 from holdfast.formats.reading import SavedState
 
-
 STEP, RUN, CHECKPOINT = "holdfast.step", "holdfast.run", "holdfast.checkpoint"
 ENTRIES = "holdfast.entries"
 """Metadata of our ``.safetensors`` files: where they come from, and the entries by kind."""

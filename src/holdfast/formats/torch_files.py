@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import errno
 import pickle
 import zipfile
 from pathlib import Path
@@ -61,6 +62,10 @@ def load_values(path: Path) -> Any:
             f"{path.name} holds Python objects that only running code could build; it was not run.",
             do="Load it where you trust it, and save plain state dicts: torch.save(model.state_dict(), ...).",
         ) from error
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # a file too short is mapped as an invalid argument
+            raise
+        raise _broken(path, error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
         raise _broken(path, error) from error
     check_bounds(values, path.name)

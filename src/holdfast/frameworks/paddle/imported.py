@@ -20,6 +20,7 @@ from holdfast.frameworks.paddle.parameters import Accumulators, Parameter, param
 
 NAMES = "StructuredToParameterName@@"
 _SCHEDULER, _MASTERS = "LR_Scheduler", "master_weights"
+_INNER = "LinearWarmup_LR"
 _LIKE_PARAMETER = ("moment", "moment1", "moment2", "moment2_max", "velocity", "inf_norm", "mean_square")
 
 
@@ -98,11 +99,16 @@ def plan_scheduler(value: Any, saved: dict[str, Any], path: str, walk: LoadWalk)
     wanted = list(value.state_dict())
     if not had_keys:
         del value.keys
+    new = {}
     for key in wanted:
         if key not in saved:
             walk.missing(f"{path}/{key}")
-    new = {key: walk.value(saved[key], None, f"{path}/{key}") for key in wanted if key in saved}
-    walk.then(lambda: value.set_state_dict(new))
+        elif key == _INNER:
+            plan_scheduler(value.learning_rate, saved[key], f"{path}/learning_rate", walk)
+        else:
+            new[key] = walk.value(saved[key], None, f"{path}/{key}")
+    # as set_state_dict does, which warns of its own inner schedulers
+    walk.then(lambda: vars(value).update(new))
 
 
 def plan_scaler(value: Any, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
