@@ -1,7 +1,9 @@
 """Train a convolution net on scikit-learn's digits; kill it whenever you like, start it again."""
 
 import argparse
+import random
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import nn
@@ -54,7 +56,8 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     args = parser.parse_args()
 
-    torch.manual_seed(0)
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
     torch.set_num_threads(1)
     train = DataLoader(Digits(slice(0, 1500), True), batch_size=32, shuffle=True, num_workers=2)
     valid = DataLoader(Digits(slice(1500, None), False), batch_size=256)

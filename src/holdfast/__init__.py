@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from holdfast.training.oneshot import save as save
     from holdfast.training.saving import Save as Save
     from holdfast.training.views import Checkpoint as Checkpoint
-    from holdfast.training.views import open_repository as open
+    from holdfast.training.views import open_repository
+
+    open = open_repository  # an import under another name is not an export to type checkers
 
 __version__ = "0.1.0"
 
