@@ -92,11 +92,17 @@ class Loops:
 
     @property
     def progress(self) -> Progress:
-        open_pass = self._open
-        last = self._passes[-1] if self._passes else None
-        batch = open_pass.delivered if open_pass is not None else last["delivered"] if last is not None else 0
-        samples = self._samples + (open_pass.samples if open_pass is not None else 0)
-        return Progress(self.steps_counted, self.epochs_counted, batch, samples)
+        delivered, samples = self._in_pass()
+        return Progress(self.steps_counted, self.epochs_counted, delivered, self._samples + samples)
+
+    def _in_pass(self) -> tuple[int, int]:
+        """Batches and not yet added samples of the pass that is open, or about to be resumed."""
+        if self._open is not None:
+            return self._open.delivered, self._open.samples
+        if len(self._passes) < len(self._resumed):
+            pending = self._resumed[len(self._passes)]
+            return pending["delivered"], 0 if pending["over"] else pending["samples"]
+        return (self._passes[-1]["delivered"] if self._passes else 0), 0
 
     def state(self) -> dict[str, Any]:
         """Plain values; what `restore` takes."""
