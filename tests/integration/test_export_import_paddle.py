@@ -18,6 +18,7 @@ from holdfast.domain.names import CheckpointId  # noqa: E402
 from holdfast.errors import DamagedError, MismatchError, UnsupportedError, UsageError  # noqa: E402
 from holdfast.formats.export import export_checkpoint  # noqa: E402
 from holdfast.formats.importing import import_checkpoint  # noqa: E402
+from holdfast.formats.reading import read_state  # noqa: E402
 from holdfast.repository.repository import Repository  # noqa: E402
 from holdfast.repository.run import Run  # noqa: E402
 from holdfast.storage.urls import open_storage  # noqa: E402
@@ -256,3 +257,15 @@ def test_cut_files_are_named(place: Path, tmp_path: Path) -> None:
         (tmp_path / "cut.pdparams").write_bytes(whole[:size])
         with pytest.raises(DamagedError, match=r"cut\.pdparams"):
             imported(place, tmp_path / "cut.pdparams")
+
+
+def test_what_a_scaler_and_a_schedule_export_is_their_own_state(place: Path) -> None:
+    schedule = paddle.optimizer.lr.ReduceOnPlateau(0.5, patience=2)
+    schedule.step(1.0)
+    state = {"scaler": enabled(64.0), "schedule": schedule, "off": paddle.amp.GradScaler(enable=False)}
+    run, checkpoint = saved(place, state)
+    values = read_state(run, checkpoint)
+    assert values["scaler"].pop("scale").item() == 64.0
+    own = {name: item.state_dict() for name, item in state.items()}
+    assert own["scaler"].pop("scale").item() == 64.0
+    assert bits(values) == bits(own)

@@ -138,7 +138,7 @@ _KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
     **{
         (module, kind.__name__): _container(kind)
         for module in ("builtins", "__builtin__")
-        for kind in (tuple, list, dict, set, frozenset)
+        for kind in (tuple, list, dict, set, frozenset, bytes)
     },
     ("builtins", "complex"): _number,
     ("__builtin__", "complex"): _number,

@@ -69,7 +69,7 @@ Importer = Callable[[Any, Any, str, LoadWalk], None]
 
 
 def is_imported(kind: str) -> bool:
-    """Whether a component is a ``state_dict`` from a framework's own file, of which nobody said what it is."""
+    """Whether a component is a ``state_dict`` from a framework's own file, of an unknown kind of object."""
     return kind.endswith(".imported")
 
 
