@@ -41,7 +41,9 @@ def in_child(action: Callable[[], None]) -> int:
     return os.waitpid(child, 0)[1]
 
 
-def run(script: Script, repository: Path, *, signal_at: int | None = None, number: int = signal.SIGKILL) -> int:
+def run(
+    script: Script, repository: Path, *, signal_at: int | None = None, number: int = signal.SIGKILL
+) -> int:
     """Run ``script(repository)`` in a child; at its ``signal_at``-th line, send it a signal."""
     return in_child(lambda: _traced(script, repository, signal_at, number))
 
@@ -61,10 +63,11 @@ def lines_of(script: Script, repository: Path) -> int:
 
 def _traced(script: Script, repository: Path, signal_at: int | None, number: int) -> int:
     lines = 0
+    code = getattr(script, "func", script).__code__  # of a partial, that of its function
 
     def trace(frame: FrameType, event: str, arg: Any) -> Any:
         nonlocal lines
-        if frame.f_code is not script.__code__:
+        if frame.f_code is not code:
             return None
         if event == "line":
             lines += 1

@@ -137,7 +137,10 @@ def accumulation_counted_wrong(repository: Path) -> None:
 def two_optimizers(repository: Path) -> None:
     state = parts()
     critic = nn.Linear(1, 1)
-    state |= {"critic": critic, "critic_optimizer": torch.optim.SGD(critic.parameters(), lr=0.1, momentum=0.9)}
+    state |= {
+        "critic": critic,
+        "critic_optimizer": torch.optim.SGD(critic.parameters(), lr=0.1, momentum=0.9),
+    }
     with holdfast.Checkpointer(repository, state, save=SAVE) as ckpt:
         for _ in ckpt.epochs(2):
             for batch in ckpt.batches(loader()):

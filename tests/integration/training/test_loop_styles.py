@@ -12,6 +12,7 @@ from tests import killing
 from tests.integration.training import loop_styles
 
 torch.set_num_threads(1)
+KILLS = int(os.environ.get("HOLDFAST_KILLS_PER_LOOP", "16"))  # a soak sets it to 1000: every line
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -22,10 +23,12 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("style", loop_styles.ALL, ids=lambda s: s.__name__)
-def test_killed_at_its_lines_it_ends_as_if_nothing_had_happened(style: killing.Script, tmp_path: Path) -> None:
+def test_killed_at_its_lines_it_ends_as_if_nothing_had_happened(
+    style: killing.Script, tmp_path: Path
+) -> None:
     lines = killing.lines_of(style, tmp_path / "whole")
     expected = killing.left_behind(tmp_path / "whole")
-    points = range(1, lines, max(1, lines // 8))
+    points = range(1, lines, max(1, lines // KILLS))
     for point in points:
         repository = tmp_path / str(point)
         status = killing.run(style, repository, signal_at=point)
