@@ -7,7 +7,6 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -73,11 +72,14 @@ def _every_verb(
 
 def _register() -> None:
     for verb in VERBS:
-        module = f"holdfast.cli.cmd_{verb}"
-        if find_spec(module) is not None:
-            command = importlib.import_module(module)
-            examples = "".join(f"\n  {line}" for line in command.EXAMPLES)
-            app.command(verb, epilog=f"\b\nExamples:{examples}")(command.command)
+        module = importlib.import_module(f"holdfast.cli.cmd_{verb}")
+        examples = "".join(f"\n  {line}" for line in module.EXAMPLES)
+        first = (module.command.__doc__ or "").partition("\n\n")[0]
+        app.command(
+            verb,
+            short_help=" ".join(first.split()),
+            epilog=f"\b\nExamples:{examples}",
+        )(module.command)
 
 
 _register()
@@ -102,7 +104,8 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        return _reader_left()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would complain
+        return 1
     except typer.Abort:
         return INTERRUPTED
     except Exception as error:
@@ -110,12 +113,6 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _failed(error, as_json=as_json)
     return code if isinstance(code, int) else 0
-
-
-def _reader_left() -> int:
-    """Whoever read the output has seen enough (``| head``): end quietly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _failed(error: Exception, *, as_json: bool) -> int:

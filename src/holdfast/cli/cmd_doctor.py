@@ -46,7 +46,8 @@ class Check(NamedTuple):
 
 def command(
     place: Annotated[
-        str | None, typer.Argument(metavar="[PLACE]", help="Folder or URL; else the repository.")
+        str | None,
+        typer.Argument(metavar="PLACE", help="Folder or URL; else the repository.", show_default=False),
     ] = None,
     repository: RepositoryOption = None,
     json: JsonOption = False,

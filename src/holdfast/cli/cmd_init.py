@@ -14,7 +14,7 @@ EXAMPLES = ("holdfast init", "holdfast init /data/checkpoints --chunk-size 4096"
 
 def command(
     place: Annotated[
-        str | None, typer.Argument(metavar="[PLACE]", help="Folder or URL.", show_default=False)
+        str | None, typer.Argument(metavar="PLACE", help="Folder or URL.", show_default=False)
     ] = None,
     repository: RepositoryOption = None,
     chunk_kib: Annotated[

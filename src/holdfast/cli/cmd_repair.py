@@ -30,7 +30,7 @@ def command(
     what: Annotated[
         str | None,
         typer.Argument(
-            metavar="[PLACE|RUN@AT]",
+            metavar="PLACE|RUN@AT",
             help="A repository; or, with --salvage, a checkpoint.",
             show_default=False,
         ),

@@ -32,7 +32,7 @@ EXAMPLES = (
 def command(
     which: MaybeAddress = None,
     name: Annotated[
-        str | None, typer.Argument(metavar="[TAG]", help="The name to give.", show_default=False)
+        str | None, typer.Argument(metavar="TAG", help="The name to give.", show_default=False)
     ] = None,
     delete: Annotated[bool, typer.Option("--delete", "-d", help="Take the tag away from RUN.")] = False,
     repository: RepositoryOption = None,

@@ -51,7 +51,7 @@ AddressArgument = Annotated[
 MaybeAddress = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN[@AT]]",
+        metavar="RUN[@AT]",
         help="A run or a pattern such as 'sweep/*', or one checkpoint; else everything.",
         autocompletion=complete_run,
         show_default=False,
@@ -60,7 +60,7 @@ MaybeAddress = Annotated[
 MaybeRuns = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="A run, or a pattern such as 'sweep/*'; else all runs.",
         autocompletion=complete_run,
         show_default=False,

@@ -92,6 +92,10 @@ def _folded(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) 
 def _wrapped(cell: str, width: int) -> list[str]:
     if _width(cell) <= width:
         return [cell]
+    if not cell.isascii():
+        from rich.cells import chop_cells
+
+        return chop_cells(cell, width)
     import textwrap
 
     return textwrap.wrap(cell, width) or [""]

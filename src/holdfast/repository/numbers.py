@@ -36,6 +36,11 @@ def as_numbers(data: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[Any] | No
     array or None
         ``float64[m]`` or ``complex128[m]``; None where elements are not whole bytes.
     """
+    with np.errstate(invalid="ignore"):  # a signalling NaN becomes a quiet one
+        return _decoded(data, dtype)
+
+
+def _decoded(data: npt.NDArray[np.uint8], dtype: str) -> npt.NDArray[Any] | None:
     if dtype == "bfloat16":
         return (data.view("<u2").astype(np.uint32) << 16).view(np.float32).astype(np.float64)
     if dtype in _FLOAT8 or dtype == "float8_e8m0fnu":
