@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from comparing import Comparison, compare
+from launching import Launch, Position
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 import holdfast
-from killing import Launch, Position
 
 FRAMEWORKS = {"torch": "PyTorch", "paddle": "PaddlePaddle"}
 STEPS_PER_EPOCH = 47  # 1500 digits in batches of 32
+STEPS_PER_SAVE = 10
 LOOK_SECONDS = 0.05
 PATIENCE_SECONDS = 120  # without any progress
 MARK = ".holdfast-demo"
@@ -48,7 +49,7 @@ class Tally:
         parts = ", ".join(f"{self.in_save.count(p)} writing a {p}" for p in sorted(set(self.in_save)))
         inside = sum(b.batch > 0 for b in self.resumed)
         return (
-            f"{self.kills} times SIGKILL, {len(self.in_save)} of them in the middle of a save"
+            f"SIGKILL {self.kills} times, {len(self.in_save)} of them in the middle of a save"
             f"{f' ({parts})' if parts else ''}; {len(self.resumed)} resumes, {inside} of them inside an epoch"
         )
 
@@ -169,8 +170,8 @@ class Demo:
         self.progress = self._display()
         with self.progress, self._pair(framework) as (reference, victim):
             reference.start()
-            for part in self._plan():
-                self._kill_one(victim, part, reference)
+            for done, part in enumerate(self._plan()):
+                self._kill_one(victim, part, self.kills - done, reference)
             victim.start()
             for follower in (victim, reference):
                 while follower.look() is None:
@@ -194,15 +195,17 @@ class Demo:
         self.dice.shuffle(plan)
         return plan
 
-    def _kill_one(self, victim: Follower, part: str | None, reference: Follower) -> None:
+    def _kill_one(self, victim: Follower, part: str | None, kills_left: int, reference: Follower) -> None:
         launch = victim.start()
-        saves, share = self.dice.randint(0, 3), self.dice.random()
+        saves_left = max((self.steps - victim.safe.step) // STEPS_PER_SAVE - 4, 0)
+        saves = self.dice.randint(0, 2 * saves_left // (kills_left + 1))
+        delay_seconds = self.dice.random() * 0.2  # about the time between two saves
         while not victim.began() or victim.saves < saves:
             self._wait(victim, reference)
             if victim.look() is not None:
                 raise DemoError(f"{victim.run} finished before it could be killed; use more --epochs")
         if part is None or not Path("/proc/self/fd").exists():
-            time.sleep(share * 0.5)  # about the time between two saves
+            time.sleep(delay_seconds)
             killed_in = launch.kill()
         else:
             killed_in = launch.kill_in_save(part)
@@ -282,9 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     frameworks = [args.only] if args.only else list(FRAMEWORKS)
     try:
         fresh_folder(args.out)
-        demo.say(
-            f"Killing training runs at random moments (--seed {args.seed}); their output is in {args.out}/*.log"
-        )
+        demo.say(f"Killing training runs at random moments (--seed {args.seed}); output in {args.out}/*.log")
         equal = True
         for framework in frameworks:
             demo.say(f"\n[bold]{FRAMEWORKS[framework]}[/]: examples/digits_{framework}.py")

@@ -82,7 +82,7 @@ def main() -> None:
             scheduler.step()
             val_loss = evaluate(model, valid)
             ckpt.report(val_loss=val_loss)
-            print(f"epoch {epoch}: step {step}, val_loss {val_loss:.4f}", flush=True)
+            print(f"epoch {epoch}: step {ckpt.progress.step}, val_loss {val_loss:.4f}", flush=True)
 
 
 if __name__ == "__main__":
