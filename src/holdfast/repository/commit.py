@@ -110,7 +110,7 @@ def commit(run: Run, draft: Draft, *, dedup: bool = True) -> Committed:
         try:
             run.storage.put(run.layout.hint(checkpoint), [hint])
         except BaseException:
-            writer.discard()
+            _clear(run, checkpoint, writer)
             raise
         _publish(run, checkpoint, data, writer)
         written = _recheck(run, draft, written, checkpoint)
