@@ -28,6 +28,10 @@ class Slot:
         self.layer._buffers[self.key] = tensor
 
 
+BLANK = "not initialised"
+"""Stands for a buffer that a kernel will fill at its first use, such as an LSTM's dropout state."""
+
+
 class LayerAdapter:
     """Restores into the live tensors.
 
@@ -42,7 +46,7 @@ class LayerAdapter:
         tied = _tied(slots)
         return {
             "tensors": {
-                name: None if slot.tensor is None else walk.value(slot.tensor, f"{path}/{name}")
+                name: _captured(slot, f"{path}/{name}", walk)
                 for name, slot in slots.items()
                 if name not in tied
             },
@@ -98,6 +102,20 @@ def _tied(slots: dict[str, Slot]) -> dict[str, str]:
     return tied
 
 
+def _captured(slot: Slot, path: str, walk: CaptureWalk) -> Any:
+    if slot.tensor is None:
+        return None
+    return BLANK if _is_blank(slot) else walk.value(slot.tensor, path)
+
+
+def _is_blank(slot: Slot) -> bool:
+    return slot.transient and slot.tensor is not None and not slot.tensor._is_initialized()
+
+
+def _put_blank(slot: Slot) -> None:
+    slot.put(slot.layer.create_variable(persistable=False, dtype=slot.tensor.dtype))
+
+
 def _compare_ties(saved: Any, live: dict[str, str], path: str, walk: LoadWalk) -> None:
     for name in sorted(saved.keys() | live.keys()):
         if saved.get(name) != live.get(name):
@@ -110,7 +128,9 @@ def _describe_tie(leader: str | None) -> str:
 
 def _plan_slot(slot: Slot, saved: Any, path: str, walk: LoadWalk) -> None:
     live = slot.tensor
-    if slot.is_parameter and (saved is None) != (live is None):
+    if saved == BLANK or _is_blank(slot):
+        _plan_blank(slot, saved, path, walk)
+    elif slot.is_parameter and (saved is None) != (live is None):
         present = {True: "none", False: "a tensor"}
         walk.mismatched(path, present[saved is None], present[live is None])
     elif saved is not None and (live is None or (slot.transient and not _fits(saved, live, walk))):
@@ -120,6 +140,16 @@ def _plan_slot(slot: Slot, saved: Any, path: str, walk: LoadWalk) -> None:
         walk.then(lambda: slot.put(None))
     else:
         walk.value(saved, live, path)
+
+
+def _plan_blank(slot: Slot, saved: Any, path: str, walk: LoadWalk) -> None:
+    """Either side is a buffer that no kernel has filled yet."""
+    if saved == BLANK:
+        if slot.transient and not _is_blank(slot) and slot.tensor is not None:
+            walk.then(lambda: _put_blank(slot))
+    elif saved is not None:
+        new = walk.value(saved, None, path)
+        walk.then(lambda: slot.put(new))
 
 
 def _fits(saved: Any, live: Any, walk: LoadWalk) -> bool:
