@@ -63,10 +63,10 @@ def command(
     runs = find_runs(opened, run)
     live = [r.name for r in runs if rule is not None and live_holders(r)]
     plans = _plans([r for r in runs if r.name not in live], rule)
-    dropped = sum(len(plan.drop) for _, plan in plans)
+    dropped = sum(len(plan.drop) + len(plan.thin) for _, plan in plans)
     if not dry_run and dropped:
         _print_plans(plans, live, json=json)
-        if not output.confirm(f"Remove {text.several(dropped, 'checkpoint')}?", yes=yes):
+        if not output.confirm(f"Remove or thin {text.several(dropped, 'checkpoint')}?", yes=yes):
             output.note("Nothing was removed.")
             return
     result = _would(opened, plans) if dry_run else _apply(opened, plans)
@@ -93,11 +93,12 @@ def _would(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, A
 def _apply(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, Any]:
     from holdfast.errors import BusyError
     from holdfast.repository import pruning, retention
+    from holdfast.training.retaining import is_model
 
     removed = []
     for run, plan in plans:
         with claimed(run):
-            removed.append(pruning.apply(run, plan, wait_seconds=WAIT_SECONDS))
+            removed.append(pruning.apply(run, plan, is_model=is_model, wait_seconds=WAIT_SECONDS))
     removed.append(retention.sweep(repository, wait_seconds=WAIT_SECONDS))
     if any(pruned.busy for pruned in removed):
         raise BusyError("Another process was saving or reading all the time.", do="Try again.")
@@ -145,7 +146,7 @@ def _print_plans(plans: list[tuple[Run, Plan]], live: list[str], *, json: bool) 
         return
     rows = [(run.name, *(_steps(part) for part in (p.keep, p.thin, p.drop, p.set_aside))) for run, p in plans]
     if rows:
-        headings = ("run", "keep", "thin later", "remove", "not counted")
+        headings = ("run", "keep", "make thin", "remove", "not counted")
         print_table(headings, rows, folding=headings)
     for name in live:
         output.say(f"{name} is live and keeps its own rule.")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import msgspec
 
 from holdfast.domain.keep_rules import Decision, KeepRule, Kept, decide
@@ -9,6 +12,7 @@ from holdfast.domain.names import CheckpointId
 from holdfast.repository import retention
 from holdfast.repository.overview import Entry, entries
 from holdfast.repository.run import Run
+from holdfast.repository.thinning import make_thin
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -17,7 +21,7 @@ class Plan(msgspec.Struct, frozen=True):
     Attributes
     ----------
     keep, thin, drop : list[CheckpointId]
-        In order of commits; ``thin`` ones stay full until the run is trained again.
+        Dead branches first, else in order of commits.
     set_aside : list[CheckpointId]
         Rejected or unreadable: no rule counts or removes them.
     """
@@ -30,10 +34,9 @@ class Plan(msgspec.Struct, frozen=True):
 
 def plan(run: Run, rule: KeepRule) -> Plan:
     """Decide, without touching anything."""
-    everything = entries(run)
+    everything = sorted(entries(run), key=lambda e: e.on_line)  # dead branches count as older
     usable = [e for e in everything if e.summary is not None and not e.rejected]
-    head = run.head()
-    base = head.base if head is not None else None
+    base = _needed_base(run, usable)
     newest = {(e.id.step, e.id.attempt): e.id.sequence for e in usable}
     kept = [_kept(e, newest[e.id.step, e.id.attempt] > e.id.sequence, base) for e in usable]
     decision: Decision = decide(rule, kept)
@@ -47,6 +50,14 @@ def plan(run: Run, rule: KeepRule) -> Plan:
     )
 
 
+def _needed_base(run: Run, usable: list[Entry]) -> CheckpointId | None:
+    """The base of the head, for as long as the head has no checkpoint of its own."""
+    head = run.head()
+    if head is None or any(e.id.attempt == head.id and e.id.kind == "full" for e in usable):
+        return None
+    return head.base
+
+
 def _kept(entry: Entry, has_newer: bool, base: CheckpointId | None) -> Kept:
     summary, identity = entry.summary, entry.id
     assert summary is not None
@@ -58,16 +69,26 @@ def _kept(entry: Entry, has_newer: bool, base: CheckpointId | None) -> Kept:
         kind="thin" if identity.kind == "thin" else "full",
         metrics=summary.metrics,
         tags=bool(entry.tags),
-        superseded=has_newer or not entry.on_line,
+        healthy=True,
+        superseded=has_newer,
         protected=entry.latest or identity == base,
     )
 
 
-def apply(run: Run, decided: Plan, *, wait_seconds: float = 60.0) -> retention.Pruned:
-    """Remove what the plan drops; a checkpoint tagged since then stays."""
+def apply(
+    run: Run, decided: Plan, *, is_model: Callable[[Any], bool], wait_seconds: float = 60.0
+) -> retention.Pruned:
+    """Thin and remove as planned; a checkpoint tagged since then stays.
+
+    Parameters
+    ----------
+    is_model : callable
+        Which top-level entries of a state a thin checkpoint keeps.
+    """
+    thinned = [checkpoint for checkpoint in decided.thin if make_thin(run, checkpoint, is_model)]
     return retention.remove(
         run,
-        decided.drop,
+        [*decided.drop, *thinned],
         may_delete=lambda checkpoint: checkpoint not in run.tags(strict=True).values(),
         wait_seconds=wait_seconds,
     )

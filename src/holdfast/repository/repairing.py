@@ -7,6 +7,7 @@ below ``aside/`` first, and chunks are only ever copied.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -84,10 +85,9 @@ def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[
         yield from _tags(run)
         yield from _moves(run)
         if not is_live(run):
-            yield from _leftovers(run)
-    manifests: list[Manifest] = []
-    yield from _manifests(repository, manifests)
-    yield from _packs(repository, manifests)
+            yield from _requests(run)
+    yield from _manifests(repository)
+    yield from _packs(repository)
     yield from _damage_records(repository)
     yield from _rejections(repository)
 
@@ -173,31 +173,27 @@ def _moves(run: Run) -> Iterator[Finding]:
         yield Finding("move", run.name, f"A move to {moved.target} was cut short.", do)
 
 
-def _leftovers(run: Run) -> Iterator[Finding]:
+def _requests(run: Run) -> Iterator[Finding]:
     stale = list(run.storage.list(run.layout.requests))
-    names = {str(c) for c in run.all_checkpoints()}
-    hints = (key for key in run.storage.list(run.layout.hints))
-    stale += [key for key in hints if key.rpartition("/")[2].removesuffix(".json") not in names]
     if stale:
 
         def fix() -> None:
             for key in stale:
                 run.storage.delete(key)
 
-        what = f"{len(stale)} small files of killed or finished processes are left."
-        yield Finding("leftovers", run.name, what, "Delete them.", fix)
+        what = f"{len(stale)} requests to save wait for a trainer that is gone."
+        yield Finding("request", run.name, what, "Withdraw them.", fix)
 
 
 # -- manifests -----------------------------------------------------------------------------
 
 
-def _manifests(repository: Repository, sound: list[Manifest]) -> Iterator[Finding]:
-    """Damaged manifests; the others are added to ``sound``."""
+def _manifests(repository: Repository) -> Iterator[Finding]:
     for run in repository.runs():
         rejected = run.rejected()
         for checkpoint in run.all_checkpoints():
             try:
-                sound.append(run.manifest(checkpoint))
+                run.manifest(checkpoint)
             except NotFoundError:
                 continue
             except FormatError as error:
@@ -234,13 +230,19 @@ def _mend_manifest(
 # -- packs ---------------------------------------------------------------------------------
 
 
-def _packs(repository: Repository, manifests: list[Manifest]) -> Iterator[Finding]:
+def _packs(repository: Repository) -> Iterator[Finding]:
     repository.index.load_all()
-    sizes = chunk_sizes_of(manifests)
-    for pack_id in sorted(repository.index.unreadable):
-        if not _is_damaged(repository, pack_id):
-            continue
-        yield _mend_pack(repository, pack_id, sizes)
+    damaged = [p for p in sorted(repository.index.unreadable) if _is_damaged(repository, p)]
+    if damaged:
+        sizes = chunk_sizes_of(_sound_manifests(repository))
+        yield from (_mend_pack(repository, pack_id, sizes) for pack_id in damaged)
+
+
+def _sound_manifests(repository: Repository) -> Iterator[Manifest]:
+    for run in repository.runs():
+        for checkpoint in run.all_checkpoints():
+            with suppress(DamagedError, NotFoundError, FormatError):
+                yield run.manifest(checkpoint)
 
 
 def _is_damaged(repository: Repository, pack_id: str) -> bool:

@@ -5,8 +5,11 @@ import sys
 import threading
 import time
 
+import numpy as np
 import pytest
 
+from holdfast.domain.tensors import TensorRef
+from holdfast.domain.tree import Component
 from holdfast.repository import records
 from holdfast.repository.layout import RunLayout
 
@@ -121,15 +124,67 @@ def test_mv_keeps_everything(place, digits, holdfast):
 def test_prune_applies_a_keep_rule(place, digits, holdfast):
     holdfast("tag", "digits", "paper", "--delete")
     told = holdfast("prune", "digits", "--keep", "last 1, best 1 val_loss min", "--dry-run", "--json").json
-    assert told["runs"][0]["drop"] == [100]
-    assert told["runs"][0]["keep"] == [200, 300, 400]  # the base, the best, the last
-    assert (told["checkpoints"], told["packs"]) == (1, 1)
+    assert told["runs"][0]["drop"] == [100, 200]
+    assert told["runs"][0]["keep"] == [300, 400]  # the best, and the last two full ones
+    assert (told["checkpoints"], told["packs"]) == (2, 2)
     assert len(place.run("digits").checkpoints()) == 4
     done = holdfast("prune", "digits", "--keep", "last 1, best 1 val_loss min", "--yes", "--json").json
-    assert (done["checkpoints"], done["packs"], done["freed_bytes"]) == (1, 1, told["freed_bytes"])
-    assert [c.step for c in place.run("digits").checkpoints()] == [200, 300, 400]
+    assert (done["checkpoints"], done["packs"], done["freed_bytes"]) == (2, 2, told["freed_bytes"])
+    assert [c.step for c in place.run("digits").checkpoints()] == [300, 400]
     assert holdfast("prune", "--keep", "last 0").code == 2
     assert holdfast("prune", "digits").code == 2
+
+
+def test_prune_makes_thin_what_the_rule_keeps_thin(place, holdfast):
+    attempt = place.attempt("digits")
+    for step in (100, 200, 300, 400):
+        array = np.random.default_rng(step).standard_normal(2000)
+        model = Component("torch.module", {"w": TensorRef("model/w", "numpy")})
+        place.save("digits", attempt, step, {"w": array, "moment": -array}, values={"model": model})
+    told = holdfast("prune", "--keep", "last 1, then thin every 200 steps", "--yes", "--json").json
+    assert told["runs"][0]["thin"] == [200]
+    kinds = {(c.step, c.kind) for c in place.run("digits").checkpoints()}
+    assert kinds == {(200, "thin"), (300, "full"), (400, "full")}
+    assert holdfast("verify").code == 0
+    assert holdfast("restart", "digits@200", "--yes").code == 2
+
+
+def test_a_real_trainer_answers_and_restarts(place, holdfast):
+    script = (
+        "import sys, time, holdfast\n"
+        "state = {'count': 0}\n"
+        "with holdfast.Checkpointer(sys.argv[1], state, run='counting', save=None) as ckpt:\n"
+        "    print(ckpt.progress.step, flush=True)\n"
+        "    for t in ckpt.steps(10**6):\n"
+        "        state['count'] += 1\n"
+        "        time.sleep(0.01)\n"
+    )
+    command = [sys.executable, "-c", script, str(place.path)]
+
+    def launched():
+        trainer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        assert trainer.stdout is not None
+        return trainer, int(trainer.stdout.readline())
+
+    def killed(trainer):
+        trainer.kill()
+        trainer.wait()
+        trainer.stdout.close()
+
+    trainer, step = launched()
+    assert step == 0
+    told = holdfast("save", "counting", "--tag", "here", "--json").json
+    assert told["tags"] == ["here"]
+    assert holdfast("restart", "counting", "--yes").code == 6
+    killed(trainer)
+    assert holdfast("restart", "counting", "--yes").code == 0
+    trainer, step = launched()
+    killed(trainer)
+    assert step == 0
+    assert holdfast("restart", "counting@here", "--yes").code == 0
+    trainer, step = launched()
+    killed(trainer)
+    assert step == told["step"] > 0
 
 
 def test_prune_keeps_what_a_restarted_run_resumes_from(place, digits, holdfast):
