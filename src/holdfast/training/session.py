@@ -81,7 +81,8 @@ class Session:
         self._improved = False
         self._monitored: list[float] = []
         self._saved_step = self._saved_epoch = 0
-        self._optimizer_steps = self._settled_steps = 0
+        self._optimizer_steps = self._steps_at_turn = 0
+        self._turned = self._gradients_settled = True
         self._undo_watching: list[Callable[[], None]] = []
         self._poisoned = False
         self.loops = Loops(self, self._data_seed())
@@ -217,29 +218,29 @@ class Session:
     # -- what loops ask of their host --------------------------------------------------
 
     def turn(self) -> None:
+        self._turned = True
         self._triggers.guard_workers()
 
     def leaving(self) -> bool:
         return self._triggers.leaving is not None
 
-    def gradients_settled(self) -> bool:
-        stepped = self._optimizer_steps != self._settled_steps
-        if stepped:
-            self._settled_steps = self._optimizer_steps
+    def _gradients_settled(self) -> bool:
+        """Whether no gradient waits for an optimizer that has not stepped in this turn."""
+        if self._optimizer_steps != self._steps_at_turn:
             return True
         return not any(f.has_gradients(_leaves(self._state)) for f in registry.active())
 
     def warn(self, text: str) -> None:
         self._emit(Warned(self._run.name, text))
 
-    def safe_point(self, *, settled: bool) -> None:
+    def safe_point(self, *, counted: bool) -> None:
         """Save if something asks for it; leave if a signal asked for that."""
         self._lease_renewed()
         if self._outermost:
             self._take_requests()
-        if not settled:
-            return
-        reason = self._reason()
+        reason = self._reason() if counted else None
+        if not counted or (reason is not None and not self._gradients_settled()):
+            return  # it moves to the next safe point
         if reason is not None:
             self._save(reason)
         if self.leaving():
