@@ -426,9 +426,10 @@ def test_pass_left_in_the_middle_then_a_new_one(persistent: bool) -> None:
         first.close()
         return [frozen(batch) for batch in BatchPass(loader, seed=1, number=1)]
 
-    assert contents(2) == contents(3)
     gc.collect()
-    assert multiprocessing.active_children() == []
+    before = set(multiprocessing.active_children())
+    assert contents(2) == contents(3)
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_same_batches_as_the_plain_loader() -> None:

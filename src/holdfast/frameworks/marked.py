@@ -8,6 +8,7 @@ run was cut. Everything here is pickled into workers started by ``spawn``.
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ import struct
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
@@ -95,6 +97,21 @@ class SeededDataset:
         return len(self.dataset)
 
 
+@contextmanager
+def forking() -> Iterator[None]:
+    """Begin workers in here: what is garbage in this process must not be destroyed in theirs.
+
+    Paddle's readers wait in their destructor for threads that a forked child does not have.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
 class WorkerStart:
     """Runs first in every worker: ties it to its parent's life, then the user's init function.
 
@@ -112,8 +129,12 @@ class WorkerStart:
         # the death signal follows the creating thread, so only a main thread may ask for it
         self._tied = threading.current_thread() is threading.main_thread()
         self._trainer = os.getpid()
+        self._collects = gc.isenabled()
 
     def __call__(self, worker: int) -> None:
+        gc.freeze()
+        if self._collects:
+            gc.enable()
         if self._tied:
             _die_with_parent(self._trainer)
         self._reveal()

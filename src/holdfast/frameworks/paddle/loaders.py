@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
-from weakref import WeakKeyDictionary, ref
+from weakref import WeakKeyDictionary, finalize, ref
 
 import numpy as np
 import paddle
@@ -19,7 +19,7 @@ from paddle.io.dataloader.collate import default_collate_fn, default_convert_fn
 
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import PositionedLoader
-from holdfast.frameworks.marked import Handover, Mark, Marked, SeededDataset, Single, WorkerStart
+from holdfast.frameworks.marked import Handover, Mark, Marked, SeededDataset, Single, WorkerStart, forking
 from holdfast.frameworks.passes import Draws, MapLoader
 from holdfast.frameworks.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
 
@@ -44,6 +44,7 @@ def positioned(loader: object) -> PositionedLoader | None:
         copies = _Copies(copy.copy(loader))
         view: PositionedLoader = _PaddleStream(copies) if iterable else _PaddleMap(copies)
         _LOADERS[loader] = view
+        finalize(loader, copies.drop_workers)  # Paddle's own reader thread would keep them for ever
     return _LOADERS[loader]
 
 
@@ -108,7 +109,8 @@ class _Copies:
         state = np.random.get_state()
         try:  # it draws the workers' base seed from NumPy, but only when it starts new ones
             np.random.seed(np.frombuffer(first.entropy("base seed"), dtype="<u4"))
-            batches: Iterator[Any] = iter(mine)
+            with forking():
+                batches: Iterator[Any] = iter(mine)
         finally:
             np.random.set_state(state)
         self._running = ref(batches)
@@ -187,7 +189,7 @@ class _PaddleStream(StreamLoader):
             loader.dataset,
             size=loader.batch_sampler.batch_size if copies.batched else 1,
             workers=loader.num_workers,
-            keeps_workers=loader._persistent_workers,
+            keeps_workers=False,
         )
 
     def batches(self) -> int | None:
@@ -200,7 +202,9 @@ class _PaddleStream(StreamLoader):
             return _Here(load, loader.places[0])
         stream = Stream(self._dataset, self.size, (seed,), _identity, starts)
         turns = iter(Turns(self.size, first))
-        return self._copies.iterate(turns, first, dataset=stream, collate_fn=Carrying(collate, stream))
+        ours = {"dataset": stream, "collate_fn": Carrying(collate, stream)}
+        # Paddle's persistent workers hang at the end of an iterable dataset
+        return self._copies.iterate(turns, first, _persistent_workers=False, **ours)
 
     def finished(self, positions: dict[int, list[Any]] | None) -> None:
         super().finished(positions)

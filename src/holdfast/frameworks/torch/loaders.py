@@ -16,7 +16,7 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import PositionedLoader
-from holdfast.frameworks.marked import Handover, Mark, Marked, SeededDataset, Single, WorkerStart
+from holdfast.frameworks.marked import Handover, Mark, Marked, SeededDataset, Single, WorkerStart, forking
 from holdfast.frameworks.passes import Draws, MapLoader
 from holdfast.frameworks.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
 
@@ -104,7 +104,9 @@ class _Clones:
         self._handover.prepared = indices
         if self._kept is not None:
             return iter(self._kept)
-        batches = iter(self._clone(first, ours))
+        clone = self._clone(first, ours)
+        with forking():
+            batches = iter(clone)
         self._running = ref(batches)
         return batches
 
