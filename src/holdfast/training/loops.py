@@ -18,8 +18,11 @@ from holdfast.training.position import BatchPass
 class Host(Protocol):
     """What the loops need of the session they run in."""
 
-    def safe_point(self, *, settled: bool) -> None:
-        """Save if one is due and the state is settled; may end the process."""
+    def safe_point(self, *, counted: bool) -> None:
+        """Save if one is due and the state is settled; may end the process.
+
+        ``counted`` says that every delivered batch has been counted by a step.
+        """
         ...
 
     def turn(self) -> None:
@@ -28,10 +31,6 @@ class Host(Protocol):
 
     def leaving(self) -> bool:
         """Whether a signal asked to end."""
-        ...
-
-    def gradients_settled(self) -> bool:
-        """Whether no gradient is waiting for an optimizer to step."""
         ...
 
     def warn(self, text: str) -> None: ...
@@ -251,7 +250,7 @@ class Loops:
     def _save_before_dying(self) -> None:
         """A signal to the whole group killed the data workers too: that must not cost the save."""
         if self._host.leaving():
-            self._host.safe_point(settled=self._uncounted == 0)
+            self._host.safe_point(counted=self._uncounted == 0)
 
     def _turn(self, value: Any) -> Iterator[Any]:
         self._host.turn()
@@ -305,8 +304,8 @@ class Loops:
         self.unmoved = False
         self._counted = True
         if not self._depth and not self._in_epochs:
-            self._host.turn()
             self._safe_point()
+            self._host.turn()
         return self.steps_counted
 
     @property
@@ -317,4 +316,4 @@ class Loops:
     def _safe_point(self) -> None:
         if self._depth:
             return  # a turn of an outer loop is under way
-        self._host.safe_point(settled=self._uncounted == 0 and self._host.gradients_settled())
+        self._host.safe_point(counted=self._uncounted == 0)

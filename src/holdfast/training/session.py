@@ -82,7 +82,6 @@ class Session:
         self._monitored: list[float] = []
         self._saved_step = self._saved_epoch = 0
         self._optimizer_steps = self._steps_at_turn = 0
-        self._turned = self._gradients_settled = True
         self._undo_watching: list[Callable[[], None]] = []
         self._poisoned = False
         self.loops = Loops(self, self._data_seed())
@@ -218,7 +217,7 @@ class Session:
     # -- what loops ask of their host --------------------------------------------------
 
     def turn(self) -> None:
-        self._turned = True
+        self._steps_at_turn = self._optimizer_steps
         self._triggers.guard_workers()
 
     def leaving(self) -> bool:
