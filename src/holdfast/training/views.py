@@ -9,9 +9,10 @@ from typing import Any
 from holdfast.domain import tree
 from holdfast.domain.manifest import Manifest, Summary
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import NotFoundError
+from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
+from holdfast.repository.verify import Verifier
 from holdfast.storage.urls import open_storage
 from holdfast.training import console
 from holdfast.training.restoring import Restorer
@@ -114,9 +115,11 @@ class Checkpoint:
         DamagedError
             Names tensors and packs.
         """
-        from holdfast.repository.verify import verify_checkpoint
-
-        verify_checkpoint(self._run, self._id)
+        verdict = Verifier(self._run.repository).check(self._run, self._id)
+        if verdict is None:
+            raise NotFoundError(f"The checkpoint {self.run}@{self.step} is gone: retention removed it.")
+        if not verdict.ok:
+            raise DamagedError(f"The checkpoint {self.run}@{self.step} is damaged: {verdict.reason}")
 
 
 class RunView:
