@@ -130,7 +130,7 @@ class Checkpointer:
     # -- loops -------------------------------------------------------------------------
 
     def epochs(self, count: int | None = None, *, steps: int | None = None) -> Turns:
-        """Iterate over the numbers of the epochs still to do, up to ``count`` epochs or ``steps`` steps in all."""
+        """Iterate over the epochs still to do: up to ``count`` epochs, or ``steps`` steps, in all."""
         return self._entered.loops.epochs(count, steps)
 
     def batches(self, loader: Iterable[Any]) -> Turns:

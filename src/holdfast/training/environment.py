@@ -48,6 +48,6 @@ def refuse_many_ranks(variables: Mapping[str, str]) -> None:
     size = next((variables[n] for n in names if variables.get(n, "1") not in ("", "0", "1")), None)
     if size is not None:
         raise UnsupportedError(
-            f"This process is one of {size} ranks, which this version of Holdfast cannot checkpoint together.",
+            f"This process is one of {size} ranks, which this version cannot checkpoint together.",
             do="Train in one process for now.",
         )

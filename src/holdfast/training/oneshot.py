@@ -24,7 +24,7 @@ from holdfast.training.views import Checkpoint
 
 
 class _Writer:
-    """This process's attempt of one run, shared by all its calls of `save`."""
+    """The attempt of one run that this process writes, shared by all its calls of `save`."""
 
     _known: ClassVar[dict[tuple[str, str], _Writer]] = {}
     loaded: ClassVar[dict[tuple[str, str], CheckpointId]] = {}

@@ -135,7 +135,7 @@ class Restorer:
         )
         return kind(
             f"No checkpoint of the run {self._run.name} in {self._run.storage.location} verifies.{why}",
-            do=f"'holdfast verify {self._run.name}' shows the damage, 'holdfast repair' salvages what is intact, "
+            do=f"'holdfast verify {self._run.name}' shows the damage, 'holdfast repair' salvages the rest, "
             f"'holdfast restart {self._run.name}' starts afresh.",
         )
 
@@ -224,15 +224,16 @@ def restore_for_launch(restorer: Restorer, run: Run, resume: int | str) -> Resto
     if resume == "never":
         if run.lineage():
             raise UsageError(
-                f"The run {run.name} exists already in {run.storage.location}, and resume='never' would start it over.",
-                do=f"Choose another run name, use resume='auto', or start it afresh once with 'holdfast restart {run.name}'.",
+                f"The run {run.name} exists already in {run.storage.location}; resume='never' would start over.",
+                do="Choose another run name, use resume='auto', or start it afresh once with "
+                f"'holdfast restart {run.name}'.",
             )
         return None
     if resume in ("auto", "must"):
         restored = restorer.newest()
         if restored is None and resume == "must":
             raise NotFoundError(
-                f"The run {run.name} in {run.storage.location} has nothing to resume from, but resume='must'.",
+                f"The run {run.name} in {run.storage.location} has nothing to resume from; resume='must'.",
                 do="Use resume='auto' to start it.",
             )
         return restored

@@ -86,9 +86,13 @@ def test_every_difference_is_listed_before_anything_is_touched():
     assert live["deep"]["x"].tolist() == [0.0, 0.0, 0.0]
 
 
-@pytest.mark.parametrize("live", [torch.nn.Linear(1, 1), torch.Generator(), torch.zeros(2)], ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize(
-    "saved", [1, {"a": 1}, [1], torch.nn.ReLU(), torch.Generator(), torch.ones(2)], ids=lambda v: type(v).__name__
+    "live", [torch.nn.Linear(1, 1), torch.Generator(), torch.zeros(2)], ids=lambda v: type(v).__name__
+)
+@pytest.mark.parametrize(
+    "saved",
+    [1, {"a": 1}, [1], torch.nn.ReLU(), torch.Generator(), torch.ones(2)],
+    ids=lambda v: type(v).__name__,
 )
 def test_an_object_is_never_replaced_by_something_else(saved, live):
     if type(saved) is type(live):
