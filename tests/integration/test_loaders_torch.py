@@ -468,3 +468,71 @@ def test_workers_die_with_a_killed_trainer() -> None:
     while alive := [pid for pid in workers if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.02)
+
+
+def test_spawned_workers() -> None:
+    loader = DataLoader(
+        Noisy(), batch_size=7, num_workers=1, worker_init_fn=shift, multiprocessing_context="spawn"
+    )
+    forked = DataLoader(Noisy(), batch_size=7, num_workers=1, worker_init_fn=shift)
+    spawned = [frozen(batch) for batch in BatchPass(loader, seed=1, number=0)]
+    assert spawned == [frozen(batch) for batch in BatchPass(forked, seed=1, number=0)]
+
+
+def test_unseeded_generator_of_a_sampler() -> None:
+    check(lambda: DataLoader(Noisy(), 4, sampler=Unseeded()), unseeded=True)
+
+
+class Unseeded(Sampler):
+    def __init__(self) -> None:
+        self.generator = np.random.default_rng()
+
+    def __len__(self) -> int:
+        return SAMPLES
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.generator.permutation(SAMPLES).tolist())
+
+
+class OwnWay(DataLoader):
+    def __iter__(self) -> Any:
+        return iter([1, 2])
+
+
+@pytest.mark.parametrize(
+    ("loader", "way_out"),
+    [
+        (lambda: DataLoader(Noisy(), num_workers=1, in_order=False), "Set in_order=True"),
+        (lambda: OwnWay(Noisy()), "Pass a plain torch DataLoader"),
+    ],
+)
+def test_refused_with_the_way_out(loader: Make, way_out: str) -> None:
+    with pytest.raises(UnsupportedError, match=way_out):
+        BatchPass(loader(), seed=1, number=0)
+
+
+def test_a_failing_sample_does_not_shift_the_position() -> None:
+    loader = DataLoader(Broken(), batch_size=2)
+    current = BatchPass(loader, seed=1, number=0)
+    assert labels(next(current)) == [0, 1]
+    with pytest.raises(ValueError, match="broken"):
+        next(current)
+    assert current.delivered == 1
+    assert labels(next(current)) == [4, 5]
+    assert (current.delivered, current.samples) == (3, 6)
+
+
+class Broken(Plain):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index == 2:
+            raise ValueError("broken")
+        return super().__getitem__(index)
+
+
+def test_going_back_within_one_process_with_workers_that_live_on() -> None:
+    loader = DataLoader(Lines(), batch_size=2, num_workers=2, persistent_workers=True)
+    list(BatchPass(loader, seed=1, number=0))
+    current = BatchPass(loader, seed=1, number=1)
+    next(current)
+    saved, rest = through_bytes(current.state()), [frozen(batch) for batch in current]
+    assert [frozen(batch) for batch in BatchPass(loader, seed=1, number=1, saved=saved)] == rest

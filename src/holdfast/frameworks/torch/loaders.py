@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset as TorchIterable
 
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import PositionedLoader
+from holdfast.frameworks.draws import Draws
 from holdfast.frameworks.marked import Handover, Mark, Marked, SeededDataset, Single, WorkerStart, forking
-from holdfast.frameworks.passes import Draws, MapLoader
+from holdfast.frameworks.passes import MapLoader
 from holdfast.frameworks.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
 
 _KNOWN = frozenset(
@@ -123,6 +124,11 @@ class _Clones:
             self._kept = clone
         return clone
 
+    def forget_workers(self) -> None:
+        """Begin the next pass with new ones."""
+        self._kept = None
+        self.stop_workers()
+
     def stop_workers(self) -> None:
         """End those of a pass left in the middle now, not when its iterator is collected."""
         stop = getattr(self._running(), "_shutdown_workers", None)
@@ -184,6 +190,8 @@ class _TorchStream(StreamLoader):
         turns = iter(Turns(self.size, first))
         if not self.workers:
             return self._clones.iterate(turns, first, collate_fn=Counting(collate))
+        if starts:  # workers that live on would not hear of them (a restore within one process)
+            self._clones.forget_workers()
         stream = Stream(self._dataset, self.size, (seed,), _identity, starts)
         return self._clones.iterate(turns, first, dataset=stream, collate_fn=Carrying(collate, stream))
 
