@@ -102,10 +102,14 @@ def _set_aside(storage: Storage, key: str) -> None:
 
 
 def _bases(run: Run) -> Iterator[Finding]:
-    for key in run.storage.list(run.layout.attempts):
-        attempt = AttemptId.parse(key.rpartition("/")[2].removesuffix(".base"))
-        if key.endswith(".base") and attempt is not None and not _is_sound_base(run, key, attempt):
-            yield _mend_base(run, key, attempt)
+    present = {key for key in run.storage.list(run.layout.attempts) if key.endswith(".base")}
+    attempts = {AttemptId.parse(key.rpartition("/")[2].removesuffix(".base")) for key in present}
+    if records.read_or_none(run.storage, f"{run.layout.root}moving.json", MovingRecord) is None:
+        attempts |= {c.attempt for c in run.checkpoints()}  # each recorded a base before its first save
+    for attempt in sorted(a for a in attempts if a is not None):
+        key = run.layout.base(attempt)
+        if not _is_sound_base(run, key, attempt):
+            yield _mend_base(run, key, attempt, lost=key not in present)
 
 
 def _is_sound_base(run: Run, key: str, attempt: AttemptId) -> bool:
@@ -115,9 +119,11 @@ def _is_sound_base(run: Run, key: str, attempt: AttemptId) -> bool:
     return record.checkpoint is None or CheckpointId.parse(record.checkpoint) is not None
 
 
-def _mend_base(run: Run, key: str, attempt: AttemptId) -> Finding:
+def _mend_base(run: Run, key: str, attempt: AttemptId, *, lost: bool) -> Finding:
     subject = f"{run.name}, attempt {attempt}"
     what = "What this attempt started from cannot be read, so the run cannot be resumed."
+    if lost:
+        what = "The record of what this attempt started from is lost, so its checkpoints do not count."
     own = [c for c in run.checkpoints() if c.attempt == attempt]
     if not own:
         do = "Set the record aside: the attempt saved nothing, so the run goes on from the one before."
@@ -128,7 +134,8 @@ def _mend_base(run: Run, key: str, attempt: AttemptId) -> Finding:
     record = records.encode(records.BaseRecord(str(attempt), str(base) if base is not None else None))
 
     def fix() -> None:
-        _set_aside(run.storage, key)
+        if not lost:
+            _set_aside(run.storage, key)
         run.storage.put(key, [record])
 
     return Finding("base", subject, what, f"Write it anew: it started from {where} ({source}).", fix)

@@ -81,6 +81,16 @@ def test_repair_without_any_manifest_guesses_nothing(place, holdfast):
     assert not (place.path / CONFIG).exists()
 
 
+def test_repair_rewrites_a_lost_base(place, digits, holdfast):
+    path = place.path / place.run("digits").layout.base(digits[300].attempt)
+    before = path.read_bytes()
+    path.unlink()
+    assert place.run("digits").latest() == digits[200]
+    assert holdfast("repair", "--apply").code == 0
+    assert path.read_bytes() == before
+    assert place.run("digits").latest() == digits[400]
+
+
 def test_repair_rewrites_a_base_from_the_first_checkpoint(place, digits, holdfast):
     attempt = digits[300].attempt
     path = place.path / place.run("digits").layout.base(attempt)
