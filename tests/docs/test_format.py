@@ -1,0 +1,119 @@
+"""docs/format.md is enough to read what Holdfast writes: see the reader beside this file."""
+
+import ast
+import importlib.util
+import math
+import struct
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import holdfast
+
+HERE = Path(__file__).parent
+
+
+def _load():
+    spec = importlib.util.spec_from_file_location("format_reader", HERE / "format_reader.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+format_reader = _load()
+
+
+def _state():
+    rng = np.random.default_rng(7)
+    return {
+        "weights": rng.standard_normal((70, 30)).astype("f4"),
+        "large": rng.integers(0, 256, 5_000_000).astype(np.uint8),
+        "again": np.arange(12, dtype=">i4").reshape(3, 4).T,
+        "empty": np.zeros((0, 4)),
+        "scalar": np.array(2.5 + 1j),
+        "plain": {"n": 2**70, "pair": (1, "two"), 3: {4, 5}, "nan": math.nan, "raw": b"\x00\xff", "c": 1j},
+    }
+
+
+@pytest.fixture
+def repository(tmp_path):
+    state = _state()
+    with holdfast.Checkpointer(tmp_path / "r", state, run="a/b", save="every 2 steps", keep="last 3") as ckpt:
+        for step in ckpt.steps(6):
+            state["weights"] += 1
+            ckpt.step(loss=step)
+    return tmp_path / "r", state
+
+
+def test_reads_every_byte_that_was_written(repository):
+    root, state = repository
+    reader = format_reader.Reader(root, "a/b")
+    latest = reader.latest()
+    assert latest.step == 6
+    summary, details, table = reader.manifest(latest)
+    assert summary["metrics"] == {"loss": 5.0}
+    for name in ("weights", "large", "again", "empty", "scalar"):
+        little = np.ascontiguousarray(state[name], dtype=state[name].dtype.newbyteorder("<"))
+        assert reader.tensor(table, name) == little.tobytes(), name
+    tree = format_reader.value(details["tree"])
+    assert tree["weights"] == ("tensor", "weights", "numpy", "cpu")
+    plain = tree["plain"]
+    assert struct.pack("<d", plain.pop("nan")) == struct.pack("<d", math.nan)
+    assert plain == {"n": 2**70, "pair": (1, "two"), 3: {4, 5}, "raw": b"\x00\xff", "c": 1j}
+
+
+def test_agrees_on_latest_after_restart_and_rejection(repository):
+    root, _ = repository
+    repo = holdfast.open(root)
+    with holdfast.Checkpointer(root, _state(), run="a/b", resume=4, save=None) as ckpt:
+        assert ckpt.progress.step == 4
+    reader = format_reader.Reader(root, "a/b")
+    assert reader.latest().step == repo["a/b"].latest.step == 4  # step 6 is a dead branch now
+    name = reader.latest().path.stem
+    rejected = root / "runs/a/b/rejected"
+    rejected.mkdir()
+    (rejected / f"{name}.json").write_text("")  # the name alone rejects
+    assert reader.latest().step == repo["a/b"].latest.step == 2
+
+
+def test_chunks_are_written_once(repository):
+    root, _ = repository
+    packs = list(root.glob("packs/*/*.pack"))
+    stored = sum(entry[2] for pack in packs for entry in format_reader.read_index(pack))
+    assert stored < 5_000_000 + 4 * 70 * 30 * 4 + 1000
+
+
+def test_the_reader_knows_nothing_of_holdfast():
+    tree = ast.parse((HERE / "format_reader.py").read_text())
+    names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
+    names += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
+    assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "blake3", "msgspec"}
+
+
+def test_the_page_names_every_dtype_folder_and_tag():
+    from holdfast.domain import tree
+    from holdfast.domain.names import RESERVED_SEGMENTS
+    from holdfast.domain.tensors import ITEM_BYTES
+
+    text = (HERE.parent.parent / "docs/format.md").read_text()
+    for name in (*ITEM_BYTES, *RESERVED_SEGMENTS):
+        assert name in text, name
+    for tag in tree._DECODERS:
+        assert f'["{tag}"' in text, tag
+    for kind in _kinds():
+        assert f"`{kind}`" in text, kind
+
+
+def _kinds():
+    source = HERE.parent.parent / "src/holdfast/frameworks"
+    for path in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            targets = [t.id for t in getattr(node, "targets", []) if isinstance(t, ast.Name)]
+            if (
+                isinstance(node, ast.Assign)
+                and targets in (["kind"], ["KIND"])
+                and isinstance(node.value, ast.Constant)
+            ):
+                yield node.value.value
