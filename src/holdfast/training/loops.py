@@ -76,6 +76,7 @@ class Loops:
         self._passes: list[dict[str, Any]] = []
         self._open: BatchPass | None = None
         self._last_passes: dict[int, dict[str, Any]] = {}
+        self._carried: dict[int, dict[str, Any]] = {}
         self._pass_number = 0
         self._resumed: list[dict[str, Any]] = []
         self._resume_rng: dict[str, Any] | None = None
@@ -128,6 +129,7 @@ class Loops:
         self._pass_number = saved["pass_number"]
         self._resumed = list(saved["passes"])
         self._last_passes = dict(saved["last_passes"])
+        self._carried = dict(saved["last_passes"])
         self._epoch_rng = saved["epoch_rng"] if self._resumed else None
         self._resume_rng = rng
         self.stopped = saved["stopped"]
@@ -202,11 +204,12 @@ class Loops:
             return Turns(lambda: iter(inner), inner.remaining)
         ordinal = len(self._passes)
         saved = self._resumed[ordinal] if ordinal < len(self._resumed) else None
+        carried = self._carried.pop(ordinal, None)  # what samplers keep between passes, once after a restore
         if saved is not None and saved["over"]:
             self._passes.append(saved)
             return Turns(self._skip, lambda: 0)
         if saved is None:
-            batch_pass = self._fresh_pass(loader, self._last_passes.get(ordinal))
+            batch_pass = self._fresh_pass(loader, carried)
         else:
             batch_pass = self._resumed_pass(loader, saved)
         return Turns(lambda: self._deliver(batch_pass), batch_pass.remaining)
