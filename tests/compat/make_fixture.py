@@ -1,0 +1,116 @@
+"""Write the repository kept beside this file, once per format version: python make_fixture.py v1
+
+Never run again for a version that was released: the point is that old bytes stay readable.
+"""
+
+import datetime
+import json
+import random
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import holdfast
+
+
+class Counter:
+    """An object with a state of its own."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"count": self.count}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.count = state["count"]
+
+
+def state() -> dict[str, object]:
+    return {
+        "weights": np.zeros((6, 4), np.float32),
+        "half": np.zeros(5, np.float16),
+        "flags": np.zeros(3, np.bool_),
+        "complex": np.zeros(2, np.complex128),
+        "empty": np.zeros((0, 3), np.int64),
+        "scalar": np.array(0, np.int64),
+        "random": random.Random(5),
+        "generator": np.random.default_rng(5),
+        "counter": Counter(),
+        "plain": {},
+        "history": [],
+    }
+
+
+def advance(live: dict[str, object], step: int) -> None:
+    """One step of a training that draws from every generator."""
+    live["weights"] += live["generator"].standard_normal((6, 4)).astype("f4") + np.random.rand()
+    live["half"] += np.float16(random.random())
+    live["flags"] ^= np.array([True, False, step % 2 == 0])
+    live["complex"] += complex(step, live["random"].random())
+    live["scalar"] += 1
+    live["counter"].count += 2
+    live["plain"] = {
+        "big": 2**80 + step, "pair": (step, "two"), "set": {step, -1}, 3: None, "raw": b"\x00\xff",
+        "when": datetime.datetime(2026, 1, step + 1, 12), "number": np.float32(step / 3), "odd": "\udcff",
+    }  # fmt: skip
+    live["history"].append(step)
+
+
+def train(place: Path, steps: int) -> dict[str, object]:
+    """Train to ``steps``; returns the live state."""
+    random.seed(1)
+    np.random.seed(1)
+    live = state()
+    rule = holdfast.keep(last=2, every_steps=4)
+    with holdfast.Checkpointer(
+        place, live, run="old/run", config={"lr": 0.1}, save="every 2 steps", keep=rule, signals=False,
+        changed="keep",
+    ) as ckpt:  # fmt: skip
+        for _ in ckpt.steps(steps):
+            advance(live, ckpt.progress.step)
+            step = ckpt.step(loss=1 / (1 + ckpt.progress.step))
+            if step == 6:
+                ckpt.report(val_loss=0.25)
+                ckpt.save(tag="paper")
+    return live
+
+
+def expectation(live: dict[str, object]) -> dict[str, object]:
+    """What a state is, in text that no library decides."""
+    arrays = {
+        k: [v.dtype.str, list(v.shape), v.tobytes().hex()] for k, v in live.items() if hasattr(v, "shape")
+    }
+    return {
+        "arrays": arrays,
+        "random": live["random"].getstate()[1][-1],
+        "generator": live["generator"].bit_generator.state["state"],
+        "counter": live["counter"].count,
+        "plain": sorted(f"{k!r}: {_text(v)}" for k, v in live["plain"].items()),
+        "history": live["history"],
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, set):
+        return f"set {sorted(value)}"
+    return f"{value.dtype} {value.tobytes().hex()}" if hasattr(value, "tobytes") else repr(value)
+
+
+def main() -> None:
+    from holdfast.repository.repository import Repository
+    from holdfast.storage.urls import open_storage
+
+    target = Path(__file__).parent / sys.argv[1]
+    shutil.rmtree(target, ignore_errors=True)
+    place = target / "repository"
+    Repository.create(open_storage(place, create=True), chunk_bytes=4096)
+    expected = {steps: expectation(train(place, steps)) for steps in (6, 9)}
+    (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    shutil.rmtree(place / "staging")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What the first release wrote stays readable, byte for byte."""
+
+import importlib.util
+import json
+import random
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import holdfast
+
+HERE = Path(__file__).parent
+EXPECTED = json.loads((HERE / "v1/expected.json").read_text())
+
+
+def _load():
+    spec = importlib.util.spec_from_file_location("make_fixture", HERE / "make_fixture.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make_fixture = _load()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    return shutil.copytree(HERE / "v1/repository", tmp_path / "repository")
+
+
+@pytest.mark.parametrize(("at", "key"), [("latest", "9"), (9, "9"), ("paper", "6")])
+def test_every_value_comes_back(repository, at, key):
+    live = make_fixture.state()
+    holdfast.load(repository, live, run="old/run", at=at)
+    assert json.loads(json.dumps(make_fixture.expectation(live))) == EXPECTED[key]
+
+
+def test_without_live_objects(repository):
+    state = holdfast.open(repository)["old/run"][9].load()
+    assert state["weights"].tobytes().hex() == EXPECTED["9"]["arrays"]["weights"][2]
+    assert state["history"] == EXPECTED["9"]["history"]
+
+
+def test_what_is_there(repository):
+    run = holdfast.open(repository)["old/run"]
+    assert [c.step for c in run] == [4, 6, 8, 9]
+    assert run["paper"].metrics == {"loss": 1 / 6, "val_loss": 0.25}
+    assert run.latest.config == {"lr": 0.1}
+    for checkpoint in run:
+        checkpoint.verify()
+
+
+def test_training_goes_on_from_it(repository):
+    before = random.getstate(), np.random.get_state()
+    try:
+        live = make_fixture.train(repository, 12)
+        assert live["history"] == list(range(12))
+        assert holdfast.open(repository)["old/run"].latest.step == 12
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
