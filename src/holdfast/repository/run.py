@@ -254,9 +254,20 @@ class Run:
         return all(a <= attempt for a in self._attempt_ids())
 
     def record_base(self, attempt: AttemptId, base: CheckpointId | None) -> None:
-        """Record, durably, what the attempt starts from; before its first step."""
+        """Record, durably, what the attempt starts from; before its first step.
+
+        The base itself may be visible without being durable, if its writer was killed between
+        linking it and syncing the folder; so it is made durable first.
+        """
+        if base is not None:
+            self._settle(base)
         record = records.BaseRecord(str(attempt), str(base) if base is not None else None)
         self.storage.put_if_absent(self.layout.base(attempt), records.encode(record))
+
+    def _settle(self, checkpoint: CheckpointId) -> None:
+        key = self.layout.checkpoint(checkpoint)
+        with self.repository.holding(saving=True):
+            self.storage.put_if_absent(key, self.storage.get(key))
 
     def record_end(self, attempt: AttemptId, cause: str, step: int, *, done: bool) -> None:
         """Record how the attempt ended."""
