@@ -109,7 +109,9 @@ def assert_restores(run: Run, expected: Mapping[CheckpointId, State]) -> None:
         assert read(run, checkpoint) == state, f"{checkpoint} came back with other bytes"
 
 
-def prune(run: Run, keep: int, attempt: AttemptId, *, sweep: bool = False) -> Pruned:
+def prune(
+    run: Run, keep: int, attempt: AttemptId, *, sweep: bool = False, wait_seconds: float = 0.0
+) -> Pruned:
     """Keep the last so many on the run's line, as the highest attempt does after a commit."""
     line = run.lineage()
     drop = [c for c in run.checkpoints() if c not in line[:keep]]
@@ -117,7 +119,7 @@ def prune(run: Run, keep: int, attempt: AttemptId, *, sweep: bool = False) -> Pr
         run,
         drop,
         may_delete=lambda c: run.is_highest(attempt) and c not in run.tags(strict=True).values(),
-        wait_seconds=0.0,
+        wait_seconds=wait_seconds,
         sweep=sweep,
     )
 

@@ -12,6 +12,8 @@ RUNS = "runs/"
 CONDEMNED_PACKS = "condemned/"
 DAMAGED_PACKS = "damaged/"
 REPOSITORY_LOCK = "repository"
+TURN_LOCK = "repository-turn"
+"""Whoever wants to prune holds it, so that a stream of savers and readers lets it in."""
 
 
 def new_pack_id() -> str:

@@ -136,10 +136,9 @@ class Repository:
         if not self.storage.exclusive_locks:
             yield
             return
-        lock = self.storage.lock(layout.REPOSITORY_LOCK, shared=True, wait_seconds=LOCK_WAIT_SECONDS)
         with ExitStack() as stack:
             try:
-                held = stack.enter_context(lock)
+                held = self._enter(stack)
             except StorageError as error:
                 if saving or error.errno not in NOT_WRITABLE:
                     raise
@@ -151,15 +150,26 @@ class Repository:
                 )
             yield
 
+    def _enter(self, stack: ExitStack) -> bool:
+        with self.storage.lock(layout.TURN_LOCK, shared=True, wait_seconds=LOCK_WAIT_SECONDS) as turn:
+            if not turn:
+                return False
+        lock = self.storage.lock(layout.REPOSITORY_LOCK, shared=True, wait_seconds=LOCK_WAIT_SECONDS)
+        return stack.enter_context(lock)
+
     @contextmanager
     def excluding(self, wait_seconds: float) -> Iterator[bool]:
         """Exclude every saver and reader, where the storage can; False if not to be had in time."""
         if not self.storage.exclusive_locks:
             yield True
             return
-        lock = self.storage.lock(layout.REPOSITORY_LOCK, shared=False, wait_seconds=wait_seconds)
-        with lock as held:
-            yield held
+        with ExitStack() as stack:
+            for name in (layout.TURN_LOCK, layout.REPOSITORY_LOCK):
+                lock = self.storage.lock(name, shared=False, wait_seconds=wait_seconds)
+                if not stack.enter_context(lock):
+                    yield False
+                    return
+            yield True
 
 
 def _no_repository(storage: Storage) -> NotFoundError:
