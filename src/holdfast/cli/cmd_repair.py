@@ -57,6 +57,12 @@ def command(
     if salvage is not None:
         _salvage(what, salvage, repository, apply=apply, json=json)
         return
+    if what is not None and "@" in what:
+        from holdfast.errors import UsageError
+
+        raise UsageError(
+            f"What shall become of {what}?", do="Say --salvage FOLDER to save its intact tensors."
+        )
     place = place_of(what or repository)
     findings, applied = _mend(place, apply=apply)
     if json:

@@ -208,6 +208,11 @@ def test_salvage_writes_intact_tensors(place, holdfast, tmp_path):
     assert holdfast("repair", "digits@1", "--salvage", str(folder), "--apply").code == 2
 
 
+def test_repair_of_one_checkpoint_needs_a_folder(digits, holdfast):
+    assert "--salvage" in holdfast("repair", "digits@300").err
+    assert holdfast("repair", "--salvage", "x").code == 2
+
+
 def test_diff_measures_changed_tensors(place, holdfast):
     attempt = place.attempt("digits")
     base = np.array([3.0, 4.0, 0.0, 0.0], np.float32)

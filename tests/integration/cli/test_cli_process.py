@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import resource
 import signal
 import subprocess
 import sys
@@ -26,16 +27,17 @@ def call(arguments, **options):
 
 
 def test_it_starts_at_once_and_imports_no_framework(command, place, digits):
-    def fastest(arguments):
+    def processor_seconds(arguments):
         times = []
         for _ in range(3):
-            started = time.monotonic()
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
             assert call(arguments).returncode == 0
-            times.append(time.monotonic() - started)
-        return min(times)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            times.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+        return min(times)  # of a machine that other tests use too
 
-    assert fastest(command("--help")) < 0.4
-    assert fastest(command("ls", "digits")) < 1.0
+    assert processor_seconds(command("--help")) < 0.4
+    assert processor_seconds(command("ls", "digits")) < 1.0
     code = (
         "import sys; from holdfast.cli.app import run\n"
         "for line in ('ls', 'show digits', 'du', 'verify', 'doctor', 'diff digits@100 digits@200'):\n"
