@@ -11,6 +11,7 @@ PACKS = "packs/"
 RUNS = "runs/"
 CONDEMNED_PACKS = "condemned/"
 DAMAGED_PACKS = "damaged/"
+ASIDE = "aside/"
 REPOSITORY_LOCK = "repository"
 TURN_LOCK = "repository-turn"
 """Whoever wants to prune holds it, so that a stream of savers and readers lets it in."""
@@ -53,6 +54,8 @@ class RunLayout:
         self.hints = f"{self.root}hints/"
         self.leases = f"{self.root}leases/"
         self.requests = f"{self.root}requests/"
+        self.moving = f"{self.root}moving.json"
+        self.moved = f"{self.root}moved.json"
 
     def attempt(self, attempt: AttemptId) -> str:
         return f"{self.attempts}{attempt}.json"

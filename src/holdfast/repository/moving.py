@@ -57,9 +57,9 @@ def move(run: Run, target: Run) -> Moved:
         The new name is taken, or the old one was trained again after it had been moved.
     """
     with run.repository.holding():
-        moved = records.read_or_none(run.storage, _moved_key(run), MovedRecord)
+        moved = records.read_or_none(run.storage, run.layout.moved, MovedRecord)
         resumed = moved is not None or _is_begun(run, target)
-        if moved is None and not is_recorded(run):
+        if moved is None and not run.exists():
             return _finish_marker(run, target, resumed=resumed)
         copied = 0
         if moved is None:
@@ -67,26 +67,12 @@ def move(run: Run, target: Run) -> Moved:
         else:
             _check_moved(run, target, moved)
         deleted = _delete(run)
-        target.storage.delete(_moving_key(target))
+        target.storage.delete(target.layout.moving)
     return Moved(copied, deleted, resumed)
 
 
-def is_recorded(run: Run) -> bool:
-    """Whether this name has attempts or checkpoints of its own."""
-    folders = (run.layout.attempts, run.layout.checkpoints)
-    return any(next(iter(run.storage.list(folder)), None) is not None for folder in folders)
-
-
-def _moving_key(run: Run) -> str:
-    return f"{run.layout.root}moving.json"
-
-
-def _moved_key(run: Run) -> str:
-    return f"{run.layout.root}moved.json"
-
-
 def _is_begun(run: Run, target: Run) -> bool:
-    record = records.read_or_none(target.storage, _moving_key(target), MovingRecord)
+    record = records.read_or_none(target.storage, target.layout.moving, MovingRecord)
     return record is not None and record.source == run.name
 
 
@@ -95,7 +81,7 @@ def _finish_marker(run: Run, target: Run, *, resumed: bool) -> Moved:
         raise NotFoundError(
             f"There is no run {run.name!r} in {run.storage.location}.", do="'holdfast ls' lists all runs."
         )
-    target.storage.delete(_moving_key(target))
+    target.storage.delete(target.layout.moving)
     return Moved(0, 0, resumed=True)
 
 
@@ -118,13 +104,13 @@ def _check_moved(run: Run, target: Run, moved: MovedRecord) -> None:
 
 
 def _copy(run: Run, target: Run, *, resumed: bool) -> int:
-    if is_recorded(target) and not (resumed and _attempt_names(target) <= _attempt_names(run)):
+    if target.exists() and not (resumed and _attempt_names(target) <= _attempt_names(run)):
         raise UsageError(
             f"There is a run {target.name} already.", do="Choose a free name, or remove that run."
         )
     storage = run.storage
     if not resumed:
-        storage.put(_moving_key(target), [records.encode(MovingRecord(run.name))])
+        storage.put(target.layout.moving, [records.encode(MovingRecord(run.name))])
     there = set(storage.list(target.layout.root))
     copied = 0
     for key in _in_copying_order(run):
@@ -133,7 +119,7 @@ def _copy(run: Run, target: Run, *, resumed: bool) -> int:
             storage.put(new, [storage.get(key)])
             copied += 1
     marker = MovedRecord(target.name, sorted(_attempt_names(run)))
-    storage.put(_moved_key(run), [records.encode(marker)])
+    storage.put(run.layout.moved, [records.encode(marker)])
     return copied
 
 
@@ -151,8 +137,8 @@ def _delete(run: Run) -> int:
     keys += list(files_beside(run))
     for key in keys:
         run.storage.delete(key)
-    run.storage.delete(_moved_key(run))
-    run.storage.delete(_moving_key(run))
+    run.storage.delete(run.layout.moved)
+    run.storage.delete(run.layout.moving)
     for checkpoint in list(run.repository.marks):
         if checkpoint[0] == run.name:
             del run.repository.marks[checkpoint]

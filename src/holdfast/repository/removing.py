@@ -44,8 +44,8 @@ def remove_run(run: Run, *, wait_seconds: float = 60.0) -> retention.Pruned:
         return pruned
     for key in files_beside(run):
         run.storage.delete(key)
-    for marker in ("moving.json", "moved.json"):
-        run.storage.delete(f"{run.layout.root}{marker}")
+    for marker in (run.layout.moving, run.layout.moved):
+        run.storage.delete(marker)
     return pruned
 
 

@@ -26,8 +26,6 @@ from holdfast.repository.space import Survey
 from holdfast.repository.verify import Verifier
 from holdfast.storage.base import Storage
 
-ASIDE = "aside/"
-
 
 class Finding(msgspec.Struct, frozen=True):
     """One thing that is wrong.
@@ -94,7 +92,7 @@ def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[
 
 def _set_aside(storage: Storage, key: str) -> None:
     """Keep a copy of a record where nothing looks for it, then take it away."""
-    storage.put(ASIDE + key, [storage.get(key)])
+    storage.put(layout.ASIDE + key, [storage.get(key)])
     storage.delete(key)
 
 
@@ -104,7 +102,7 @@ def _set_aside(storage: Storage, key: str) -> None:
 def _bases(run: Run) -> Iterator[Finding]:
     present = {key for key in run.storage.list(run.layout.attempts) if key.endswith(".base")}
     attempts = {AttemptId.parse(key.rpartition("/")[2].removesuffix(".base")) for key in present}
-    if records.read_or_none(run.storage, f"{run.layout.root}moving.json", MovingRecord) is None:
+    if records.read_or_none(run.storage, run.layout.moving, MovingRecord) is None:
         attempts |= {c.attempt for c in run.checkpoints()}  # each recorded a base before its first save
     for attempt in sorted(a for a in attempts if a is not None):
         key = run.layout.base(attempt)
@@ -170,8 +168,8 @@ def _tags(run: Run) -> Iterator[Finding]:
 
 
 def _moves(run: Run) -> Iterator[Finding]:
-    moving = records.read_or_none(run.storage, f"{run.layout.root}moving.json", MovingRecord)
-    moved = records.read_or_none(run.storage, f"{run.layout.root}moved.json", MovedRecord)
+    moving = records.read_or_none(run.storage, run.layout.moving, MovingRecord)
+    moved = records.read_or_none(run.storage, run.layout.moved, MovedRecord)
     if moving is not None:
         do = f"Run: holdfast mv {moving.source} {run.name}"
         yield Finding("move", run.name, f"A move from {moving.source} was cut short.", do)

@@ -117,7 +117,9 @@ class Repository:
         """Packs that nothing new may rely on. A record that cannot be read still condemns."""
         result = {}
         for key in self.storage.list(layout.CONDEMNED_PACKS):
-            pack_id = key.rpartition("/")[2].removesuffix(".json")
+            pack_id = layout.pack_id_of(f"{key.removesuffix('.json')}.pack")
+            if pack_id is None:
+                continue  # not one of ours
             record = records.read_or_none(self.storage, key, records.CondemnedRecord)
             result[pack_id] = record or records.CondemnedRecord(pack_id, self.storage.now_seconds())
         return result
