@@ -100,27 +100,40 @@ class Checkpointer:
         )
         self._listeners: list[Listener] = [console.show]
         self._session: Session | None = None
+        self._left = False
 
     def __enter__(self) -> Self:
         refuse_many_ranks(os.environ)
-        repository = Repository.create(open_storage(self._location, create=True))
+        if self._session is not None and not self._left:
+            raise UsageError("This Checkpointer is entered already.", do="Make another one.")
+        repository = self._repository()
         session = Session(repository, self._state, self._options, self._emit)
         session.enter()
-        self._session = session
+        self._session, self._left = session, False
         return self
+
+    def _repository(self) -> Repository:
+        if self._options.resume in ("auto", "never"):
+            return Repository.create(open_storage(self._location, create=True))
+        return Repository.open(open_storage(self._location))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        session, self._session = self._entered, None
+        session, self._left = self._entered, True
         session.exit(kind, error, trace)
 
     @property
     def _entered(self) -> Session:
+        if self._session is None or self._left:
+            raise UsageError(_NOT_ENTERED, do=_HOW_TO_ENTER)
+        return self._session
+
+    @property
+    def _seen(self) -> Session:
+        """What can be looked at afterwards, too."""
         if self._session is None:
-            raise UsageError(
-                "This Checkpointer is not entered.", do="Use it as: with Checkpointer(...) as ckpt:"
-            )
+            raise UsageError(_NOT_ENTERED, do=_HOW_TO_ENTER)
         return self._session
 
     def _emit(self, event: Any) -> None:
@@ -166,12 +179,16 @@ class Checkpointer:
     @property
     def progress(self) -> Progress:
         """Steps, epochs, batches of this epoch, and samples so far."""
-        return self._entered.loops.progress
+        return self._seen.loops.progress
 
     @property
     def restored(self) -> Checkpoint | None:
         """The checkpoint that this launch resumed from; None for a fresh start."""
-        return self._entered.restored_checkpoint()
+        return self._seen.restored_checkpoint()
+
+
+_NOT_ENTERED = "This Checkpointer is not entered."
+_HOW_TO_ENTER = "Use it as: with Checkpointer(...) as ckpt:"
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

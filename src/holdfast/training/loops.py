@@ -30,7 +30,11 @@ class Host(Protocol):
         ...
 
     def leaving(self) -> bool:
-        """Whether a signal asked to end."""
+        """Whether a signal asked to end, or does so in the next moment."""
+        ...
+
+    def leave(self) -> None:
+        """End as that signal asks."""
         ...
 
     def warn(self, text: str) -> None: ...
@@ -69,6 +73,8 @@ class Loops:
         self.steps_counted = 0
         self.epochs_counted = 0
         self.stopped: str | None = None
+        self.asked = False
+        self._stopped_before = False
         self.metrics: dict[str, Any] = {}
         self.unmoved = True
         self._samples = 0
@@ -133,6 +139,7 @@ class Loops:
         self._epoch_rng = saved["epoch_rng"] if self._resumed else None
         self._resume_rng = rng
         self.stopped = saved["stopped"]
+        self._stopped_before = self.stopped is not None
         self._target = saved["target"]
 
     # -- epochs ------------------------------------------------------------------------
@@ -151,7 +158,8 @@ class Loops:
         return Turns(lambda: self._epochs(count, steps), lambda: 0 if self.stopped else left)
 
     def _accept_target(self, target: int) -> None:
-        if self.stopped is not None and self._target is not None and target > self._target:
+        self.asked = True
+        if self._stopped_before and self._target is not None and target > self._target:
             self.stopped = None  # the run is extended
         self._target = target
 
@@ -208,10 +216,7 @@ class Loops:
         if saved is not None and saved["over"]:
             self._passes.append(saved)
             return Turns(self._skip, lambda: 0)
-        if saved is None:
-            batch_pass = self._fresh_pass(loader, carried)
-        else:
-            batch_pass = self._resumed_pass(loader, saved)
+        batch_pass = self._resumed_pass(loader, saved) if saved else self._fresh_pass(loader, carried)
         return Turns(lambda: self._deliver(batch_pass), batch_pass.remaining)
 
     def _skip(self) -> Iterator[Any]:
@@ -253,7 +258,8 @@ class Loops:
     def _save_before_dying(self) -> None:
         """A signal to the whole group killed the data workers too: that must not cost the save."""
         if self._host.leaving():
-            self._host.safe_point(counted=self._uncounted == 0)
+            self._safe_point()
+            self._host.leave()
 
     def _turn(self, value: Any) -> Iterator[Any]:
         self._host.turn()

@@ -18,7 +18,6 @@ from holdfast.errors import (
     DamagedError,
     HoldfastError,
     NotFoundError,
-    PoisonedError,
     StorageError,
     UsageError,
 )
@@ -26,6 +25,7 @@ from holdfast.frameworks import walk
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
+from holdfast.training import poison
 
 READ_TRIES = 3
 
@@ -86,7 +86,6 @@ class Restorer:
         self._changed = changed
         self._environment = environment
         self._emit = emit
-        self._touched = False
 
     def newest(self, *, only: Iterable[str] | None = None, strict: bool = True) -> Restored | None:
         """Restore the newest recovery point that verifies, walking back past damaged ones.
@@ -100,8 +99,10 @@ class Restorer:
         ------
         DamagedError
             There are checkpoints, but none that verifies.
+        StorageError
+            None can be read.
         """
-        last: HoldfastError | None = None
+        last: DamagedError | StorageError | None = None
         for checkpoint in self._candidates():
             try:
                 return self.one(checkpoint, only=only, strict=strict)
@@ -111,10 +112,12 @@ class Restorer:
             except StorageError as error:
                 if error.errno != errno.EIO:
                     raise
-                last = error
+                last = last or error
                 self._emit(Rejected(self._run.name, checkpoint.step, str(error), recorded=False))
         if last is None and not any(c.kind == "full" for c in self._run.lineage()):
             return None
+        if isinstance(last, StorageError):
+            raise last  # nothing is known to be damaged
         raise self._nothing_left(last)
 
     def _candidates(self) -> Iterator[CheckpointId]:
@@ -128,12 +131,11 @@ class Restorer:
             recorded = False
         self._emit(Rejected(self._run.name, checkpoint.step, error.what, recorded))
 
-    def _nothing_left(self, last: HoldfastError | None) -> HoldfastError:
-        kind = PoisonedError if self._touched else DamagedError
+    def _nothing_left(self, last: DamagedError | None) -> DamagedError:
         why = (
             f" The last one tried: {last.what}" if last is not None else " All of them were rejected before."
         )
-        return kind(
+        return DamagedError(
             f"No checkpoint of the run {self._run.name} in {self._run.storage.location} verifies.{why}",
             do=f"'holdfast verify {self._run.name}' shows the damage, 'holdfast repair' salvages the rest, "
             f"'holdfast restart {self._run.name}' starts afresh.",
@@ -159,16 +161,20 @@ class Restorer:
             plan = walk.plan(self._state, saved, manifest.specs(), only)
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
             skipped = plan.raise_differences(what, strict=strict)
-            self._touched = self._touched or bool(plan.reads)
-            read_tensors(self._run.repository.reader, manifest, self._run.hints(checkpoint), plan.reads, what)
+            hints = self._run.hints(checkpoint)
+            with poison.while_writing(self._entries(only)):
+                read_tensors(self._run.repository.reader, manifest, hints, plan.reads, what)
+                plan.finish()
             self._run.repository.dependable |= packs_of(self._run, checkpoint)
-        plan.finish()
         walk.apply_given(self._state, resolution.apply)
         if resolution.warning is not None:
             self._emit(Warned(self._run.name, resolution.warning))
         training = tree.decode(manifest.details.training)
         seconds = time.monotonic() - started
         return Restored(checkpoint, manifest, training, recorded, seconds, skipped)
+
+    def _entries(self, only: Iterable[str] | None) -> list[object]:
+        return [value for key, value in self._state.items() if only is None or key in only]
 
     def _manifest(self, checkpoint: CheckpointId) -> Manifest:
         for last in (False,) * (READ_TRIES - 1) + (True,):
@@ -224,7 +230,8 @@ def restore_for_launch(restorer: Restorer, run: Run, resume: int | str) -> Resto
     if resume == "never":
         if run.lineage():
             raise UsageError(
-                f"The run {run.name} exists already in {run.storage.location}; resume='never' would start over.",
+                f"The run {run.name} exists already in {run.storage.location}; "
+                "resume='never' would start over.",
                 do="Choose another run name, use resume='auto', or start it afresh once with "
                 f"'holdfast restart {run.name}'.",
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from holdfast.domain.events import Event, Warned
@@ -11,9 +12,9 @@ from holdfast.domain.lineage import chain, head_attempt
 from holdfast.domain.manifest import Summary
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.tree import Component
-from holdfast.errors import DamagedError, NotFoundError, StorageError
+from holdfast.errors import DamagedError, HoldfastError, NotFoundError
 from holdfast.repository.commit import Committed
-from holdfast.repository.retention import remove
+from holdfast.repository.retention import remove, sweep
 from holdfast.repository.run import Run
 from holdfast.repository.thinning import make_thin
 
@@ -29,33 +30,47 @@ class Retention:
         self._attempt = attempt
         self._rule = rule
         self._emit = emit
-        self._summaries: dict[CheckpointId, Summary] = {}
+        self._summaries: dict[CheckpointId, Summary | None] = {}
         self._swept = False
+        self._failures = 0
+
+    def before(self) -> None:
+        """Remove what killed saves left behind, before the first save of this attempt needs the room."""
+        if not self._swept:
+            with suppress(HoldfastError):  # tried again at the next save, which tells of a fault itself
+                self._swept = not sweep(self._run.repository, wait_seconds=PRUNE_WAIT_SECONDS).busy
 
     def after(self, committed: Committed) -> None:
         """Thin and remove what the rule no longer keeps; a fault here costs nothing but disk."""
         self._summaries[committed.id] = committed.summary
+        if self._rule.last is None:
+            return
         try:
             self._apply()
-        except (StorageError, DamagedError, NotFoundError) as error:
-            self._emit(Warned(self._run.name, f"old checkpoints were not removed: {error}"))
+            self._failures = 0
+        except HoldfastError as error:
+            self._failed(f"old checkpoints were not removed: {error}")
+
+    def _failed(self, text: str) -> None:
+        self._failures += 1
+        if self._failures & (self._failures - 1) == 0:  # once, then rarely
+            self._emit(Warned(self._run.name, text))
 
     def _apply(self) -> None:
-        if self._rule.last is None and self._swept:
-            return
-        kept = {str(c): c for c in self._checkpoints()}
-        decision = decide(self._rule, [self._kept(c) for c in kept.values()])
-        thinned = [kept[name] for name in decision.thin if make_thin(self._run, kept[name], is_model)]
-        drop = [kept[name] for name in decision.drop] + thinned
-        if drop or not self._swept:
-            result = remove(
-                self._run,
-                drop,
-                may_delete=self._may_delete,
-                wait_seconds=PRUNE_WAIT_SECONDS,
-                sweep=not self._swept,
-            )
-            self._swept = self._swept or not result.busy
+        present = self._checkpoints()
+        decision = decide(self._rule, self._kept(present))
+        by_name = {str(c): c for c in present}
+        thinned = [by_name[name] for name in decision.thin if self._made_thin(by_name[name])]
+        drop = [by_name[name] for name in decision.drop] + thinned
+        if drop:
+            remove(self._run, drop, may_delete=self._may_delete, wait_seconds=PRUNE_WAIT_SECONDS)
+
+    def _made_thin(self, checkpoint: CheckpointId) -> bool:
+        try:
+            return make_thin(self._run, checkpoint, is_model)
+        except HoldfastError as error:  # that one stays as it is; the others must not wait for it
+            self._failed(f"{self._run.name}@{checkpoint.step} could not be thinned: {error}")
+            return False
 
     def _checkpoints(self) -> list[CheckpointId]:
         """Dead branches first, then the line that leads here, each oldest first."""
@@ -63,37 +78,61 @@ class Retention:
         rejected = run.rejected() | run.repository.doubtful
         present = [c for c in run.checkpoints() if str(c) not in rejected]
         line = list(chain(run.attempts(), present))
-        return [*(c for c in present if c not in set(line)), *reversed(line)]
+        on_line = set(line)
+        return [*(c for c in present if c not in on_line), *reversed(line)]
 
-    def _kept(self, checkpoint: CheckpointId) -> Kept:
+    def _kept(self, present: list[CheckpointId]) -> list[Kept]:
+        """What the rule decides on; those that cannot be read neither count nor go."""
+        self._summaries = {c: self._summary(c) for c in present}
+        tagged, base = set(self._run.tags().values()), self._needed_base(present)
+        newest: dict[tuple[AttemptId, int, str], int] = {}
+        for c in present:
+            place = (c.attempt, c.step, c.kind)
+            newest[place] = max(newest.get(place, 0), c.sequence)
+        return [
+            Kept(
+                id=str(c),
+                step=c.step,
+                epoch=summary.progress.epoch,
+                saved_seconds=summary.saved_seconds,
+                kind="full" if c.kind == "full" else "thin",
+                metrics=summary.metrics,
+                tags=c in tagged,
+                healthy=True,
+                superseded=newest[c.attempt, c.step, c.kind] > c.sequence,
+                protected=c == base,
+            )
+            for c in present
+            if (summary := self._summaries[c]) is not None
+        ]
+
+    def _summary(self, checkpoint: CheckpointId) -> Summary | None:
         if checkpoint not in self._summaries:
-            self._summaries[checkpoint] = self._run.summary(checkpoint)
-        summary = self._summaries[checkpoint]
-        return Kept(
-            id=str(checkpoint),
-            step=checkpoint.step,
-            epoch=summary.progress.epoch,
-            saved_seconds=summary.saved_seconds,
-            kind="full" if checkpoint.kind == "full" else "thin",
-            metrics=summary.metrics,
-            tags=checkpoint in self._run.tags().values(),
-            healthy=True,
-            superseded=self._superseded(checkpoint),
-            protected=self._is_base(checkpoint),
-        )
+            try:
+                return self._run.summary(checkpoint)
+            except (DamagedError, NotFoundError):
+                return None
+        return self._summaries[checkpoint]
 
-    def _superseded(self, checkpoint: CheckpointId) -> bool:
-        same = (c for c in self._summaries if (c.attempt, c.step) == (checkpoint.attempt, checkpoint.step))
-        return any(c.sequence > checkpoint.sequence and c.kind == checkpoint.kind for c in same)
-
-    def _is_base(self, checkpoint: CheckpointId) -> bool:
+    def _needed_base(self, present: list[CheckpointId]) -> CheckpointId | None:
         """The base of the head, for as long as the head has no checkpoint of its own."""
+        if any(c.attempt == self._attempt and c.kind == "full" for c in present):
+            return None
         head = head_attempt(self._run.attempts())
-        own = any(c.attempt == self._attempt and c.kind == "full" for c in self._summaries)
-        return head is not None and head.base == checkpoint and not own
+        return head.base if head is not None else None
 
     def _may_delete(self, checkpoint: CheckpointId) -> bool:
         return self._run.is_highest(self._attempt) and checkpoint not in self._run.tags().values()
+
+
+def monitored_so_far(run: Run, rule: KeepRule) -> list[float]:
+    """Values of the monitored metric on the line that leads to the head, as far as they can be read."""
+    values = []
+    for checkpoint in chain(run.attempts(), run.checkpoints()) if rule.best else ():
+        with suppress(DamagedError, NotFoundError):
+            metrics = run.summary(checkpoint).metrics
+            values += [metrics[rule.monitor]] if rule.monitor in metrics else []
+    return values
 
 
 def is_model(value: Any) -> bool:

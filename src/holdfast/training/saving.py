@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from holdfast.domain.events import Event, Saved, SaveFailed, SavingResumed, Warned
-from holdfast.domain.manifest import Summary
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
 from holdfast.errors import BusyError, HoldfastError, StorageError, SupersededError, UsageError
 from holdfast.frameworks import registry, walk
-from holdfast.repository.commit import Committed, Draft, commit
+from holdfast.repository.commit import Committed, Draft, commit, encode_details
 from holdfast.repository.run import Run
+from holdfast.training.retaining import Retention
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
@@ -29,7 +29,7 @@ class Save:
     checkpoint : CheckpointId or None
         Set once the save is durable.
     error : HoldfastError or None
-        Why it failed or was skipped.
+        Why it failed or was skipped; or, of a durable one, why it could not be tagged.
     """
 
     def __init__(self, tag: str | None = None) -> None:
@@ -98,7 +98,7 @@ class Saver:
         monitor: str | None,
         on_fault: str,
         emit: Callable[[Event], None],
-        retain: Callable[[Committed], None],
+        retention: Retention,
     ) -> None:
         self._run = run
         self._attempt = attempt
@@ -109,12 +109,12 @@ class Saver:
         self._monitor = monitor
         self._on_fault = on_fault
         self._emit = emit
-        self._retain = retain
+        self._retention = retention
         self._sequence = 0
         self._failures = 0
+        self._not_finite = 0
         self._retry_at = 0.0
         self._typical_bytes: int | None = None
-        self.last: Committed | None = None
         self.save_seconds: float | None = None
         self.saved_at = time.monotonic()
 
@@ -122,11 +122,13 @@ class Saver:
         """Whether a fault is too fresh to try again for a rule's sake."""
         return self._failures > 0 and time.monotonic() < self._retry_at
 
-    def save(self, point: SavePoint, reason: str, save: Save, *, insist: bool = False) -> None:
-        """Save now; the outcome is in ``save``.
+    def save(self, point: SavePoint, reason: str, asked: Sequence[Save], *, loud: bool, insist: bool) -> None:
+        """Save now, once for all that asked; each has the outcome.
 
         Parameters
         ----------
+        loud : bool
+            Say why nothing was saved even if that was said before: somebody asked for this one.
         insist : bool
             Raise a storage fault even where faults pause: the last chance to save.
 
@@ -137,37 +139,72 @@ class Saver:
         StorageError
             With ``on_fault="raise"``, or ``insist``.
         """
+        metrics = self._numbers(point.metrics)
+        if not math.isfinite(metrics.get("loss", 0.0)):
+            self._skipped(point.progress.step, metrics["loss"], asked, loud=loud)
+            return
         started = time.monotonic()
         try:
-            save.checkpoint = self._save(point, reason, save)
+            committed = self._save(point, reason, metrics)
         except (StorageError, BusyError) as error:
-            save.error = error
-            self._fault(point.progress.step, error, insist=insist)
-        finally:
-            self.save_seconds = time.monotonic() - started
-            self.saved_at = time.monotonic()
+            for save in asked:
+                save.error = error
+            self._fault(point.progress.step, error, loud=loud, insist=insist)
+            return
+        for save in asked:
+            self._answer(save, committed)
+        self._retention.after(committed)
+        self.save_seconds = time.monotonic() - started
+        self.saved_at = time.monotonic()
 
-    def _save(self, point: SavePoint, reason: str, save: Save) -> CheckpointId | None:
+    def _answer(self, save: Save, committed: Committed) -> None:
+        save.checkpoint = committed.id
+        if save.tag is None:
+            return
+        try:
+            self._run.set_tag(save.tag, committed.id)
+        except HoldfastError as error:
+            save.error = error
+            self._emit(
+                Warned(
+                    self._run.name,
+                    f"{self._run.name}@{committed.id.step} was saved, but not tagged {save.tag}: {error}",
+                )
+            )
+
+    def _save(self, point: SavePoint, reason: str, metrics: dict[str, float]) -> Committed:
+        self._check_attempt()
+        self._retention.before()
+        draft = self._draft(point, reason, metrics)
+        self._check_space(draft)
+        committed = commit(self._run, draft)
+        self._committed(committed, reason)
+        return committed
+
+    def _check_attempt(self) -> None:
+        """See that this attempt still heads the run: what a dead branch saves is never found again."""
         if not self._run.is_highest(self._attempt):
             raise SupersededError(
                 f"A newer attempt of the run {self._run.name} has taken over from this process.",
                 do="Let this process end; the newer one goes on.",
             )
-        metrics = self._numbers(point.metrics)
-        if not math.isfinite(metrics.get("loss", 0.0)):
-            save.error = UsageError(
-                f"Step {point.progress.step} was not saved: its loss is {metrics['loss']}."
+        if self._run.storage.stat(self._run.layout.base(self._attempt)) is None:
+            raise StorageError(
+                f"The records of this attempt of {self._run.name} have vanished "
+                f"from {self._run.storage.location}.",
+                do="Put the folder back as it was, or start the training again.",
             )
-            self._emit(Warned(self._run.name, str(save.error)))
-            return None
-        draft = self._draft(point, reason, metrics)
-        self._check_space(draft)
-        committed = commit(self._run, draft)
-        self._committed(committed, reason)
-        if save.tag is not None:
-            self._run.set_tag(save.tag, committed.id)
-        self._retain(committed)
-        return committed.id
+
+    def _skipped(self, step: int, loss: float, asked: Sequence[Save], *, loud: bool) -> None:
+        error = UsageError(
+            f"Step {step} was not saved: its loss is {loss}.",
+            do="Earlier checkpoints stand; saving goes on once the loss is finite again.",
+        )
+        for save in asked:
+            save.error = error
+        self._not_finite += 1
+        if loud or _is_rare(self._not_finite):
+            self._emit(Warned(self._run.name, str(error)))
 
     def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         return {name: registry.scalar(value, name) for name, value in metrics.items()}
@@ -208,10 +245,9 @@ class Saver:
     def _committed(self, committed: Committed, reason: str) -> None:
         if self._failures:
             self._emit(SavingResumed(self._run.name, committed.id.step, self._failures))
-        self._failures = 0
+        self._failures = self._not_finite = 0
         self._typical_bytes = max(committed.new_bytes, self._typical_bytes or 0)
         self._parent = committed.id
-        self.last = committed
         self._emit(
             Saved(
                 self._run.name,
@@ -223,15 +259,38 @@ class Saver:
             )
         )
 
-    def _fault(self, step: int, error: StorageError | BusyError, *, insist: bool) -> None:
+    def _fault(self, step: int, error: StorageError | BusyError, *, loud: bool, insist: bool) -> None:
         self._failures += 1
         pause_seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
         self._retry_at = time.monotonic() + pause_seconds
         if self._on_fault == "raise" or insist:
             raise error
-        if self._failures & (self._failures - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: once, then rarely
+        if loud or _is_rare(self._failures):
             self._emit(SaveFailed(self._run.name, step, str(error), self._failures))
 
 
-def summary_of(committed: Committed | None) -> Summary | None:
-    return committed.summary if committed is not None else None
+def check_representable(state: Mapping[str, Any], given: dict[str, Any]) -> None:
+    """Refuse at once what no save could keep, rather than at the first save.
+
+    Raises
+    ------
+    UnsupportedError
+        Names the path of the value.
+    """
+    captured = walk.capture(state)
+    encode_details(
+        Draft(
+            attempt=AttemptId(0, ""),
+            sequence=0,
+            progress=Progress(),
+            reason="",
+            sources=captured.tensors,
+            tree=captured.tree,
+            given=given,
+        )
+    )
+
+
+def _is_rare(count: int) -> bool:
+    """Say it the 1st, 2nd, 4th, 8th ... time: once, then rarely."""
+    return count & (count - 1) == 0

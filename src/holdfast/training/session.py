@@ -7,27 +7,27 @@ import os
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 
 from holdfast.domain import events
 from holdfast.domain.events import Ended, Event, Started, Warned
 from holdfast.domain.keep_rules import KeepRule, is_improvement
-from holdfast.domain.lineage import chain
-from holdfast.domain.names import AttemptId
+from holdfast.domain.names import validate_tag
 from holdfast.domain.save_rules import Observation, SaveRule
-from holdfast.errors import BusyError, HoldfastError, PoisonedError, StorageError
+from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
-from holdfast.repository.commit import Draft, encode_details
+from holdfast.repository import records
 from holdfast.repository.repository import Repository
+from holdfast.training import poison
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
-from holdfast.training.retaining import Retention
-from holdfast.training.saving import Save, SavePoint, Saver
+from holdfast.training.retaining import Retention, monitored_so_far
+from holdfast.training.saving import Save, SavePoint, Saver, check_representable
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
 
@@ -83,7 +83,7 @@ class Session:
         self._saved_step = self._saved_epoch = 0
         self._optimizer_steps = self._steps_at_turn = 0
         self._undo_watching: list[Callable[[], None]] = []
-        self._poisoned = False
+        self._turns = 0
         self.loops = Loops(self, self._data_seed())
         self.restored: Restored | None = None
 
@@ -99,36 +99,32 @@ class Session:
         HoldfastError
             Nothing was changed in the repository that counts.
         """
-        self._outermost = not Session._open
         given = walk.given(self._state) | {f"config.{k}": v for k, v in self._options.config.items()}
         surroundings = environment()
-        self._check_representable(given)
+        check_representable(self._state, given)
         self._claim()
         try:
+            self._take_over()
             self._restore(given, surroundings)
+            poison.refuse(self._state.values())
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
+            self._make_saver(given, surroundings)
+            self._watch()
         except BaseException:
-            self._lease.release()
+            with contextlib.suppress(HoldfastError):
+                self._lease.release()
             raise
-        self._make_saver(given, surroundings)
-        self._watch()
         Session._open.append(self)
-        if self._options.signals and self._outermost:
-            self._triggers.install()
+        if self._options.signals and self._outermost and not self._triggers.install():
+            self.warn("signals cannot save here: Python handles them in the main thread only.")
 
-    def _check_representable(self, given: dict[str, Any]) -> None:
-        """Refuse at once what no save could keep, rather than at the first save."""
-        captured = walk.capture(self._state)
-        draft = Draft(
-            attempt=AttemptId(0, ""),
-            sequence=0,
-            progress=self.loops.progress,
-            reason="",
-            sources=captured.tensors,
-            tree=captured.tree,
-            given=given,
-        )
-        encode_details(draft)
+    def _take_over(self) -> None:
+        """Put an end to what this process, a notebook perhaps, left open of this very run."""
+        Session._open[:] = [s for s in Session._open if s._pid == self._pid]  # not those of a parent
+        for other in list(Session._open):
+            if (other._run.storage.location, other._run.name) == (self._run.storage.location, self._run.name):
+                other._let_go()
+        self._outermost = not Session._open
 
     def _claim(self) -> None:
         storage, layout = self._run.storage, self._run.layout
@@ -171,10 +167,6 @@ class Session:
         self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
         self.loops.metrics = dict(restored.manifest.summary.metrics)
         self._emit(events.Restored(self._run.name, progress.step, progress, restored.seconds))
-        if self.loops.stopped is not None:
-            self._emit(
-                Warned(self._run.name, f"the run had been stopped ({self.loops.stopped}); no turns are left.")
-            )
 
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         keep = self._options.keep
@@ -188,12 +180,9 @@ class Session:
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
             on_fault=self._options.on_fault,
             emit=self._emit,
-            retain=Retention(self._run, self._attempt, keep, self._emit).after,
+            retention=Retention(self._run, self._attempt, keep, self._emit),
         )
-        if keep.best:
-            line = chain(self._run.attempts(), self._run.checkpoints())
-            metrics = [self._run.summary(c).metrics for c in line]
-            self._monitored = [m[keep.monitor] for m in metrics if keep.monitor in m]
+        self._monitored = monitored_so_far(self._run, keep)
 
     def _watch(self) -> None:
         leaves = _leaves(self._state)
@@ -217,11 +206,15 @@ class Session:
     # -- what loops ask of their host --------------------------------------------------
 
     def turn(self) -> None:
+        self._turns += 1
         self._steps_at_turn = self._optimizer_steps
         self._triggers.guard_workers()
 
     def leaving(self) -> bool:
-        return self._triggers.leaving is not None
+        return self._triggers.leaving_soon()
+
+    def leave(self) -> NoReturn:
+        self._triggers.leave()
 
     def _gradients_settled(self) -> bool:
         """Whether no gradient waits for an optimizer that has not stepped in this turn."""
@@ -234,15 +227,20 @@ class Session:
 
     def safe_point(self, *, counted: bool) -> None:
         """Save if something asks for it; leave if a signal asked for that."""
+        if os.getpid() != self._pid:
+            return  # a forked child has no say
         self._lease_renewed()
         if self._outermost:
             self._take_requests()
         reason = self._reason() if counted else None
         if not counted or (reason is not None and not self._gradients_settled()):
             return  # it moves to the next safe point
+        leaving = self._triggers.leaving is not None
+        if leaving:
+            self._triggers.begin_last_save()
         if reason is not None:
-            self._save(reason)
-        if self.leaving():
+            self._save(reason, loud=leaving)
+        if leaving:
             self._triggers.leave()
 
     def _lease_renewed(self) -> None:
@@ -283,13 +281,9 @@ class Session:
             improved=self._improved,
         )
 
-    def _save(self, reason: str, *, done: bool = False, insist: bool = False) -> None:
-        if os.getpid() != self._pid:
-            return  # a forked child has no say
-        if self._poisoned:
-            raise PoisonedError(
-                "The live state was left half restored.", do="Restore a checkpoint in full first."
-            )
+    def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
+        poison.refuse(self._state.values())
+        loud = loud or bool(self._asked)
         asked = self._asked or [Save()]
         self._asked, self._request_reasons = [], []
         self._triggers.save_asked = False
@@ -297,13 +291,9 @@ class Session:
             self.loops.progress, self._training(), self.loops.metrics | self._reports, done=done
         )
         try:
-            self._saver.save(point, reason, asked[0], insist=insist)
+            self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
             self._improved = False
-        for other in asked[1:]:
-            other.checkpoint, other.error = asked[0].checkpoint, asked[0].error
-            if other.tag is not None and other.checkpoint is not None:
-                self._run.set_tag(other.tag, other.checkpoint)
         if asked[0].checkpoint is not None:
             self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
             self.loops.unmoved = True
@@ -318,8 +308,13 @@ class Session:
     # -- what the user calls -----------------------------------------------------------
 
     def step(self, metrics: dict[str, Any]) -> int:
-        self._reports = {}
-        return self.loops.step({name: _detached(value) for name, value in metrics.items()})
+        own_loop = self.loops.between_turns
+        if not own_loop:
+            self._reports, self._improved = {}, False  # they were about the state before this step
+        count = self.loops.step({name: _detached(value) for name, value in metrics.items()})
+        if own_loop:  # there step() is the last line, and was the safe point
+            self._reports, self._improved = {}, False
+        return count
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Attach metrics to the state just evaluated."""
@@ -333,7 +328,10 @@ class Session:
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
-        save = Save(tag)
+        save = Save(None if tag is None else validate_tag(tag))
+        if os.getpid() != self._pid:
+            save.error = UsageError("A forked child, such as a data worker, saves nothing.")
+            return save
         self._asked.append(save)
         if self.loops.between_turns:
             self._save("save()")
@@ -348,25 +346,50 @@ class Session:
         del trace
         if os.getpid() != self._pid:
             return
+        ending = error
         try:
             if kind is None and (not self.loops.unmoved or self._unsaved_report or self._asked):
+                self._triggers.begin_last_save()
                 self._save("end", done=True, insist=True)
+        except BaseException as failure:
+            ending = failure
+            raise
         finally:
-            self._close(self._cause(kind, error), done=kind is None)
+            self._close(self._cause(ending), done=ending is None)
+        if kind is None and self._triggers.leaving is not None:
+            self._triggers.leave()
 
-    def _cause(self, kind: type[BaseException] | None, error: BaseException | None) -> str:
+    def _cause(self, error: BaseException | None) -> str:
         if self._triggers.leaving is not None:
             return self._triggers.leaving.name
-        if kind is None:
+        if error is not None:
+            return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
+        if not self._had_ended():
             return self.loops.stopped or "finished"
-        return f"{kind.__name__}: {error}".rstrip(": ")[:500]
+        how = "been stopped" if self.loops.stopped else "finished"
+        why = f" ({self.loops.stopped})" if self.loops.stopped else ""
+        return f"it had {how} already{why}; more epochs or steps would continue it"
 
-    def _close(self, cause: str, *, done: bool) -> None:
+    def _had_ended(self) -> bool:
+        """Whether this launch found nothing left to do."""
+        if self.restored is None or self._turns or not self.loops.unmoved:
+            return False
+        key = self._run.layout.end(self.restored.id.attempt)
+        with contextlib.suppress(HoldfastError):
+            end = records.read_or_none(self._run.storage, key, records.EndRecord)
+            return self.loops.asked or (end is not None and end.done)
+        return self.loops.asked
+
+    def _let_go(self) -> None:
         self._triggers.uninstall()
         for undo in self._undo_watching:
             undo()
+        self._undo_watching = []
         if self in Session._open:
             Session._open.remove(self)
+
+    def _close(self, cause: str, *, done: bool) -> None:
+        self._let_go()
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
             self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)
         with contextlib.suppress(HoldfastError):
