@@ -290,6 +290,8 @@ def main(arguments: list[str] | None = None) -> int:
         for framework in frameworks:
             demo.say(f"\n[bold]{FRAMEWORKS[framework]}[/]: examples/digits_{framework}.py")
             equal = demo.judge(framework, demo.train(framework)) and equal
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except DemoError as error:
         console.print(str(error), style="red", markup=False, highlight=False)
         return 1
