@@ -196,7 +196,7 @@ class PythonFramework:
         )
 
     def loader(self, value: object) -> PositionedLoader | None:
-        from holdfast.frameworks.python_loaders import positioned
+        from holdfast.frameworks.data.plain import positioned
 
         return positioned(value)
 

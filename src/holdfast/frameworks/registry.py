@@ -101,4 +101,6 @@ def scalar(value: object, name: str) -> float:
         number = framework.scalar(value)
         if number is not None:
             return number
-    raise UsageError(f"The metric {name} is a {type(value).__name__}, not a number.", do=f"Report {name} as a number.")
+    raise UsageError(
+        f"The metric {name} is a {type(value).__name__}, not a number.", do=f"Report {name} as a number."
+    )

@@ -10,7 +10,7 @@ import pytest
 
 from cut_passes import Cuts, through_bytes
 from holdfast.errors import UnsupportedError
-from holdfast.frameworks import held, python_loaders
+from holdfast.frameworks.data import held, plain
 from holdfast.training.position import BatchPass
 
 
@@ -137,7 +137,7 @@ def test_what_cannot_be_positioned_is_refused_with_the_way_out(value: Any) -> No
     ],
 )
 def test_samples_of_a_batch(batch: Any, count: int) -> None:
-    assert python_loaders.count(batch) == count
+    assert plain.count(batch) == count
 
 
 def generators() -> list[Any]:

@@ -19,10 +19,18 @@ from paddle.io.dataloader.collate import default_collate_fn, default_convert_fn
 
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import PositionedLoader
-from holdfast.frameworks.draws import Draws
-from holdfast.frameworks.marked import Handover, Mark, Marked, SeededDataset, Single, WorkerStart, forking
-from holdfast.frameworks.passes import MapLoader
-from holdfast.frameworks.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
+from holdfast.frameworks.data.draws import Draws
+from holdfast.frameworks.data.marked import (
+    Handover,
+    Mark,
+    Marked,
+    SeededDataset,
+    Single,
+    WorkerStart,
+    forking,
+)
+from holdfast.frameworks.data.passes import MapLoader
+from holdfast.frameworks.data.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
 
 _KNOWN = frozenset({"paddle.io.dataloader.sampler", "paddle.io.dataloader.batch_sampler"})
 Collate = Callable[[Any], Any]

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
-from holdfast.frameworks import packed
-from holdfast.frameworks.draws import Draws
-from holdfast.frameworks.held import Held
-from holdfast.frameworks.marked import Mark, Seeder
+from holdfast.frameworks.data import packed
+from holdfast.frameworks.data.draws import Draws
+from holdfast.frameworks.data.held import Held
+from holdfast.frameworks.data.marked import Mark, Seeder
 
 _DATA = frozenset({"dataset", "data_source"})
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from holdfast.errors import UnsupportedError
-from holdfast.frameworks import packed
 from holdfast.frameworks.base import PositionedLoader
-from holdfast.frameworks.passes import keeps_state
+from holdfast.frameworks.data import packed
+from holdfast.frameworks.data.passes import keeps_state
 
 
 def positioned(value: object) -> PositionedLoader:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from holdfast.frameworks import rng
-from holdfast.frameworks.marked import Mark, Seeder, seed_globals
+from holdfast.frameworks.data.marked import Mark, Seeder, seed_globals
 
 Wrap = Callable[[Any, Mark], Any]
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from holdfast.errors import UnsupportedError
-from holdfast.frameworks import packed
-from holdfast.frameworks.held import Held
-from holdfast.frameworks.marked import Mark, Seeder, Seeding
-from holdfast.frameworks.passes import keeps_state
+from holdfast.frameworks.data import packed
+from holdfast.frameworks.data.held import Held
+from holdfast.frameworks.data.marked import Mark, Seeder, Seeding
+from holdfast.frameworks.data.passes import keeps_state
 
 _PLACEHOLDER = object()
 _FRESH = [0, None, False, False]

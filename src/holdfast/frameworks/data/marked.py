@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from holdfast.frameworks import held
+from holdfast.frameworks.data import held
 
 # opened here, not in the worker: the loader's lock may be held at the moment of a fork
 _LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
