@@ -18,6 +18,7 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
 from holdfast.training import console
+from holdfast.training.collecting import collector_paused
 from holdfast.training.environment import environment, refuse_many_ranks
 from holdfast.training.restoring import Restored, Restorer
 from holdfast.training.views import Checkpoint
@@ -55,6 +56,7 @@ def _still_heads(writer: _Writer) -> bool:
     return head is not None and head.id == writer.attempt
 
 
+@collector_paused()
 def save(
     repository: str | os.PathLike[str],
     state: dict[str, Any],

@@ -26,6 +26,7 @@ from holdfast.repository.reading import read_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.training import poison
+from holdfast.training.collecting import collector_paused
 
 READ_TRIES = 3
 
@@ -141,6 +142,7 @@ class Restorer:
             f"'holdfast restart {self._run.name}' starts afresh.",
         )
 
+    @collector_paused()
     def one(
         self, checkpoint: CheckpointId, *, only: Iterable[str] | None = None, strict: bool = True
     ) -> Restored:

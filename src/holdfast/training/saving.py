@@ -14,6 +14,7 @@ from holdfast.errors import BusyError, HoldfastError, StorageError, SupersededEr
 from holdfast.frameworks import registry, walk
 from holdfast.repository.commit import Committed, Draft, commit, encode_details
 from holdfast.repository.run import Run
+from holdfast.training.collecting import collector_paused
 from holdfast.training.retaining import Retention
 
 FIRST_PAUSE_SECONDS = 5.0
@@ -122,6 +123,7 @@ class Saver:
         """Whether a fault is too fresh to try again for a rule's sake."""
         return self._failures > 0 and time.monotonic() < self._retry_at
 
+    @collector_paused()
     def save(self, point: SavePoint, reason: str, asked: Sequence[Save], *, loud: bool, insist: bool) -> None:
         """Save now, once for all that asked; each has the outcome.
 
