@@ -15,10 +15,10 @@ from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, FormatError, NotFoundError
 from holdfast.repository import layout, records
+from holdfast.repository.chunks import matches
 from holdfast.repository.index import DamageRecord
 from holdfast.repository.moving import MovedRecord, MovingRecord
 from holdfast.repository.pack import read_index
-from holdfast.repository.reading import matches
 from holdfast.repository.reindex import Found, chunk_sizes_of, find_chunks, write_pack
 from holdfast.repository.repository import Repository, recover_config
 from holdfast.repository.run import Run

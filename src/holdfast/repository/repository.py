@@ -14,8 +14,8 @@ from holdfast.domain.manifest import decode_manifest
 from holdfast.domain.names import validate_run
 from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, StorageError, UsageError
 from holdfast.repository import layout, records
+from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.index import ChunkIndex
-from holdfast.repository.reading import ChunkReader
 from holdfast.repository.run import Run
 from holdfast.storage.base import Storage
 

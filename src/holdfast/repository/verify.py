@@ -13,8 +13,8 @@ from holdfast.domain.manifest import Manifest, TensorEntry, chunk_sizes, split_d
 from holdfast.domain.names import CheckpointId
 from holdfast.domain.tensors import TensorSpec
 from holdfast.errors import DamagedError, FormatError, NotFoundError
+from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.index import ChunkIndex
-from holdfast.repository.reading import ChunkReader
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.base import Storage
