@@ -6,18 +6,20 @@ the lock that removal excludes. Any error while listing or reading means nothing
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import DamagedError
+from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
 from holdfast.repository.index import present_packs
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.base import KeepsTemporaries
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 TEMPORARY_SECONDS = 60.0
 GRACE_SECONDS = 6 * 3600.0
 """Longer than any save may take, where no kernel lock protects it."""
@@ -129,7 +131,13 @@ class _Removal:
     def _due(self, record_key: str, name: str) -> bool:
         """Condemn, if it is not yet; whether the grace since then has passed."""
         now = self._storage.now_seconds()
-        self._storage.put_if_absent(record_key, records.encode(records.CondemnedRecord(name, now)))
+        try:
+            self._storage.put_if_absent(record_key, records.encode(records.CondemnedRecord(name, now)))
+        except StorageError as error:
+            # On a full disk removal must work of all things; under the lock it needs no record.
+            if self._grace_seconds == 0.0 and error.errno in _FULL:
+                return True
+            raise
         stat = self._storage.stat(record_key)
         due = stat is not None and now - stat.modified_seconds >= self._grace_seconds
         if not due and self._grace_seconds == 0.0:
@@ -140,13 +148,18 @@ class _Removal:
     # -- packs -------------------------------------------------------------------------
 
     def packs(self, candidates: set[str] | None) -> None:
-        """Delete packs that no manifest needs, of ``candidates`` and those condemned; None: of all."""
+        """Delete packs that no manifest needs; looks at ``candidates``, or with None at all.
+
+        Packs that this process relied on are looked at again each time: the last checkpoint
+        that needed one may have been another run's, which had a copy of its own.
+        """
         condemned = set(self._repository.condemned_packs())
         present = self._learn_present()
         needed = needed_packs(self._repository)
         for pack_id in sorted(condemned & needed):
             self._pardon(pack_id)
-        looked_at = present if candidates is None else candidates
+        own = self._repository.dependable & present
+        looked_at = present if candidates is None else candidates | own
         for pack_id in sorted((looked_at | condemned) - needed):
             self._pack(pack_id)
 

@@ -65,6 +65,21 @@ def test_a_pack_shared_with_another_run_stays() -> None:
     assert read(fresh(other), copy) == make_state(10)
 
 
+def test_runs_that_wrote_the_same_chunks_leave_no_pack_behind() -> None:
+    """Twins, each in a process of its own: what one stops needing may be what the other let go."""
+    storage = MemoryStorage()
+    twins = [make_repository(storage).run(name) for name in ("left", "right")]
+    attempts = [begin(run) for run in twins]
+    for number in range(1, 13):
+        for run, attempt in zip(twins, attempts, strict=True):
+            save(run, attempt, number, number * 10)
+            prune(run, 1, attempt)
+    # Of each the frozen tensor's, the newest, and one that the other let go just now.
+    assert len(packs(storage)) <= 3 * len(twins)
+    for run in twins:
+        assert read(fresh(run), run.latest()) == make_state(120)
+
+
 def test_only_who_may_delete_deletes() -> None:
     run, attempt, (one, two, three) = filled(MemoryStorage())
     run.set_tag("good", one)
