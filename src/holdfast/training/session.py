@@ -201,7 +201,8 @@ class Session:
 
     def restored_checkpoint(self) -> Checkpoint | None:
         """What this attempt resumed from, to look at."""
-        return Checkpoint(self._run, self.restored.id) if self.restored is not None else None
+        seen = self.restored
+        return Checkpoint(self._run, seen.id, seen.manifest) if seen is not None else None
 
     # -- what loops ask of their host --------------------------------------------------
 

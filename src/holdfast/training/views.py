@@ -21,10 +21,11 @@ from holdfast.training.restoring import Restorer
 class Checkpoint:
     """One checkpoint of a run."""
 
-    def __init__(self, run: Run, checkpoint: CheckpointId) -> None:
+    def __init__(self, run: Run, checkpoint: CheckpointId, manifest: Manifest | None = None) -> None:
         self._run = run
         self._id = checkpoint
-        self._summary: Summary | None = None
+        self._manifest = manifest
+        self._summary: Summary | None = manifest.summary if manifest is not None else None
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self._run.name}@{self.step} ({self.kind})>"
@@ -68,7 +69,7 @@ class Checkpoint:
 
     def manifest(self) -> Manifest:
         """Its verified table of contents."""
-        return self._run.manifest(self._id)
+        return self._manifest or self._run.manifest(self._id)
 
     def load(
         self, into: dict[str, Any] | None = None, *, only: str | Iterable[str] | None = None
