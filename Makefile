@@ -5,6 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 STAMP := $(VENV)/.installed
 EXTRAS := torch,paddle,safetensors,demo,bench,dev
 WORKERS ?= 2
+SOAK_SECONDS ?= 1800
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
