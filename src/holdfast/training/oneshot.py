@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from holdfast.domain.lineage import head_attempt
-from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.domain.names import AttemptId, CheckpointId, validate_tag
 from holdfast.domain.progress import Progress
 from holdfast.errors import BusyError, NotFoundError
 from holdfast.frameworks import walk
@@ -17,7 +17,7 @@ from holdfast.repository.commit import Draft, commit
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
-from holdfast.training import console
+from holdfast.training import console, poison
 from holdfast.training.collecting import collector_paused
 from holdfast.training.environment import environment, refuse_many_ranks
 from holdfast.training.restoring import Restored, Restorer
@@ -28,18 +28,25 @@ class _Writer:
     """The attempt of one run that this process writes, shared by all its calls of `save`."""
 
     _known: ClassVar[dict[tuple[str, str], _Writer]] = {}
-    loaded: ClassVar[dict[tuple[str, str], CheckpointId]] = {}
+    last: ClassVar[dict[tuple[str, str], CheckpointId]] = {}
+    """What this process loaded or saved last: what it saves next descends from it."""
 
     def __init__(self, run: Run, key: tuple[str, str]) -> None:
         self.run = run
-        self.parent = _Writer.loaded.get(key)
+        self.pid = os.getpid()
+        self.key = key
         self.sequence = 0
         with run.storage.lock(lease.claim_lock_name(run.name), shared=False, wait_seconds=30) as held:
             if not held and run.storage.exclusive_locks:
                 raise BusyError(f"The run {run.name} is being claimed by another process.", do="Try again.")
+            if any(holder.is_this_process() for holder in lease.holders(run.storage, run.layout.leases)):
+                raise BusyError(
+                    f"A Checkpointer of this process trains the run {run.name}.",
+                    do="Use its save(), or save to another run.",
+                )
             lease.refuse_if_held(run.storage, run.layout.leases, f"The run {run.name}")
             self.attempt: AttemptId = run.begin_attempt()
-        run.record_base(self.attempt, self.parent)
+        run.record_base(self.attempt, _Writer.last.get(key))
 
     @classmethod
     def of(cls, location: str | os.PathLike[str], run: str) -> _Writer:
@@ -52,6 +59,8 @@ class _Writer:
 
 
 def _still_heads(writer: _Writer) -> bool:
+    if writer.pid != os.getpid():
+        return False  # a forked child is a writer of its own
     head = head_attempt(writer.run.attempts())
     return head is not None and head.id == writer.attempt
 
@@ -87,8 +96,11 @@ def save(
         Nothing became visible.
     """
     refuse_many_ranks(os.environ)
-    writer = _Writer.of(repository, run)
+    poison.refuse(state.values())
+    if tag is not None:
+        validate_tag(tag)
     captured = walk.capture(state)
+    writer = _Writer.of(repository, run)
     writer.sequence += 1
     draft = Draft(
         attempt=writer.attempt,
@@ -100,10 +112,10 @@ def save(
         training={"rng": capture_rng(), "position": None},
         environment=environment(),
         metrics=dict(metrics or {}),
-        parent=writer.parent,
+        parent=_Writer.last.get(writer.key),
     )
     committed = commit(writer.run, draft)
-    writer.parent = committed.id
+    _Writer.last[writer.key] = committed.id
     if tag is not None:
         writer.run.set_tag(tag, committed.id)
     return Checkpoint(writer.run, committed.id)
@@ -148,7 +160,7 @@ def load(
         restore_rng(rng)
     if restored.skipped:
         console.say("skipped, because strict=False:\n  " + "\n  ".join(restored.skipped))
-    _Writer.loaded[storage.location, run] = restored.id
+    _Writer.last[storage.location, run] = restored.id
     return Checkpoint(found, restored.id)
 
 
