@@ -12,6 +12,7 @@ from holdfast.training.views import RepositoryView, RunView
 
 TEXT = (Path(__file__).parent.parent.parent / "docs/reference/api.md").read_text().replace("\\_", "_")
 SECTIONS = {m[1]: m[2] for m in re.finditer(r"^##+ (.*?)\n(.*?)(?=^##|\Z)", TEXT, re.MULTILINE | re.DOTALL)}
+MADE_BY_US = (holdfast.Checkpoint, holdfast.Save)  # nobody else calls their constructors
 SPECIAL = ("__getitem__", "__iter__", "__len__", "__contains__")
 
 
@@ -25,7 +26,8 @@ def _public():
     for name in holdfast.__all__:
         value = getattr(holdfast, name)
         if inspect.isclass(value):
-            yield name, _signature(value.__init__, of_class=True) if "__init__" in vars(value) else None
+            called = "__init__" in vars(value) and value not in MADE_BY_US
+            yield name, _signature(value.__init__, of_class=True) if called else None
         else:
             yield name, _signature(value, of_class=False) if callable(value) else None
     for owner in (holdfast.Checkpointer, holdfast.Checkpoint, holdfast.Save, RepositoryView, RunView):
