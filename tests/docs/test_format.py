@@ -96,14 +96,26 @@ def test_the_page_names_every_dtype_folder_and_tag():
     from holdfast.domain import tree
     from holdfast.domain.names import RESERVED_SEGMENTS
     from holdfast.domain.tensors import ITEM_BYTES
+    from holdfast.repository import layout
 
     text = (HERE.parent.parent / "docs/format.md").read_text()
     for name in (*ITEM_BYTES, *RESERVED_SEGMENTS):
         assert name in text, name
+    for constant in (layout.REPOSITORY_LOCK, layout.TURN_LOCK, *_folders()):
+        assert constant in text, constant
     for tag in tree._DECODERS:
         assert f'["{tag}"' in text, tag
     for kind in _kinds():
         assert f"`{kind}`" in text, kind
+
+
+def _folders():
+    from holdfast.repository import layout
+
+    run = layout.RunLayout("x")
+    for value in (*vars(layout).values(), *vars(run).values()):
+        if isinstance(value, str) and value.endswith("/"):
+            yield value.removeprefix(run.root) or "runs/"
 
 
 def _kinds():
