@@ -47,10 +47,17 @@ class NotFoundError(HoldfastError):
 
 
 class DamagedError(HoldfastError):
-    """Bytes that do not match their digest or do not parse, confirmed by a second read."""
+    """Bytes that do not match their digest or do not parse, or that are missing.
+
+    Attributes
+    ----------
+    proven : bool
+        Whether two reads saw the damage. What is merely missing may come back.
+    """
 
     kind = "damaged"
     exit_code = 4
+    proven = True
 
 
 class MismatchError(HoldfastError):

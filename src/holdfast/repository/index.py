@@ -113,6 +113,23 @@ class ChunkIndex:
         key = layout.damaged_pack(pack_id, layout.new_pack_id()[:8])
         self._storage.put_if_absent(key, records.encode(record))
 
+    def proves_damage(self, digests: Collection[bytes], hints: Iterable[str]) -> bool:
+        """Whether two reads found a copy of these chunks bad, or the index of a hinted pack.
+
+        A pack that is merely missing proves nothing: it may come back.
+        """
+        bad = {digest for _, digest in self._bad_copies()}
+        return not bad.isdisjoint(digests) or any(self._is_unusable(p) for p in hints if p in self.unreadable)
+
+    def _is_unusable(self, pack_id: str) -> bool:
+        try:
+            read_index(self._storage, pack_id)
+        except DamagedError:
+            return True
+        except NotFoundError:
+            return False
+        return False
+
     def _bad_copies(self) -> set[tuple[str, bytes]]:
         if self._bad is None:
             found = read_damage(self._storage)

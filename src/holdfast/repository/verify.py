@@ -110,7 +110,7 @@ class Verifier:
             checkpoint,
             tensors=tensors,
             checked_bytes=checked_bytes,
-            proven=bool(tensors) and self._proven(digests & self._bad.keys(), hints),
+            proven=bool(tensors) and self.index.proves_damage(digests & self._bad.keys(), hints),
         )
 
     def _problem(self, entry: TensorEntry, chunk_bytes: int) -> str | None:
@@ -135,10 +135,6 @@ class Verifier:
 
         self._bad.update(self._reader.read(digests, hints, sink))
         return checked_bytes
-
-    def _proven(self, digests: Iterable[bytes], hints: Iterable[str]) -> bool:
-        known_bad = {digest for _, digest in self.index.known_bad()}
-        return not known_bad.isdisjoint(digests) or any(self.index.unusable(pack) for pack in hints)
 
     def record(self, verdicts: Iterable[Verdict]) -> list[Verdict]:
         """Record bad copies, and reject the checkpoints proven damaged; return those rejected now."""
@@ -168,15 +164,3 @@ class _UnrecordedIndex(ChunkIndex):
         for (pack_id, reason), digests in self._found.items():
             super().record_damage(pack_id, digests, reason)
         self._found.clear()
-
-    def known_bad(self) -> set[tuple[str, bytes]]:
-        """Copies found bad, now or earlier."""
-        return self._bad_copies()
-
-    def unusable(self, pack_id: str) -> bool:
-        """Whether the pack is there, but its index is damaged also when read again."""
-        if pack_id not in self.unreadable:
-            return False
-        self.load([pack_id])
-        reason = self.unreadable.get(pack_id, "")
-        return "damaged" in reason

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
@@ -104,9 +105,13 @@ class Restorer:
             None can be read.
         """
         last: DamagedError | StorageError | None = None
-        for checkpoint in self._candidates():
+        tried: set[CheckpointId] = set()
+        while (checkpoint := self._candidate(tried)) is not None:
+            tried.add(checkpoint)
             try:
                 return self.one(checkpoint, only=only, strict=strict)
+            except NotFoundError:
+                continue  # pruned since it was listed, because a newer one was saved
             except DamagedError as error:
                 last = error
                 self._reject(checkpoint, error)
@@ -121,15 +126,17 @@ class Restorer:
             raise last  # nothing is known to be damaged
         raise self._nothing_left(last)
 
-    def _candidates(self) -> Iterator[CheckpointId]:
-        return iter(list(self._run.recovery_points()))
+    def _candidate(self, tried: Collection[CheckpointId]) -> CheckpointId | None:
+        """The best recovery point not tried yet, by what is there now."""
+        return next((c for c in self._run.recovery_points() if c not in tried), None)
 
     def _reject(self, checkpoint: CheckpointId, error: DamagedError) -> None:
-        recorded = True
-        try:
-            self._run.reject(checkpoint, error.what)
-        except HoldfastError:
-            recorded = False
+        recorded = error.proven
+        if recorded:
+            try:
+                self._run.reject(checkpoint, error.what)
+            except HoldfastError:
+                recorded = False
         self._emit(Rejected(self._run.name, checkpoint.step, error.what, recorded))
 
     def _nothing_left(self, last: DamagedError | None) -> DamagedError:
@@ -164,7 +171,7 @@ class Restorer:
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
             skipped = plan.raise_differences(what, strict=strict)
             hints = self._run.hints(checkpoint)
-            with poison.while_writing(self._entries(only)):
+            with poison.while_writing(self._entries(only)), self._judging(manifest, hints):
                 read_tensors(self._run.repository.reader, manifest, hints, plan.reads, what)
                 plan.finish()
             self._run.repository.dependable |= packs_of(self._run, checkpoint)
@@ -174,6 +181,14 @@ class Restorer:
         training = tree.decode(manifest.details.training)
         seconds = time.monotonic() - started
         return Restored(checkpoint, manifest, training, recorded, seconds, skipped)
+
+    @contextmanager
+    def _judging(self, manifest: Manifest, hints: list[str]) -> Iterator[None]:
+        try:
+            yield
+        except DamagedError as error:
+            error.proven = self._run.repository.index.proves_damage(manifest.digests(), hints)
+            raise
 
     def _entries(self, only: Iterable[str] | None) -> list[object]:
         return [value for key, value in self._state.items() if only is None or key in only]
@@ -186,8 +201,6 @@ class Restorer:
                 if last or error.errno != errno.EIO:
                     raise
                 time.sleep(0.2)
-            except NotFoundError as error:
-                raise DamagedError(f"The manifest {checkpoint} vanished while it was read.") from error
         raise AssertionError  # unreachable: the last turn returns or raises
 
     def _compare(self, manifest: Manifest) -> tuple[Resolution, dict[str, Any]]:
