@@ -52,6 +52,9 @@ class SchedulerAdapter:
         return own
 
     def apply_given(self, value: Any, changes: dict[str, Any]) -> None:
+        if changes.get("base_lr") is not None and value.base_lr:
+            # the schedule so far stays: only what it started from changes
+            value.last_lr = value.last_lr * (changes["base_lr"] / value.base_lr)
         for name in _attributes(value):
             if name in changes and name not in _moving(value):
                 setattr(value, name, changes[name])
