@@ -149,7 +149,9 @@ class _Here:
         return self._tensors(batch) if whole else self._tensors([batch])[0]
 
     def _tensors(self, value: Any) -> Any:
-        if isinstance(value, np.ndarray | paddle.Tensor):
+        if isinstance(value, paddle.Tensor):
+            return value if value.place == self._place else value._copy_to(self._place, True)
+        if isinstance(value, np.ndarray):
             return paddle.to_tensor(value, place=self._place)
         if isinstance(value, dict):
             return {k: self._tensors(v) for k, v in value.items()}
