@@ -24,6 +24,7 @@ from holdfast.repository import records
 from holdfast.repository.repository import Repository
 from holdfast.training import poison
 from holdfast.training.environment import environment
+from holdfast.training.leaves import leaves
 from holdfast.training.loops import Loops
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.retaining import Retention, monitored_so_far
@@ -77,6 +78,7 @@ class Session:
         self._asked: list[Save] = []
         self._request_reasons: list[str] = []
         self._reports: dict[str, Any] = {}
+        self._early_reports: dict[str, Any] = {}
         self._unsaved_report = False
         self._improved = False
         self._monitored: list[float] = []
@@ -185,8 +187,8 @@ class Session:
         self._monitored = monitored_so_far(self._run, keep)
 
     def _watch(self) -> None:
-        leaves = _leaves(self._state)
-        self._undo_watching = [f.watch_steps(leaves, self._stepped) for f in registry.active()]
+        values = leaves(self._state)
+        self._undo_watching = [f.watch_steps(values, self._stepped) for f in registry.active()]
 
     def _stepped(self) -> None:
         self._optimizer_steps += 1
@@ -221,7 +223,7 @@ class Session:
         """Whether no gradient waits for an optimizer that has not stepped in this turn."""
         if self._optimizer_steps != self._steps_at_turn:
             return True
-        return not any(f.has_gradients(_leaves(self._state)) for f in registry.active())
+        return not any(f.has_gradients(leaves(self._state)) for f in registry.active())
 
     def warn(self, text: str) -> None:
         self._emit(Warned(self._run.name, text))
@@ -289,7 +291,10 @@ class Session:
         self._asked, self._request_reasons = [], []
         self._triggers.save_asked = False
         point = SavePoint(
-            self.loops.progress, self._training(), self.loops.metrics | self._reports, done=done
+            self.loops.progress,
+            self._training(),
+            self.loops.metrics | self._reports | self._early_reports,
+            done=done,
         )
         try:
             self._saver.save(point, reason, asked, loud=loud, insist=insist)
@@ -309,17 +314,17 @@ class Session:
     # -- what the user calls -----------------------------------------------------------
 
     def step(self, metrics: dict[str, Any]) -> int:
-        own_loop = self.loops.between_turns
-        if not own_loop:
-            self._reports, self._improved = {}, False  # they were about the state before this step
+        own_loop = self.loops.between_turns  # there step() is the last line: reports come before it
+        self._reports, self._early_reports = (self._early_reports if own_loop else {}), {}
+        self._improved = self._improved and own_loop
         count = self.loops.step({name: _detached(value) for name, value in metrics.items()})
-        if own_loop:  # there step() is the last line, and was the safe point
-            self._reports, self._improved = {}, False
+        self._improved = self._improved and not own_loop
         return count
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Attach metrics to the state just evaluated."""
-        self._reports |= {name: _detached(value) for name, value in metrics.items()}
+        reports = self._early_reports if self.loops.between_turns else self._reports
+        reports |= {name: _detached(value) for name, value in metrics.items()}
         self._unsaved_report = True
         keep = self._options.keep
         if keep.best and keep.monitor in metrics:
@@ -365,21 +370,18 @@ class Session:
             return self._triggers.leaving.name
         if error is not None:
             return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
-        if not self._had_ended():
-            return self.loops.stopped or "finished"
-        how = "been stopped" if self.loops.stopped else "finished"
-        why = f" ({self.loops.stopped})" if self.loops.stopped else ""
-        return f"it had {how} already{why}; more epochs or steps would continue it"
+        idle = self.restored is not None and not self._turns and self.loops.unmoved
+        if self.restored is not None and idle and (self.loops.asked or self._had_ended(self.restored)):
+            how = f"been stopped already ({self.loops.stopped})" if self.loops.stopped else "finished already"
+            return f"it had {how}; more epochs or steps would continue it"
+        return self.loops.stopped or "finished"
 
-    def _had_ended(self) -> bool:
-        """Whether this launch found nothing left to do."""
-        if self.restored is None or self._turns or not self.loops.unmoved:
-            return False
-        key = self._run.layout.end(self.restored.id.attempt)
+    def _had_ended(self, restored: Restored) -> bool:
+        key = self._run.layout.end(restored.id.attempt)
         with contextlib.suppress(HoldfastError):
             end = records.read_or_none(self._run.storage, key, records.EndRecord)
-            return self.loops.asked or (end is not None and end.done)
-        return self.loops.asked
+            return end is not None and end.done
+        return False
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
@@ -396,14 +398,6 @@ class Session:
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause))
-
-
-def _leaves(value: Any) -> list[Any]:
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in _leaves(item)]
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in _leaves(item)]
-    return [value]
 
 
 def _detached(value: Any) -> Any:
