@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from holdfast.errors import BusyError as BusyError
     from holdfast.errors import ChangedError as ChangedError
     from holdfast.errors import DamagedError as DamagedError
+    from holdfast.errors import FormatError as FormatError
     from holdfast.errors import HoldfastError as HoldfastError
     from holdfast.errors import MismatchError as MismatchError
     from holdfast.errors import NotFoundError as NotFoundError
+    from holdfast.errors import PoisonedError as PoisonedError
     from holdfast.errors import StorageError as StorageError
     from holdfast.errors import SupersededError as SupersededError
     from holdfast.errors import UnsupportedError as UnsupportedError
@@ -46,9 +48,11 @@ _WHERE = {
             "BusyError",
             "ChangedError",
             "DamagedError",
+            "FormatError",
             "HoldfastError",
             "MismatchError",
             "NotFoundError",
+            "PoisonedError",
             "StorageError",
             "SupersededError",
             "UnsupportedError",
