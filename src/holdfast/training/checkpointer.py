@@ -20,9 +20,10 @@ from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
 from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
+from holdfast.training.options import Options
 from holdfast.training.restoring import check_resume
 from holdfast.training.saving import Save
-from holdfast.training.session import Options, Session
+from holdfast.training.session import Session
 from holdfast.training.views import Checkpoint
 
 

@@ -9,13 +9,11 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, NoReturn
 
-import msgspec
-
 from holdfast.domain import events
 from holdfast.domain.events import Ended, Event, Started, Warned
-from holdfast.domain.keep_rules import KeepRule, is_improvement
+from holdfast.domain.keep_rules import is_improvement
 from holdfast.domain.names import validate_tag
-from holdfast.domain.save_rules import Observation, SaveRule
+from holdfast.domain.save_rules import Observation
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
@@ -26,26 +24,12 @@ from holdfast.training import poison
 from holdfast.training.environment import environment
 from holdfast.training.leaves import leaves
 from holdfast.training.loops import Loops
+from holdfast.training.options import Options
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.retaining import Retention, monitored_so_far
 from holdfast.training.saving import Save, SavePoint, Saver, check_representable
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
-
-
-class Options(msgspec.Struct, frozen=True):
-    """What the user chose, checked and parsed."""
-
-    run: str
-    resume: int | str
-    changed: str
-    save: SaveRule | None
-    keep: KeepRule
-    on_fault: str
-    signals: bool
-    rng: bool
-    grace_seconds: float
-    config: dict[str, Any]
 
 
 class Session:
@@ -79,7 +63,7 @@ class Session:
         self._request_reasons: list[str] = []
         self._reports: dict[str, Any] = {}
         self._early_reports: dict[str, Any] = {}
-        self._unsaved_report = False
+        self._unsaved_report = self._told_of_lost = False
         self._improved = False
         self._monitored: list[float] = []
         self._saved_step = self._saved_epoch = 0
@@ -315,6 +299,8 @@ class Session:
 
     def step(self, metrics: dict[str, Any]) -> int:
         own_loop = self.loops.between_turns  # there step() is the last line: reports come before it
+        if self._early_reports and self._unsaved_report and not own_loop:
+            self._tell_of_lost(self._early_reports)
         self._reports, self._early_reports = (self._early_reports if own_loop else {}), {}
         self._improved = self._improved and own_loop
         count = self.loops.step({name: _detached(value) for name, value in metrics.items()})
@@ -331,6 +317,14 @@ class Session:
             value = registry.scalar(metrics[keep.monitor], keep.monitor)
             self._improved = self._improved or is_improvement(value, self._monitored, keep.mode, keep.best)
             self._monitored.append(value)
+
+    def _tell_of_lost(self, reports: dict[str, Any]) -> None:
+        if not self._told_of_lost:
+            self.warn(
+                f"{', '.join(reports)}, reported outside the loops, went into no checkpoint: "
+                "iterate over epochs(), or call save() after report()."
+            )
+        self._told_of_lost = True
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""

@@ -124,6 +124,25 @@ def test_in_a_loop_of_ones_own_a_report_before_step_belongs_to_it(tmp_path: Path
     }
 
 
+def test_a_report_between_passes_of_ones_own_epochs_is_not_lost_silently(
+    tmp_path: Path, capsys: Said
+) -> None:
+    keep = holdfast.keep(last=50, best=1, monitor="val")
+    for place, by_hand in (("lost", False), ("saved", True)):
+        with holdfast.Checkpointer(tmp_path / place, {"a": 1}, save=None, keep=keep) as ckpt:
+            for _ in range(ckpt.progress.epoch, 3):
+                for _item in ckpt.batches([1, 2]):
+                    ckpt.step()
+                ckpt.report(val=1.0)
+                if by_hand:
+                    ckpt.save()
+        said = capsys.readouterr().err
+        assert said.count("val, reported outside the loops, went into no checkpoint") == (not by_hand)
+    found = [(c.step, c.metrics) for c in holdfast.open(tmp_path / "saved")["main"]]
+    assert found == [(2, {"val": 1.0}), (4, {"val": 1.0}), (6, {"val": 1.0})]
+    assert holdfast.open(tmp_path / "lost")["main"].latest.metrics == {"val": 1.0}
+
+
 def test_a_report_after_the_loops_is_saved_at_the_end(tmp_path: Path) -> None:
     with holdfast.Checkpointer(tmp_path, {"a": 1}, save="every 1 step") as ckpt:
         for _ in ckpt.steps(2):

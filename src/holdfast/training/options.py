@@ -1,0 +1,25 @@
+"""What the user chose for a Checkpointer, checked and parsed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.save_rules import SaveRule
+
+
+class Options(msgspec.Struct, frozen=True):
+    """As `Checkpointer` takes them."""
+
+    run: str
+    resume: int | str
+    changed: str
+    save: SaveRule | None
+    keep: KeepRule
+    on_fault: str
+    signals: bool
+    rng: bool
+    grace_seconds: float
+    config: dict[str, Any]
