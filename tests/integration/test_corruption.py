@@ -14,7 +14,7 @@ from checkpoints import begin, make_repository, make_state, prune, read, save
 from holdfast.domain.manifest import HEADER
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, HoldfastError, NotFoundError
-from holdfast.repository import layout, reading
+from holdfast.repository import layout
 from holdfast.repository.index import read_damage
 from holdfast.repository.pack import TRAILER
 from holdfast.repository.repository import Repository, recover_config
@@ -23,12 +23,6 @@ from holdfast.storage.local import LocalStorage
 
 STEPS = (10, 20, 30)
 RUN = "digits"
-
-
-@pytest.fixture(params=[reading.STRAIGHT_BYTES, 1], ids=["copied", "straight"], autouse=True)
-def straight_bytes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways of reading: through a buffer, and straight into the tensor's own memory."""
-    monkeypatch.setattr(reading, "STRAIGHT_BYTES", request.param)
 
 
 @pytest.fixture(scope="module")

@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import blake3
-import msgspec
 
 from holdfast.errors import FormatError, NotFoundError, StorageError
 from holdfast.repository import layout
 from holdfast.repository.index import ChunkIndex, Copy
-from holdfast.repository.pack import RAW
+from holdfast.repository.pack import BLOCK_BYTES, RAW
 from holdfast.storage.base import Storage
+from holdfast.storage.direct import transfer_buffer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,47 +27,6 @@ READ_BYTES = 4 * 1024 * 1024
 READERS = 3
 ROUNDS = 3
 Sink = Callable[[bytes, "Bytes"], None]
-
-
-class Places(Protocol):
-    """Memory that chunks may be read straight into, to be verified there.
-
-    Chunks that follow each other in a pack and in memory are read at once.
-    """
-
-    def place(self, digest: bytes, size_bytes: int) -> tuple[int, int] | None:
-        """Number of a memory and an offset in it; None where the chunk has no such place."""
-        ...
-
-    def room(self, place: tuple[int, int], size_bytes: int) -> Bytes:
-        """The memory at a place."""
-        ...
-
-
-class _Nowhere:
-    """No places: every chunk passes through a buffer of the reader."""
-
-    def place(self, digest: bytes, size_bytes: int) -> None:
-        return None
-
-    def room(self, place: tuple[int, int], size_bytes: int) -> Bytes:
-        raise NotImplementedError
-
-
-class _Run(msgspec.Struct, frozen=True, gc=False):
-    """Neighbours in a pack that are read at once, and the place they go to, if they share one."""
-
-    copies: list[Copy]
-    place: tuple[int, int] | None
-
-    @property
-    def start(self) -> int:
-        return self.copies[0].entry.offset
-
-    @property
-    def size_bytes(self) -> int:
-        last = self.copies[-1].entry
-        return last.offset + last.stored_bytes - self.start
 
 
 class ChunkReader:
@@ -82,17 +41,10 @@ class ChunkReader:
         self._storage = storage
         self._index = index
 
-    def read(
-        self,
-        digests: Collection[bytes],
-        hints: Iterable[str],
-        sink: Sink,
-        places: Places = _Nowhere(),  # noqa: B008  # it has no state
-    ) -> dict[bytes, str]:
+    def read(self, digests: Collection[bytes], hints: Iterable[str], sink: Sink) -> dict[bytes, str]:
         """Hand every chunk to ``sink(digest, bytes)``, in any order, from several threads.
 
-        The bytes are valid only during the call, and are in their place already if they were
-        read straight into it.
+        The bytes are valid only during the call.
 
         Returns
         -------
@@ -104,53 +56,51 @@ class ChunkReader:
         for _ in range(ROUNDS):
             lacking = self._index.cover(wanted, hints)
             reasons.update((d, self._why_lacking()) for d in lacking if d not in reasons)
-            failed = self._read_covered(wanted - lacking, sink, places)
+            failed = self._read_covered(wanted - lacking, sink)
             reasons.update(failed)
             wanted = lacking | failed.keys()
             if not failed:
                 break
         return {d: reasons[d] for d in wanted}
 
-    def _read_covered(self, digests: Collection[bytes], sink: Sink, places: Places) -> dict[bytes, str]:
+    def _read_covered(self, digests: Collection[bytes], sink: Sink) -> dict[bytes, str]:
         failed: dict[bytes, str] = {}
         wanted = [self._index.copies(d)[0] for d in digests]
-        runs = list(_runs(sorted(wanted, key=lambda c: (c.pack, c.entry.offset)), places))
+        runs = list(_coalesce(sorted(wanted, key=lambda c: (c.pack, c.entry.offset))))
         workers = min(READERS, len(runs))
         if workers <= 1:
-            failed.update(self._read_runs(iter(runs), sink, places))
+            failed.update(self._read_runs(iter(runs), sink))
             return failed
         shared = _Shared(runs)
         with ThreadPoolExecutor(workers) as pool:
-            for result in pool.map(lambda _: self._read_runs(shared, sink, places), range(workers)):
+            for result in pool.map(lambda _: self._read_runs(shared, sink), range(workers)):
                 failed.update(result)
         return failed
 
-    def _read_runs(self, runs: Iterator[_Run], sink: Sink, places: Places) -> dict[bytes, str]:
-        import numpy as np
-
-        bounce = np.empty(READ_BYTES, np.uint8)
+    def _read_runs(self, runs: Iterator[list[Copy]], sink: Sink) -> dict[bytes, str]:
+        bounce = transfer_buffer(READ_BYTES + 2 * BLOCK_BYTES)
         failed: dict[bytes, str] = {}
         for run in runs:
-            if run.place is not None:
-                buffer = places.room(run.place, run.size_bytes)
-            else:
-                fits = run.size_bytes <= READ_BYTES
-                buffer = bounce[: run.size_bytes] if fits else np.empty(run.size_bytes, np.uint8)
-            got = self._fill(run.copies[0].pack, run.start, buffer)
-            failed.update(self._hand_on(run, buffer[:got], sink))
+            start = run[0].entry.offset
+            read = self._read_run(run, bounce)
+            for copy in run:
+                at = copy.entry.offset - start
+                data = read[at : at + copy.entry.stored_bytes]
+                if matches(copy, data):
+                    sink(copy.entry.digest, data)
+                elif (reason := self._again(copy, sink)) is not None:
+                    failed[copy.entry.digest] = reason
         return failed
 
-    def _hand_on(self, run: _Run, read: Bytes, sink: Sink) -> dict[bytes, str]:
-        """Verify each chunk of what was read, and hand it on or look for better bytes."""
-        failed: dict[bytes, str] = {}
-        for copy in run.copies:
-            at = copy.entry.offset - run.start
-            data = read[at : at + copy.entry.stored_bytes]
-            if matches(copy, data):
-                sink(copy.entry.digest, data)
-            elif (reason := self._again(copy, sink)) is not None:
-                failed[copy.entry.digest] = reason
-        return failed
+    def _read_run(self, run: list[Copy], bounce: Bytes) -> Bytes:
+        """Read whole blocks into the buffer, so that nothing has to be moved to its place."""
+        start = run[0].entry.offset
+        stop = run[-1].entry.offset + run[-1].entry.stored_bytes
+        skew = start % BLOCK_BYTES
+        size_bytes = -(-(stop - start + skew) // BLOCK_BYTES) * BLOCK_BYTES
+        buffer = bounce if size_bytes <= len(bounce) else transfer_buffer(size_bytes)
+        got = self._fill(run[0].pack, start - skew, buffer[:size_bytes])
+        return buffer[skew : min(skew + stop - start, got)]
 
     def _fill(self, pack_id: str, start: int, buffer: Bytes) -> int:
         try:
@@ -199,14 +149,14 @@ class ChunkReader:
 class _Shared:
     """An iterator that several threads may draw from."""
 
-    def __init__(self, items: Iterable[_Run]) -> None:
+    def __init__(self, items: Iterable[list[Copy]]) -> None:
         self._items = iter(items)
         self._lock = threading.Lock()
 
     def __iter__(self) -> _Shared:
         return self
 
-    def __next__(self) -> _Run:
+    def __next__(self) -> list[Copy]:
         with self._lock:
             return next(self._items)
 
@@ -222,29 +172,16 @@ def matches(copy: Copy, data: Bytes) -> bool:
     return whole and blake3.blake3(data.data).digest() == copy.entry.digest
 
 
-def _runs(copies: Sequence[Copy], places: Places) -> Iterator[_Run]:
-    """Join neighbours in a pack, and in memory if they have a place, into reads of `READ_BYTES` or less."""
+def _coalesce(copies: Sequence[Copy]) -> Iterator[list[Copy]]:
+    """Join neighbours in a pack into reads of at most `READ_BYTES`."""
     run: list[Copy] = []
-    first: tuple[int, int] | None = None
     for copy in copies:
-        raw = copy.entry.codec == RAW
-        place = places.place(copy.entry.digest, copy.entry.stored_bytes) if raw else None
-        if run and not (_adjoins(run, copy) and place == _next_place(run, first)):
-            yield _Run(run, first)
+        if run and not _adjoins(run, copy):
+            yield run
             run = []
-        if not run:
-            first = place
         run.append(copy)
     if run:
-        yield _Run(run, first)
-
-
-def _next_place(run: list[Copy], first: tuple[int, int] | None) -> tuple[int, int] | None:
-    if first is None:
-        return None
-    number, start = first
-    last = run[-1].entry
-    return number, start + last.offset + last.stored_bytes - run[0].entry.offset
+        yield run
 
 
 def _adjoins(run: list[Copy], copy: Copy) -> bool:

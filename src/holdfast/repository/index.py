@@ -87,8 +87,10 @@ class ChunkIndex:
 
     def copies(self, digest: bytes) -> list[Copy]:
         """Known copies that are not recorded bad, smallest pack name first."""
-        bad = self._bad_copies()
-        found = [c for c in self._copies.get(digest, ()) if (c.pack, digest) not in bad]
+        bad, known = self._bad_copies(), self._copies.get(digest, ())
+        if len(known) <= 1 and not bad:  # asked several times for every chunk of a checkpoint
+            return list(known)
+        found = [c for c in known if (c.pack, digest) not in bad]
         return sorted(found, key=lambda c: c.pack)
 
     def cover(self, digests: Collection[bytes], hints: Iterable[str] = ()) -> set[bytes]:

@@ -19,32 +19,22 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-STRAIGHT_BYTES = 1024 * 1024
-
 
 class _Filling:
-    """Tensors being filled: where each chunk goes, and what is still open.
-
-    Chunks of large tensors are read straight into them; small tensors are read many at a time
-    and copied. Of a chunk that goes to several places the others are copied from the first.
-    """
+    """Tensors being filled: where each chunk goes, and what is still open."""
 
     def __init__(self, manifest: Manifest, wanted: Sequence[tuple[str, TensorTarget]]) -> None:
         self._targets = [target for _, target in wanted]
         self._names = [name for name, _ in wanted]
         self._places: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
-        self._straight: dict[bytes, tuple[int, int, int]] = {}
         self._open: list[int] = []
         self._buffers: dict[int, Bytes] = {}
         self._lock = threading.Lock()
         for number, name in enumerate(self._names):
             pieces = list(_pieces(manifest.tensors[name], manifest.chunk_bytes))
             self._open.append(len(pieces))
-            straight = manifest.tensors[name].spec.size_bytes >= STRAIGHT_BYTES
             for digest, start, size in pieces:
                 self._places[digest].append((number, start, size))
-                if straight:
-                    self._straight.setdefault(digest, (number, start, size))
             if not pieces:
                 self._targets[number].commit()
 
@@ -58,23 +48,13 @@ class _Filling:
         for number, start, size in self._places[digest]:
             if len(data) != size:  # only a forged manifest says so: its own digest was right
                 raise DamagedError(f"The tensor {self._names[number]} names a chunk of another size.")
-            room = self._buffer(number)[start : start + size]
-            if digest not in self._straight or room.ctypes.data != data.ctypes.data:
-                np.copyto(room, data)  # else it was read into its place
+            np.copyto(self._buffer(number)[start : start + size], data)
             with self._lock:
                 self._open[number] -= 1
                 done = self._open[number] == 0
             if done:
                 self._targets[number].commit()
                 self._buffers.pop(number, None)
-
-    def place(self, digest: bytes, size_bytes: int) -> tuple[int, int] | None:
-        number, start, size = self._straight.get(digest, (0, 0, -1))
-        return (number, start) if size == size_bytes else None
-
-    def room(self, place: tuple[int, int], size_bytes: int) -> Bytes:
-        number, start = place
-        return self._buffer(number)[start : start + size_bytes]
 
     def _buffer(self, number: int) -> Bytes:
         with self._lock:
@@ -114,7 +94,7 @@ def read_tensors(
         Names checkpoint, tensors and packs; some targets may have been written by then.
     """
     filling = _Filling(manifest, wanted)
-    failed = reader.read(filling.digests, hints, filling.sink, filling)
+    failed = reader.read(filling.digests, hints, filling.sink)
     raise_damage(failed, filling.names, what)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
+from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
@@ -231,8 +232,13 @@ def needed_packs(repository: Repository) -> set[str]:
     }
 
 
-def packs_of(run: Run, checkpoint: CheckpointId, condemned: Collection[str] = ()) -> frozenset[str]:
-    """The packs that together hold one copy of each of its chunks.
+def packs_of(
+    run: Run,
+    checkpoint: CheckpointId,
+    condemned: Collection[str] = (),
+    manifest: Manifest | None = None,
+) -> frozenset[str]:
+    """The packs that together hold one copy of each of its chunks; its manifest is read if not given.
 
     Of several copies the one in a pack that is not condemned counts, then the smallest
     pack name, so that two markers choose alike.
@@ -240,14 +246,16 @@ def packs_of(run: Run, checkpoint: CheckpointId, condemned: Collection[str] = ()
     marks = run.repository.marks
     key = (run.name, str(checkpoint))
     if key not in marks or not marks[key].isdisjoint(condemned):
-        marks[key] = _resolve(run, checkpoint, condemned)
+        marks[key] = _resolve(run, checkpoint, condemned, manifest)
     return marks[key]
 
 
-def _resolve(run: Run, checkpoint: CheckpointId, condemned: Collection[str]) -> frozenset[str]:
+def _resolve(
+    run: Run, checkpoint: CheckpointId, condemned: Collection[str], manifest: Manifest | None
+) -> frozenset[str]:
     hints = run.hints(checkpoint)
     try:
-        digests = run.manifest(checkpoint).digests()
+        digests = (manifest or run.manifest(checkpoint)).digests()
     except DamagedError as error:
         if hints:
             return frozenset(hints)  # it may be salvaged or mended one day

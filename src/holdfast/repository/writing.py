@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from holdfast.storage.base import Buffer
 
 PACK_BYTES = 64 * 1024 * 1024
-WRITERS = 2
+WRITERS = 3
 
 
 class Written(msgspec.Struct):
@@ -86,9 +86,8 @@ class PackWriter:
         digests: dict[str, list[bytes]] = {}
         for name, source in sources.items():
             digests[name] = [b""] * len(chunk_sizes(source.spec.size_bytes, self._chunk_bytes))
-        groups = list(_group(self._pieces(sources)))
         try:
-            self._write_groups(groups, sources, digests)
+            self._write_groups(_group(self._pieces(sources)), sources, digests)
         except BaseException:
             self.discard()
             raise
@@ -114,15 +113,17 @@ class PackWriter:
 
     def _write_groups(
         self,
-        groups: Sequence[list[_Piece]],
+        groups: Iterator[list[_Piece]],
         sources: Mapping[str, TensorSource],
         digests: dict[str, list[bytes]],
     ) -> None:
-        if len(groups) <= 1:
+        size_bytes = sum(source.spec.size_bytes for source in sources.values())
+        if size_bytes <= PACK_BYTES:
             for group in groups:
                 self._write_pack(group, sources, digests)
             return
-        with ThreadPoolExecutor(min(WRITERS, len(groups))) as pool:
+        with ThreadPoolExecutor(WRITERS) as pool:
+            # The first packs are under way while the rest are still being divided.
             futures = [pool.submit(self._write_pack, group, sources, digests) for group in groups]
             try:
                 for future in futures:

@@ -1,9 +1,10 @@
 """Moving large byte streams between memory and a file at the disk's own speed.
 
-Direct I/O wants aligned memory, which tensors rarely are. Writes gather in one small page-aligned
-bounce buffer, unless the source happens to be aligned. Reads need none: they land at the next aligned
-address of the destination and are then shifted down, which measured up to twice as fast as
-bouncing (the device writing into memory that a cache holds is slow).
+Direct I/O wants aligned memory, which tensors rarely are, and memory whose pages lie together:
+requests are cut where physical pages are scattered, which measured up to twice as slow. So writes
+gather in a small transfer buffer of huge pages, also where the source is aligned. Reads land at
+the next aligned address of the destination and are shifted down; who reads aligned bytes into a
+transfer buffer moves nothing (docs/design/010-speed-of-save-and-load.md).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import errno
 import fcntl
 import mmap
 import os
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -30,6 +32,7 @@ O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 _WORTH_IT_BYTES = 1 << 20
 _PIECE_BYTES = 8 << 20
 _TAIL_BYTES = 64 << 10
+_HUGE_BYTES = 2 << 20
 
 
 class Alignment(msgspec.Struct, frozen=True):
@@ -39,8 +42,18 @@ class Alignment(msgspec.Struct, frozen=True):
     offset_bytes: int = 4096
 
 
+def transfer_buffer(size_bytes: int) -> Bytes:
+    """Page-aligned memory, in huge pages where the system has them; not shared with forked children."""
+    memory = mmap.mmap(-1, size_bytes + _HUGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # not on this system, not in this kernel
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    whole = np.frombuffer(memory, np.uint8)
+    skip = -whole.ctypes.data % _HUGE_BYTES
+    return whole[skip : skip + size_bytes]
+
+
 class Bounces:
-    """Page-aligned buffers, reused: as many as there were ever transfers at once."""
+    """Transfer buffers, reused: as many as there were ever transfers at once."""
 
     def __init__(self) -> None:
         self._free: list[Bytes] = []
@@ -49,7 +62,7 @@ class Bounces:
         try:
             return self._free.pop()
         except IndexError:
-            return np.frombuffer(mmap.mmap(-1, BOUNCE_BYTES), np.uint8)
+            return transfer_buffer(BOUNCE_BYTES)
 
     def give_back(self, bounce: Bytes) -> None:
         self._free.append(bounce)
@@ -71,7 +84,6 @@ class DirectWriter:
         if len(view) == 0:
             return
         source = np.frombuffer(view, np.uint8)
-        source = source[self._write_aligned(source) :]
         while len(source):
             taken = min(len(source), len(self._bounce) - self._filled)
             # copyto releases the GIL: another writer digests or copies meanwhile.
@@ -92,16 +104,6 @@ class DirectWriter:
             leave_direct(self._descriptor)
             self._write_out(self._bounce[whole : self._filled])
         self._filled = 0
-
-    def _write_aligned(self, source: Bytes) -> int:
-        """Write what needs no bounce straight from its own memory; return its size."""
-        aligned = source.ctypes.data % self._alignment.memory_bytes == 0
-        if self._filled or not aligned or len(source) < _WORTH_IT_BYTES:
-            return 0
-        whole = len(source) - len(source) % self._alignment.offset_bytes
-        for start in range(0, whole, _PIECE_BYTES):
-            self._write_out(source[start : min(start + _PIECE_BYTES, whole)])
-        return whole
 
     def _write_out(self, data: Bytes) -> None:
         self._offset += write_all(self._descriptor, data, self._offset)

@@ -174,7 +174,7 @@ class Restorer:
             with poison.while_writing(self._entries(only)), self._judging(manifest, hints):
                 read_tensors(self._run.repository.reader, manifest, hints, plan.reads, what)
                 plan.finish()
-            self._run.repository.dependable |= packs_of(self._run, checkpoint)
+            self._run.repository.dependable |= packs_of(self._run, checkpoint, manifest=manifest)
         walk.apply_given(self._state, resolution.apply)
         if resolution.warning is not None:
             self._emit(Warned(self._run.name, resolution.warning))
