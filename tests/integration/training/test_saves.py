@@ -32,6 +32,9 @@ def pause(seconds: float) -> Callable[..., None]:
 class AtPrimes:
     """Anybody's rule."""
 
+    def __str__(self) -> str:
+        return "at primes"
+
     def due(self, seen: Observation) -> str | None:
         return "prime" if seen.moved and seen.step in (2, 3, 5) else None
 
