@@ -46,11 +46,13 @@ class Subject(NamedTuple):
 
 
 def holdfast_contender(state: dict[str, Any]) -> Contender:
+    save_state, load_state = holdfast.save, holdfast.load  # imported here, before any clock starts
+
     def save(path: Path) -> bool:
-        holdfast.save(path, state, step=1)
+        save_state(path, state, step=1)
         return True
 
     def load(path: Path) -> None:
-        holdfast.load(path, into=state)
+        load_state(path, into=state)
 
     return Contender("holdfast", save, load)

@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -18,13 +19,17 @@ def seconds(action: Callable[[], object]) -> float:
 
 
 def settle(files: Iterable[Path] = ()) -> None:
-    """Write out what earlier work left dirty, and forget these files' cached bytes (all, if root)."""
+    """Write out what earlier work left dirty, and forget what is cached of these files."""
     os.sync()
-    try:
+    for file in files:
+        forget(file)
+
+
+def forget_everything() -> None:
+    """Drop the whole page cache, which only root may; programs start cold as well."""
+    os.sync()
+    with suppress(OSError):
         Path("/proc/sys/vm/drop_caches").write_text("3")
-    except OSError:
-        for file in files:
-            forget(file)
 
 
 def forget(file: Path) -> None:
@@ -74,7 +79,7 @@ def facts(folder: Path) -> dict[str, object]:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "kernel": platform.release(),
         "file_system": _file_system(folder),
-        "page_cache_dropped": os.access("/proc/sys/vm/drop_caches", os.W_OK),
+        "root": os.geteuid() == 0,  # who is not cannot drop the page cache before listings
         "python": platform.python_version(),
         "versions": _versions(
             "holdfast", "torch", "paddlepaddle", "safetensors", "numpy", "blake3", "msgspec"

@@ -1,0 +1,108 @@
+"""Side by side with the rivals: save until durable and load of a real training state, and small things.
+
+    python benchmarks/run.py [--quick] [--only torch paddle memory small] [--repetitions N] [--folder PATH]
+
+Writes results.json and a chart to benchmarks/out. Everything else it makes lies in a temporary
+folder on the disk being measured (the current one, unless --folder names another) and is removed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+CONTENDERS = {
+    "torch": ("holdfast", "torch.save", "safetensors", "torch.distributed.checkpoint"),
+    "paddle": ("holdfast", "paddle.save"),
+}
+PARTS = ("torch", "paddle", "memory", "small")
+DISK_BYTES = {"full": 9_000_000_000, "quick": 1_500_000_000}
+
+
+def main() -> None:
+    options = _options()
+    out = HERE / "out"
+    out.mkdir(exist_ok=True)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.folder) as folder:
+        size = "quick" if options.quick else "full"
+        if shutil.disk_usage(folder).free < DISK_BYTES[size]:
+            raise SystemExit(f"{folder} has too little room: {DISK_BYTES[size] / 1e9:.1f} GB are needed.")
+        results = measure(Path(folder), size, options)
+    results["seconds"] = time.monotonic() - started
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    _show(results, out)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="a state of 150 MB instead of 1.5 GB")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=str(PARTS))
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--checkpoints", type=int, help="of the repository that is listed (5000, or 500)")
+    parser.add_argument("--folder", type=Path, default=Path(), help="where to measure: decides the disk")
+    return parser.parse_args()
+
+
+def measure(folder: Path, size: str, options: argparse.Namespace) -> dict[str, Any]:
+    sys.path.insert(0, str(HERE))
+    from figures import figures
+    from measure import facts
+
+    results: dict[str, Any] = {"facts": facts(folder), "raw": {}, "figures": {}}
+    for framework in CONTENDERS:
+        if framework in options.only:
+            print(f"{framework}: save until durable / load", flush=True)
+            contest = _in_process(folder, "contest.py", framework, size, str(options.repetitions))
+            results["raw"][framework] = contest
+            results["figures"][framework] = figures(contest)
+    if "memory" in options.only:
+        print("memory", flush=True)
+        results["memory"] = {framework: _memory(folder, framework, size) for framework in CONTENDERS}
+    if "small" in options.only:
+        print("small things", flush=True)
+        count = options.checkpoints or (500 if size == "quick" else 5000)
+        results["small"] = _in_process(folder, "small_things.py", str(count))
+    return results
+
+
+def _memory(folder: Path, framework: str, size: str) -> dict[str, Any]:
+    return {
+        name: _in_process(folder, "contest.py", framework, size, "0", extra=[name])
+        for name in CONTENDERS[framework]
+    }
+
+
+def _in_process(folder: Path, script: str, *arguments: str, extra: list[str] | None = None) -> dict[str, Any]:
+    """Run a part in a process of its own: frameworks disturb each other, and memory is counted."""
+    work, result = folder / "work", folder / "result.json"
+    work.mkdir()
+    try:
+        command = [sys.executable, "-W", "ignore", str(HERE / script), *arguments, str(work), str(result)]
+        subprocess.run([*command, *(extra or [])], check=True)
+        return dict(json.loads(result.read_text()))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _show(results: dict[str, Any], out: Path) -> None:
+    from chart import draw
+    from report import print_report
+
+    print()
+    print_report(results)
+    paths = draw(results["figures"], out) if results["figures"] else []
+    written = ", ".join(str(p) for p in [out / "results.json", *paths])
+    print(f"Took {results['seconds'] / 60:.1f} minutes. Written: {written}")
+
+
+if __name__ == "__main__":
+    main()
