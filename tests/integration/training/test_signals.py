@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -158,10 +159,16 @@ class Watched(loop_styles.Noisy):
         return sample, label, os.getpid()
 
 
-def train_with_workers(repository: Path, tell: Tell | None, accumulate: int = 1) -> None:
+def train_with_workers(
+    repository: Path,
+    tell: Tell | None,
+    accumulate: int = 1,
+    save: str | None = None,
+    hold_at: int | None = None,
+) -> None:
     state = loop_styles.parts()
     known: set[int] = set()
-    with holdfast.Checkpointer(repository, state, save=None) as ckpt:
+    with holdfast.Checkpointer(repository, state, save=save) as ckpt:
         for _ in ckpt.epochs(3):
             loader = DataLoader(Watched(), batch_size=2, shuffle=True, drop_last=True, num_workers=2)
             for number, (samples, labels, workers) in enumerate(ckpt.batches(loader)):
@@ -178,7 +185,8 @@ def train_with_workers(repository: Path, tell: Tell | None, accumulate: int = 1)
                         tell(f"worker {pid}")
                 if tell is not None:
                     tell(f"batch {number}")
-                    time.sleep(0.01)
+                if number == hold_at:
+                    wait_until(lambda: ckpt._entered._triggers.leaving is not None, 3.0)
             state["optimizer"].zero_grad()
             state["scheduler"].step()
 
@@ -200,13 +208,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda n: n.name)
-@pytest.mark.parametrize("moment", [0.0, 0.004])
+@pytest.mark.parametrize("batch", [0, 3])
 def test_a_signal_to_the_whole_group_saves_leaves_and_orphans_nobody(
-    moment: float, number: signal.Signals, tmp_path: Path, whole: dict[str, Any]
+    batch: int, number: signal.Signals, tmp_path: Path, whole: dict[str, Any]
 ) -> None:
-    process = launch(functools.partial(train_with_workers, tmp_path), own_group=True)
-    workers = heard_workers(process, "batch 3")
-    time.sleep(moment)
+    process = launch(functools.partial(train_with_workers, tmp_path, hold_at=batch), own_group=True)
+    workers = heard_workers(process, f"batch {batch}")
     process.signal_group(number)
     assert process.wait() == (143 if number == signal.SIGTERM else 130), process.said
     assert workers
@@ -216,8 +223,35 @@ def test_a_signal_to_the_whole_group_saves_leaves_and_orphans_nobody(
     assert killing.left_behind(tmp_path) == whole
 
 
+def test_a_signal_to_the_trainer_alone_ends_its_workers_too(tmp_path: Path, whole: dict[str, Any]) -> None:
+    process = launch(functools.partial(train_with_workers, tmp_path, hold_at=3), own_group=True)
+    workers = heard_workers(process, "batch 3")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 143, process.said
+    assert wait_until(lambda: not any(is_alive(pid) for pid in workers))
+    assert len(steps_in(tmp_path)) == 1
+    assert killing.run(functools.partial(train_with_workers, tell=None), tmp_path) == 0
+    assert killing.left_behind(tmp_path) == whole
+
+
+def test_a_killed_trainer_is_followed_at_once_though_its_workers_may_live_on(
+    tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    process = launch(functools.partial(train_with_workers, tmp_path, save="every 1 step", hold_at=1))
+    orphans = heard_workers(process, "batch 1")
+    process.signal(signal.SIGKILL)
+    process.wait()
+    try:
+        assert killing.run(functools.partial(train_with_workers, tell=None), tmp_path) == 0
+        assert killing.left_behind(tmp_path) == whole
+    finally:
+        for pid in orphans:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+
 def test_workers_that_die_shortly_before_the_trainer_is_told_cost_no_save(tmp_path: Path) -> None:
-    process = launch(functools.partial(train_with_workers, tmp_path), own_group=True)
+    process = launch(functools.partial(train_with_workers, tmp_path, hold_at=1), own_group=True)
     for pid in heard_workers(process, "batch 1"):
         os.kill(pid, signal.SIGKILL)
     time.sleep(0.05)
@@ -227,7 +261,7 @@ def test_workers_that_die_shortly_before_the_trainer_is_told_cost_no_save(tmp_pa
 
 
 def test_workers_that_die_of_themselves_are_an_error_as_ever(tmp_path: Path) -> None:
-    process = launch(functools.partial(train_with_workers, tmp_path), own_group=True)
+    process = launch(functools.partial(train_with_workers, tmp_path, hold_at=1), own_group=True)
     for pid in heard_workers(process, "batch 1"):
         os.kill(pid, signal.SIGKILL)
     assert process.wait() == 1
@@ -236,7 +270,7 @@ def test_workers_that_die_of_themselves_are_an_error_as_ever(tmp_path: Path) -> 
 
 
 def test_a_group_signal_in_the_middle_of_an_accumulation_still_leaves_with_143(tmp_path: Path) -> None:
-    process = launch(functools.partial(train_with_workers, tmp_path, accumulate=3), own_group=True)
+    process = launch(functools.partial(train_with_workers, tmp_path, accumulate=3, hold_at=3), own_group=True)
     heard_workers(process, "batch 3")
     process.signal_group(signal.SIGTERM)
     assert process.wait() == 143, process.said
