@@ -14,5 +14,5 @@ class Sizes(NamedTuple):
     small_width: int = 64
 
 
-FULL = Sizes(vocabulary=57_000, positions=1024, width=768, layers=12, small_blocks=300)
-QUICK = Sizes(vocabulary=30_000, positions=512, width=256, layers=6, small_blocks=100)
+FULL = Sizes(vocabulary=57_000, positions=1024, width=768, layers=12, small_blocks=150)
+QUICK = Sizes(vocabulary=30_000, positions=512, width=256, layers=6, small_blocks=50)

@@ -142,7 +142,7 @@ def refused(tensor: Any) -> str | None:
         return "not a dense tensor"
     if tensor.dtype not in _NAMES:
         return f"a tensor of dtype {tensor.dtype}"
-    if tensor.size and not tensor._is_initialized():
+    if not tensor._is_initialized() and tensor.size:  # in this order: asking for a size is slow
         return "not initialised yet (built under LazyGuard)"
     return None
 
