@@ -4,7 +4,7 @@ Direct I/O wants aligned memory, which tensors rarely are, and memory whose page
 requests are cut where physical pages are scattered, which measured up to twice as slow. So writes
 gather in a small transfer buffer of huge pages, also where the source is aligned. Reads land at
 the next aligned address of the destination and are shifted down; who reads aligned bytes into a
-transfer buffer moves nothing (docs/design/010-speed-of-save-and-load.md).
+transfer buffer moves nothing (docs/design/006-speed-of-save-and-load.md).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ def collector_paused() -> Iterator[None]:
 
     A save makes tens of thousands of small objects and hardly a cycle, but each full collection
     that they set off walks every object of the process: 0.1 to 0.2 s with PyTorch imported,
-    several times per save (docs/design/010-speed-of-save-and-load.md).
+    several times per save (docs/design/006-speed-of-save-and-load.md).
     """
     was_enabled = gc.isenabled()
     gc.disable()
