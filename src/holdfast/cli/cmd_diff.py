@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,6 +28,8 @@ EXAMPLES = (
     "holdfast diff digits@500 other@500 --exit-code --json",
 )
 _ABSENT = "(nothing)"
+_FEW = 3
+"""Changes shown of one list."""
 
 
 def command(
@@ -42,7 +45,8 @@ def command(
     """Compare two checkpoints: tensors, values of the state, configuration, environment.
 
     Of each changed tensor: the share of elements with equal bits, the largest absolute
-    difference, and the length of the difference relative to the first (L2).
+    difference, and the length of the difference relative to the first (L2). Of a long list that
+    differs, such as a generator's state, three values are shown; --json has all.
     """
     from holdfast.repository.difference import Side, compare
 
@@ -122,10 +126,30 @@ def _print(
         ("environment", "environment"),
     ):
         if values[part]:
-            changes = [(v["name"], _shown(v, "a"), _shown(v, "b")) for v in values[part]]
-            print_table((title, "a", "b"), changes, folding=(title, "a", "b"))
+            print_table((title, "a", "b"), _rows(values[part]), folding=(title, "a", "b"))
     if equal:
         output.say("The two hold the same state.")
+
+
+def _rows(changes: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """One row per change, but few of one long list: a generator's state is hundreds of numbers."""
+    lists: dict[str, list[tuple[str, str, str]]] = {}
+    for change in changes:
+        row = (change["name"], _shown(change, "a"), _shown(change, "b"))
+        lists.setdefault(_list_of(change["name"]), []).append(row)
+    rows = []
+    for name, found in lists.items():
+        few = found if len(found) <= _FEW + 1 else found[:_FEW]
+        rows += few
+        if len(few) < len(found):
+            rows.append((f"{name}/...", f"and {len(found) - len(few)} more", ""))
+    return rows
+
+
+def _list_of(name: str) -> str:
+    """The list that a value is in, by its path up to the first number; else its own path."""
+    parts = name.split("/")
+    return "/".join(itertools.takewhile(lambda part: not part.isdecimal(), parts))
 
 
 def _share(difference: TensorDifference) -> str:

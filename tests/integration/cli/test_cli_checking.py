@@ -243,6 +243,19 @@ def test_diff_measures_changed_tensors(place, holdfast):
     assert "same state" in same.out
 
 
+def test_diff_shows_a_few_of_a_long_list_and_json_has_all(place, holdfast):
+    attempt = place.attempt("digits")
+    arrays = {"w": np.zeros(1)}
+    place.save("digits", attempt, 1, arrays, values={"history": list(range(100)), "lr": 1})
+    place.save("digits", attempt, 2, arrays, values={"history": list(range(1, 101)), "lr": 2})
+    rows = [line.split() for line in holdfast("diff", "digits@1", "digits@2").out.splitlines()]
+    assert ["history/2", "2", "3"] in rows
+    assert ["history/...", "and", "97", "more"] in rows
+    assert ["lr", "1", "2"] in rows
+    assert len(rows) < 10
+    assert len(holdfast("diff", "digits@1", "digits@2", "--json").json["state"]) == 101
+
+
 def test_diff_tells_nan_and_negative_zero_by_their_bits(place, holdfast):
     attempt = place.attempt("digits")
     place.save("digits", attempt, 1, {"w": np.array([0.0, np.nan, 1.0])})

@@ -50,6 +50,7 @@ def test_it_starts_at_once_and_imports_no_framework(command, place, digits):
 
 def test_version(command):
     assert call(command("--version")).stdout.startswith("holdfast 0.")
+    assert call([sys.executable, "-m", "holdfast", "--version"]).stdout.startswith("holdfast 0.")
 
 
 def test_errors_are_a_sentence_and_debug_shows_more(command):
