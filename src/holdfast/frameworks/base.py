@@ -51,6 +51,10 @@ class LoadWalk(Protocol):
         """
         ...
 
+    def held(self, saved: object, like: object, path: str) -> Any:
+        """Like `value`, for what a container holds: there an empty tensor is replaced, of whatever shape."""
+        ...
+
     def read(self, ref: TensorRef, target: TensorTarget) -> None:
         """Plan to fill ``target``; the caller has checked that specs agree."""
         ...

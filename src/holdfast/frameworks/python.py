@@ -78,7 +78,7 @@ class _DataclassAdapter:
             walk.missing(f"{path}/{name}")
         for name in saved.keys() - live.keys():
             walk.unexpected(f"{path}/{name}")
-        new = {name: walk.value(saved[name], live[name], f"{path}/{name}") for name in live if name in saved}
+        new = {name: walk.held(saved[name], live[name], f"{path}/{name}") for name in live if name in saved}
         changed = {name: field for name, field in new.items() if field is not live[name]}
         if not changed:
             return None

@@ -113,6 +113,10 @@ class LoadPlan:
             return self._sequence(saved, like, path)
         return _as_live(saved, like)
 
+    def held(self, saved: object, like: object, path: str) -> Any:
+        fits = isinstance(saved, TensorRef) and _is_placeholder(like)
+        return self.value(saved, None if fits else like, path)
+
     def _tensor(self, ref: TensorRef, like: object, path: str) -> Any:
         owner = next((f for f in registry.active() if f.is_tensor(like)), None)
         if owner is None or _is_read_only(like):
@@ -176,7 +180,7 @@ class LoadPlan:
         live = like if isinstance(like, dict) else {}
         new = {}
         for key, old in saved.items():
-            value = self.value(old, live.get(key), f"{path}/{key}")
+            value = self.held(old, live.get(key), f"{path}/{key}")
             if value is not None or old is None or key in live:
                 new[key] = value
         for key in live.keys() - saved.keys():
@@ -194,7 +198,7 @@ class LoadPlan:
         for index, _ in kept:
             self.missing(f"{path}/{index}")
         live += [None] * (len(saved) - len(live))
-        new = [self.value(v, live[i], f"{path}/{i}") for i, v in enumerate(saved)]
+        new = [self.held(v, live[i], f"{path}/{i}") for i, v in enumerate(saved)]
         new += [v for _, v in kept]  # stay when the load is not strict
         if isinstance(saved, tuple):
             named = isinstance(like, tuple) and len(getattr(like, "_fields", ())) == len(new) > 0
@@ -258,6 +262,14 @@ def _is_read_only(like: object) -> bool:
     return getattr(getattr(like, "flags", None), "writeable", True) is False
 
 
+def _is_placeholder(like: object) -> bool:
+    """An empty tensor that nobody trains: it holds nothing yet, and grows by being replaced."""
+    trained = getattr(like, "requires_grad", False) or not getattr(like, "stop_gradient", True)
+    return (
+        0 in getattr(like, "shape", ()) and not trained and any(f.is_tensor(like) for f in registry.active())
+    )
+
+
 def _adapter(value: object) -> Any:
     return next((a for f in registry.active() if (a := f.component(value)) is not None), None)
 
@@ -319,7 +331,7 @@ def plan(
 
 
 def _plan_entry(result: LoadPlan, state: dict[str, Any], key: str, saved: object) -> None:
-    new = result.value(saved, state[key], key)
+    new = result.held(saved, state[key], key)
     if new is not state[key]:
         result.then(lambda: state.__setitem__(key, new))
 

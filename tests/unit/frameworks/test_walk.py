@@ -68,6 +68,38 @@ def test_a_tensor_where_none_was_is_made():
     assert live["history"][1]["x"].tolist() == [1.0, 1.0]
 
 
+def test_what_was_empty_at_the_start_may_have_grown():
+    live: dict[str, Any] = {
+        "returns": np.zeros(0),
+        "buffer": {"seen": torch.empty(0, 3)},
+        "parts": [np.zeros((0, 2)), torch.zeros(0)],
+    }
+    saved: dict[str, Any] = {
+        "returns": np.arange(3.0),
+        "buffer": {"seen": torch.ones(2, 3)},
+        "parts": [np.ones((1, 2), np.float32), torch.zeros(0)],
+    }
+    _fill(saved, live)
+    np.testing.assert_array_equal(live["returns"], saved["returns"])
+    assert torch.equal(live["buffer"]["seen"], saved["buffer"]["seen"])
+    assert live["parts"][0].dtype == np.float32
+    assert live["parts"][1].shape == (0,)
+
+
+@pytest.mark.parametrize("live", [np.zeros(1), torch.zeros(0, requires_grad=True)])
+def test_what_holds_values_or_is_trained_does_not_change_its_shape(live):
+    with pytest.raises(MismatchError, match="does not match: w"):
+        _fill({"w": torch.ones(3)}, {"w": live})
+
+
+def test_an_empty_buffer_of_a_module_keeps_its_shape():
+    module, grown = torch.nn.Module(), torch.nn.Module()
+    module.register_buffer("seen", torch.zeros(0))
+    grown.register_buffer("seen", torch.ones(2))
+    with pytest.raises(MismatchError, match="does not match: m/seen"):
+        _fill({"m": grown}, {"m": module})
+
+
 def test_every_difference_is_listed_before_anything_is_touched():
     saved = {"gone": 1, "deep": {"module": torch.nn.Linear(1, 1), "x": _ones()}, "kind": torch.Generator()}
     live = {
