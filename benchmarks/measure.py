@@ -11,6 +11,9 @@ from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
+# A file system that discards does so after the commit that frees the blocks of deleted files.
+DISCARD_SECONDS = 0.5
+
 
 def seconds(action: Callable[[], object]) -> float:
     started = time.perf_counter()
@@ -21,6 +24,7 @@ def seconds(action: Callable[[], object]) -> float:
 def settle(files: Iterable[Path] = ()) -> None:
     """Write out what earlier work left dirty, and forget what is cached of these files."""
     os.sync()
+    time.sleep(DISCARD_SECONDS)
     for file in files:
         forget(file)
 

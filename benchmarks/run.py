@@ -3,7 +3,7 @@
     python benchmarks/run.py [--quick] [--only torch paddle memory small] [--repetitions N] [--folder PATH]
 
 Writes results.json and a chart to benchmarks/out. Everything else it makes lies in a temporary
-folder on the disk being measured (the current one, unless --folder names another) and is removed.
+folder there, or in --folder, which decides the disk that is measured, and is removed.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     options = _options()
     out = HERE / "out"
     out.mkdir(exist_ok=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.folder) as folder:
         size = "quick" if options.quick else "full"
@@ -48,7 +49,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=str(PARTS))
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--checkpoints", type=int, help="of the repository that is listed (5000, or 500)")
-    parser.add_argument("--folder", type=Path, default=Path(), help="where to measure: decides the disk")
+    parser.add_argument(
+        "--folder", type=Path, default=HERE / "out", help="where to measure: decides the disk"
+    )
     return parser.parse_args()
 
 

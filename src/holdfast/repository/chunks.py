@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 READ_BYTES = 4 * 1024 * 1024
-READERS = 3
+READERS = 4
 ROUNDS = 3
 Sink = Callable[[bytes, "Bytes"], None]
 

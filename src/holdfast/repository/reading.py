@@ -24,6 +24,9 @@ class _Filling:
     """Tensors being filled: where each chunk goes, and what is still open."""
 
     def __init__(self, manifest: Manifest, wanted: Sequence[tuple[str, TensorTarget]]) -> None:
+        import numpy as np
+
+        self._copyto = np.copyto  # releases the GIL: other threads read and digest meanwhile
         self._targets = [target for _, target in wanted]
         self._names = [name for name, _ in wanted]
         self._places: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
@@ -43,12 +46,10 @@ class _Filling:
         return self._places.keys()
 
     def sink(self, digest: bytes, data: Bytes) -> None:
-        import numpy as np
-
         for number, start, size in self._places[digest]:
             if len(data) != size:  # only a forged manifest says so: its own digest was right
                 raise DamagedError(f"The tensor {self._names[number]} names a chunk of another size.")
-            np.copyto(self._buffer(number)[start : start + size], data)
+            self._copyto(self._buffer(number)[start : start + size], data)
             with self._lock:
                 self._open[number] -= 1
                 done = self._open[number] == 0
@@ -57,7 +58,10 @@ class _Filling:
                 self._buffers.pop(number, None)
 
     def _buffer(self, number: int) -> Bytes:
-        with self._lock:
+        found = self._buffers.get(number)
+        if found is not None:
+            return found
+        with self._lock:  # a target may have to make its buffer, and only once
             if number not in self._buffers:
                 self._buffers[number] = self._targets[number].buffer()
             return self._buffers[number]
