@@ -146,12 +146,20 @@ class PackWriter:
     def _fresh(
         self, group: list[_Piece], sources: Mapping[str, TensorSource], digests: dict[str, list[bytes]]
     ) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]]]:
-        """Digest each piece; yield those that must be written."""
+        """Digest each piece; yield those that must be written.
+
+        What is digested is a copy, and the copy is what is written: should another thread change
+        the tensor meanwhile, the checkpoint is of mixed moments, but it verifies.
+        """
+        import numpy as np
+
         name, data = None, None
+        scratch = np.empty(max(piece.size for piece in group), np.uint8)
         for piece in group:
             if piece.name != name or data is None:
                 name, data = piece.name, sources[piece.name].read()
-            chunk = data[piece.start : piece.start + piece.size]
+            chunk = scratch[: piece.size]
+            np.copyto(chunk, data[piece.start : piece.start + piece.size])
             digest = blake3.blake3(chunk.data).digest()
             digests[piece.name][piece.number] = digest
             if digest in self._written:
