@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import blake3
 import numpy as np
@@ -12,8 +13,10 @@ from holdfast.domain.tensors import TensorSpec
 from holdfast.repository import layout
 from holdfast.repository.pack import read_index
 from holdfast.repository.writing import PackWriter
-from holdfast.storage.base import Buffer
 from holdfast.storage.memory import MemoryStorage
+
+if TYPE_CHECKING:
+    from holdfast.storage.base import Buffer
 
 CHUNK_BYTES = 4096
 
