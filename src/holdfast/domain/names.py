@@ -21,7 +21,7 @@ _ATTEMPT = re.compile(r"([0-9]{6,9})-([0-9a-f]{8})")
 _STEP = re.compile(r"[0-9]{1,18}")
 
 
-def validate_run(name: str) -> str:
+def validate_run(name: object) -> str:
     """Return ``name`` if it can name a run.
 
     Raises
@@ -29,9 +29,7 @@ def validate_run(name: str) -> str:
     UsageError
         Not made of segments of letters, digits and ``_.+=-`` joined by ``/``.
     """
-    segments = name.split("/")
-    bad = next((s for s in segments if not _SEGMENT.fullmatch(s) or s in RESERVED_SEGMENTS), None)
-    if bad is not None or len(name) > 200:
+    if not isinstance(name, str) or not _names_run(name):
         raise UsageError(
             f"{name!r} cannot name a run.",
             do="Use letters, digits and _ . + = - in segments joined by '/', such as 'sweep/lr3'"
@@ -40,7 +38,12 @@ def validate_run(name: str) -> str:
     return name
 
 
-def validate_tag(name: str) -> str:
+def _names_run(name: str) -> bool:
+    segments = name.split("/")
+    return len(name) <= 200 and all(_SEGMENT.fullmatch(s) and s not in RESERVED_SEGMENTS for s in segments)
+
+
+def validate_tag(name: object) -> str:
     """Return ``name`` if it can name a tag.
 
     Raises
@@ -48,12 +51,16 @@ def validate_tag(name: str) -> str:
     UsageError
         Malformed, reserved (``best``, ``latest``), or a number, which addresses a step.
     """
-    if not _SEGMENT.fullmatch(name) or name in COMPUTED_TAGS or name.isdigit():
+    if not isinstance(name, str) or not _names_tag(name):
         raise UsageError(
             f"{name!r} cannot be a tag.",
             do="Use letters, digits and _ . + = -; 'best' and 'latest' are computed, numbers are steps.",
         )
     return name
+
+
+def _names_tag(name: str) -> bool:
+    return bool(_SEGMENT.fullmatch(name)) and name not in COMPUTED_TAGS and not name.isdigit()
 
 
 class AttemptId(msgspec.Struct, frozen=True, order=True):
@@ -148,6 +155,6 @@ def parse_at(at: int | str) -> int | str:
     """A step as int, else ``best``, ``latest`` or a valid tag."""
     if isinstance(at, int):
         return at
-    if _STEP.fullmatch(at):
+    if isinstance(at, str) and _STEP.fullmatch(at):
         return int(at)
     return at if at in COMPUTED_TAGS else validate_tag(at)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
@@ -62,9 +62,20 @@ class Capture:
 def capture(state: Mapping[str, object]) -> Capture:
     """Capture every entry of the user's state dict; tensors are referenced, not copied."""
     result = Capture(state)
-    for key, value in state.items():
-        result.tree[key] = result.value(value, key)
+    with _refusing_endless():
+        for key, value in state.items():
+            result.tree[key] = result.value(value, key)
     return result
+
+
+@contextmanager
+def _refusing_endless() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError as error:
+        raise UnsupportedError(
+            "The state holds itself, or is nested too deeply.", do="Leave the way back to itself out of it."
+        ) from error
 
 
 class LoadPlan:
@@ -339,8 +350,9 @@ def _plan_entry(result: LoadPlan, state: dict[str, Any], key: str, saved: object
 def given(state: Mapping[str, object]) -> dict[str, Any]:
     """Values that the script constructs, as ``entry.name`` → plain value."""
     result: dict[str, Any] = {}
-    for path, adapter, value in _components(state):
-        result.update({f"{path}.{name}": v for name, v in adapter.given(value).items()})
+    with _refusing_endless():
+        for path, adapter, value in _components(state):
+            result.update({f"{path}.{name}": v for name, v in adapter.given(value).items()})
     return result
 
 

@@ -37,6 +37,8 @@ def open_storage(place: str | os.PathLike[str], *, create: bool = False) -> Stor
     NotFoundError
         There is no such folder, and ``create`` is false.
     """
+    if not isinstance(place, str | os.PathLike):
+        raise UsageError(f"{place!r} is no place for a repository.", do=_PLACES)
     found = _SCHEME.match(place) if isinstance(place, str) else None
     if found is None:
         return _folder(Path(place).expanduser(), create=create)

@@ -18,6 +18,7 @@ from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
+from holdfast.training.arguments import check_grace, check_state
 from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.options import Options
@@ -85,10 +86,13 @@ class Checkpointer:
         check_resume(resume)
         _check_choice("changed", changed, ("refuse", "keep", "apply"))
         _check_choice("on_fault", on_fault, ("pause", "raise"))
+        check_grace(grace_seconds)
+        if state is not None:
+            check_state(state)
         self._location = chosen_place(repository)
         self._state = {} if state is None else state
         self._options = Options(
-            run=validate_run(run or os.environ.get("HOLDFAST_RUN") or "main"),
+            run=validate_run(run if run not in (None, "") else os.environ.get("HOLDFAST_RUN") or "main"),
             resume=resume,
             changed=changed,
             save=None if save is None else save_rules.parse(save),

@@ -18,6 +18,7 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
 from holdfast.training import console, poison
+from holdfast.training.arguments import check_state, check_step
 from holdfast.training.collecting import collector_paused
 from holdfast.training.environment import environment, refuse_many_ranks
 from holdfast.training.restoring import Restored, Restorer
@@ -96,6 +97,8 @@ def save(
         Nothing became visible.
     """
     refuse_many_ranks(os.environ)
+    check_state(state)
+    check_step(step)
     poison.refuse(state.values())
     if tag is not None:
         validate_tag(tag)
@@ -150,6 +153,7 @@ def load(
     ------
     NotFoundError, DamagedError, MismatchError
     """
+    check_state(into)
     storage = open_storage(repository)
     found = Repository.open(storage).run(run)
     names = None if only is None else [only] if isinstance(only, str) else list(only)

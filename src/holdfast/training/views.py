@@ -15,6 +15,7 @@ from holdfast.repository.run import Run
 from holdfast.repository.verify import Verifier
 from holdfast.storage.urls import open_storage
 from holdfast.training import console
+from holdfast.training.arguments import check_state
 from holdfast.training.restoring import Restorer
 
 
@@ -89,6 +90,7 @@ class Checkpoint:
         """
         names = _names(only)
         if into is not None:
+            check_state(into)
             restorer = Restorer(self._run, into, emit=console.show)
             restorer.one(self._id, only=names)
             return into

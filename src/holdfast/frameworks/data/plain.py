@@ -26,8 +26,8 @@ def positioned(value: object) -> PositionedLoader:
     raise UnsupportedError(
         f"The position in a {type(value).__name__} cannot be kept: it can neither be indexed nor asked "
         "for its state.",
-        do="Pass a DataLoader, a sequence (a list, a range), or an iterable with state_dict() and "
-        "load_state_dict().",
+        do="Pass the DataLoader itself (tqdm, enumerate and the like go around batches()), a sequence "
+        "(a list, a range), or an iterable with state_dict() and load_state_dict().",
     )
 
 
