@@ -48,7 +48,7 @@ def _bars(axis: Any, title: str, found: dict[str, Any], what: str, limit: str, *
         axis.barh(row, seconds, color=colour, height=0.68)
         if returned is not None and seconds - returned > 0.05 * longest:
             axis.plot([returned] * 2, [row - 0.34, row + 0.34], color="black", lw=1.2, ls=":")
-            axis.text(returned, row - 0.36, " returns", fontsize=7, va="bottom", ha="left")
+            axis.text(returned, row - 0.36, " returns, not yet durable", fontsize=7, va="bottom", ha="left")
         axis.text(seconds + 0.012 * longest, row, f"{seconds:.2f} s  ({ratio:.1f}x)", va="center", fontsize=9)
     axis.set_yticks(range(len(rows)), [name for name, *_ in rows] if named else [""] * len(rows))
     axis.invert_yaxis()
