@@ -17,10 +17,18 @@ from holdfast.cli.options import (
     open_repository,
 )
 from holdfast.cli.table import print_table
-from holdfast.cli.told import entry_json, live_holders, metrics_of, notes, run_json, state_of
+from holdfast.cli.told import (
+    RESTART_CAUSE,
+    entry_json,
+    live_holders,
+    metrics_of,
+    notes,
+    run_json,
+    state_of,
+)
 
 if TYPE_CHECKING:
-    from holdfast.repository.overview import Entry
+    from holdfast.repository.overview import Entry, RunOverview
     from holdfast.repository.repository import Repository
     from holdfast.repository.run import Run
 
@@ -83,11 +91,19 @@ def _list_runs(repository: Repository, runs: list[Run], *, json: bool) -> None:
                 text.size(summary.size_bytes) if summary is not None else "-",
                 text.age(summary.saved_seconds) if summary is not None else "-",
                 state_of(seen, holders),
-                metrics_of(latest),
+                _remark(seen),
             )
         )
     columns = ("run", "latest>", "checkpoints>", "size>", "saved>", "state", "metrics")
     print_table(columns, rows, folding=("run", "metrics"))
+
+
+def _remark(seen: RunOverview) -> str:
+    """Metrics of what the run would resume from, or what is wrong with it."""
+    if seen.latest is None:
+        restarts = seen.end is not None and seen.end.cause.startswith(RESTART_CAUSE)
+        return "nothing to resume from" if seen.checkpoints and not restarts else ""
+    return "the latest is damaged" if seen.latest.damage is not None else metrics_of(seen.latest)
 
 
 def _list_checkpoints(run: Run, *, desc: bool, limit: int | None, json: bool) -> None:

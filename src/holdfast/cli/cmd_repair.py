@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from holdfast.domain.manifest import Manifest
     from holdfast.repository.repairing import Finding
     from holdfast.repository.repository import Repository
+    from holdfast.repository.run import Run
 
 EXAMPLES = (
     "holdfast repair",
@@ -64,7 +65,7 @@ def command(
             f"What shall become of {what}?", do="Say --salvage FOLDER to save its intact tensors."
         )
     place = place_of(what or repository)
-    findings, applied = _mend(place, apply=apply)
+    findings, applied, rejected = _mend(place, apply=apply)
     if json:
         told = [
             {"kind": f.kind, "subject": f.subject, "what": f.what, "do": f.do, "fixable": f.fix is not None}
@@ -72,21 +73,28 @@ def command(
         ]
         output.print_json({"place": place, "findings": told, "applied": applied})
     else:
-        _print(findings, applied, apply=apply)
+        _print(findings, applied, rejected, apply=apply)
     if len(findings) > applied:
         raise typer.Exit(4)
 
 
-def _mend(place: str, *, apply: bool) -> tuple[list[Finding], int]:
+def _mend(place: str, *, apply: bool) -> tuple[list[Finding], int, list[str]]:
+    """What was found, how much of it was mended, and which checkpoints are rejected."""
     from holdfast.repository.repairing import find_config_damage, inspect
     from holdfast.storage.urls import open_storage
 
     opened, findings = find_config_damage(open_storage(place))
     if opened is None:
-        return findings, 0
+        return findings, 0, []
     applied = _apply(opened, findings) if apply else 0
     found = list(inspect(opened, lambda run: bool(live_holders(run))))
-    return findings + found, applied + (_apply(opened, found) if apply else 0)
+    applied += _apply(opened, found) if apply else 0
+    return findings + found, applied, [name for run in opened.runs() for name in _rejected(run)]
+
+
+def _rejected(run: Run) -> list[str]:
+    rejected = run.rejected()
+    return [f"{run.name}@{c.step}" for c in run.checkpoints() if str(c) in rejected]
 
 
 def _apply(repository: Repository, findings: list[Finding]) -> int:
@@ -103,12 +111,17 @@ def _apply(repository: Repository, findings: list[Finding]) -> int:
     return len(fixes)
 
 
-def _print(findings: list[Finding], applied: int, *, apply: bool) -> None:
+def _print(findings: list[Finding], applied: int, rejected: list[str], *, apply: bool) -> None:
     for finding in findings:
         output.say(f"{finding.subject}: {finding.what}")
         output.say(f"  {'→' if finding.fix else '!'} {finding.do}")
     if not findings:
         output.say("Nothing to mend. ('holdfast verify' reads every chunk.)")
+        if rejected:
+            output.say(
+                f"Beyond mending, rejected as damaged: {', '.join(rejected)}. --salvage saves what is intact"
+                " of one, 'holdfast rm' removes it."
+            )
     elif apply:
         left = len(findings) - applied
         output.say(

@@ -119,4 +119,6 @@ def _print(verdicts: list[Verdict], rejected: list[Verdict], *, dry_run: bool) -
         return
     fate = "nothing was recorded (--dry-run)" if dry_run else f"{len(rejected)} newly rejected"
     output.say(f"{len(damaged)} of {whole} damaged; {fate}.")
-    output.say("'holdfast repair' says what can be mended.")
+    output.say(
+        "'holdfast repair' says what can be mended. A launch goes on from the newest intact checkpoint."
+    )

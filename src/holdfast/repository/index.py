@@ -93,6 +93,10 @@ class ChunkIndex:
         found = [c for c in known if (c.pack, digest) not in bad]
         return sorted(found, key=lambda c: c.pack)
 
+    def last_copies(self, digest: bytes) -> list[Copy]:
+        """Known copies; where all are recorded bad, those: one may turn out intact, or be salvaged."""
+        return self.copies(digest) or sorted(self._copies.get(digest, ()), key=lambda c: c.pack)
+
     def cover(self, digests: Collection[bytes], hints: Iterable[str] = ()) -> set[bytes]:
         """Learn where these chunks lie: known packs, hinted ones, at last all; return those not found."""
         lacking = {d for d in digests if not self.copies(d)}

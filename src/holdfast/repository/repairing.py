@@ -264,7 +264,7 @@ def _is_damaged(repository: Repository, pack_id: str) -> bool:
 def _mend_pack(repository: Repository, pack_id: str, sizes: dict[bytes, int]) -> Finding:
     storage, index = repository.storage, repository.index
     lacking = {d for d in sizes if not index.copies(d)}
-    what = f"{index.unreadable[pack_id]} {len(lacking)} chunks that checkpoints need have no other copy."
+    what = f"{index.unreadable[pack_id]} Chunks that checkpoints need from nowhere else: {len(lacking)}."
     if not lacking:
         do = "Delete it: no checkpoint needs it."
         return Finding("pack", pack_id, what, do, lambda: storage.delete(layout.pack(pack_id)))
@@ -272,7 +272,7 @@ def _mend_pack(repository: Repository, pack_id: str, sizes: dict[bytes, int]) ->
     found = [f for f in find_chunks(data, sizes) if f.digest in lacking]
     if not found:
         return Finding("pack", pack_id, what, "None of them is in it: restore it from a backup.")
-    do = f"Copy the {len(found)} of them that are intact in it to a new pack."
+    do = f"Copy those of them that are intact in it ({len(found)}) to a new pack."
     return Finding("pack", pack_id, what, do, lambda: _copy_chunks(repository, data, found))
 
 

@@ -161,6 +161,22 @@ def test_repair_withdraws_records_of_damage_that_is_gone(place, digits, holdfast
     assert place.run("digits").latest() == digits[400]
 
 
+def test_what_was_found_damaged_stays_until_it_is_removed(place, digits, holdfast):
+    pack = pack_of(place, "digits", digits[300])
+    flip(pack, 5000)
+    assert holdfast("verify").code == 4
+    assert "Beyond mending, rejected as damaged: digits@300." in holdfast("repair").out
+    assert holdfast("prune", "--yes").code == 0
+    flip(pack, 5000)  # the disk was in order: it was the memory that read it
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("repair", "--apply").code == 0
+    assert "All intact: 4 checkpoints" in holdfast("verify").out
+    flip(pack, 5000)
+    assert holdfast("verify").code == 4
+    assert holdfast("rm", "digits@300", "--yes").code == 0
+    assert not pack.exists()
+
+
 def test_repair_unblocks_pruning_after_a_manifest_was_lost_to_damage(place, digits, holdfast):
     run = place.run("digits")
     flip(place.manifest_path("digits", digits[300]), -1)

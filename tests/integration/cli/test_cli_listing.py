@@ -71,6 +71,17 @@ def test_ls_survives_a_damaged_manifest_and_a_damaged_base(place, digits, holdfa
     assert runs["digits"]["state"] == "killed"
 
 
+def test_ls_says_that_there_is_nothing_to_resume_from(place, digits, holdfast):
+    path = place.manifest_path("digits", digits[400])
+    path.write_bytes(path.read_bytes()[:-9])
+    assert "the latest is damaged" in holdfast("ls").out
+    for checkpoint in digits.values():
+        place.run("digits").reject(checkpoint, "a test")
+    assert "nothing to resume from" in holdfast("ls").out
+    assert holdfast("restart", "digits", "--yes").code == 0
+    assert "nothing to resume from" not in holdfast("ls").out
+
+
 @pytest.mark.parametrize("verb", ["ls", "show", "du", "verify", "status", "tag", "prune", "repair"])
 def test_no_repository_is_one_sentence(verb, holdfast, tmp_path):
     arguments = [verb, *(["x"] if verb == "show" else []), "-R", str(tmp_path / "nowhere"), "--json"]
