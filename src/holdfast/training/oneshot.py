@@ -51,11 +51,11 @@ class _Writer:
 
     @classmethod
     def of(cls, location: str | os.PathLike[str], run: str) -> _Writer:
-        storage = open_storage(location, create=True)
-        key = (storage.location, run)
+        found = Repository.create(open_storage(location, create=True))
+        key = (found.id, run)  # not the place: another repository may stand there by now
         known = cls._known.get(key)
         if known is None or not _still_heads(known):
-            known = cls._known[key] = cls(Repository.create(storage).run(run), key)
+            known = cls._known[key] = cls(found.run(run), key)
         return known
 
 
@@ -164,7 +164,7 @@ def load(
         restore_rng(rng)
     if restored.skipped:
         console.say("skipped, because strict=False:\n  " + "\n  ".join(restored.skipped))
-    _Writer.last[storage.location, run] = restored.id
+    _Writer.last[found.repository.id, run] = restored.id
     return Checkpoint(found, restored.id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -168,3 +169,10 @@ def test_a_checkpoint_looked_at(repository: Path, tmp_path: Path) -> None:
     pack = next((repository / "packs").rglob("*.pack"))
     assert os.access(pack, os.R_OK)
     assert steps_in(repository, "digits") == [1, 2, 3]
+
+
+def test_another_repository_at_the_same_place_is_another_repository(tmp_path: Path) -> None:
+    for _ in range(2):
+        saved = holdfast.save(tmp_path / "repository", {"x": 1}, step=1)
+        assert saved.summary.parent is None
+        shutil.rmtree(tmp_path / "repository")
