@@ -28,11 +28,11 @@ from holdfast.training.views import Checkpoint
 class _Writer:
     """The attempt of one run that this process writes, shared by all its calls of `save`."""
 
-    _known: ClassVar[dict[tuple[str, str], _Writer]] = {}
-    last: ClassVar[dict[tuple[str, str], CheckpointId]] = {}
+    _known: ClassVar[dict[tuple[str, str, str], _Writer]] = {}
+    last: ClassVar[dict[tuple[str, str, str], CheckpointId]] = {}
     """What this process loaded or saved last: what it saves next descends from it."""
 
-    def __init__(self, run: Run, key: tuple[str, str]) -> None:
+    def __init__(self, run: Run, key: tuple[str, str, str]) -> None:
         self.run = run
         self.pid = os.getpid()
         self.key = key
@@ -52,11 +52,16 @@ class _Writer:
     @classmethod
     def of(cls, location: str | os.PathLike[str], run: str) -> _Writer:
         found = Repository.create(open_storage(location, create=True))
-        key = (found.id, run)  # not the place: another repository may stand there by now
+        key = _key(found, run)
         known = cls._known.get(key)
         if known is None or not _still_heads(known):
             known = cls._known[key] = cls(found.run(run), key)
         return known
+
+
+def _key(repository: Repository, run: str) -> tuple[str, str, str]:
+    """A place may come to hold another repository, and a copy of one may lie at another place."""
+    return (repository.storage.location, repository.id, run)
 
 
 def _still_heads(writer: _Writer) -> bool:
@@ -164,7 +169,7 @@ def load(
         restore_rng(rng)
     if restored.skipped:
         console.say("skipped, because strict=False:\n  " + "\n  ".join(restored.skipped))
-    _Writer.last[found.repository.id, run] = restored.id
+    _Writer.last[_key(found.repository, run)] = restored.id
     return Checkpoint(found, restored.id)
 
 

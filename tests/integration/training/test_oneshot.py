@@ -176,3 +176,11 @@ def test_another_repository_at_the_same_place_is_another_repository(tmp_path: Pa
         saved = holdfast.save(tmp_path / "repository", {"x": 1}, step=1)
         assert saved.summary.parent is None
         shutil.rmtree(tmp_path / "repository")
+
+
+def test_a_copied_repository_is_saved_to_by_itself(tmp_path: Path) -> None:
+    holdfast.save(tmp_path / "one", {"x": 1}, step=1)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    holdfast.save(tmp_path / "two", {"x": 2}, step=2)
+    assert [c.step for c in holdfast.open(tmp_path / "one")["main"]] == [1]
+    assert [c.step for c in holdfast.open(tmp_path / "two")["main"]] == [1, 2]
