@@ -1,4 +1,4 @@
-"""Plain Python: dataclasses, ``random``, and any object that has a state of its own to give."""
+"""Plain Python: dataclasses, deques, ``random``, and any object that has a state of its own to give."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import numbers
 import platform
 import random
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -50,7 +51,8 @@ def _skeleton(live: Any) -> Any:
         return {key: _skeleton(value) for key, value in live.items()}
     if type(live) in (list, tuple):
         return [_skeleton(value) for value in live]
-    return None if any(f.is_tensor(live) for f in registry.active()) else live
+    is_new = type(live) is deque or any(f.is_tensor(live) for f in registry.active())
+    return None if is_new else live
 
 
 def _loads_state(value: object) -> Any:
@@ -106,6 +108,41 @@ def _set_fields(value: Any, fields: dict[str, Any], put: Callable[[Any, str, Any
         put(value, name, field)
 
 
+class _DequeAdapter:
+    """A ``collections.deque``: a buffer of the last so many, filled in place."""
+
+    kind = "python.deque"
+
+    def capture(self, value: deque[Any], path: str, walk: CaptureWalk) -> Any:
+        return {"maxlen": value.maxlen, "items": walk.value(list(value), path)}
+
+    def plan(self, value: deque[Any], saved: Any, path: str, walk: LoadWalk) -> None:
+        if saved["maxlen"] != value.maxlen:
+            walk.mismatched(path, f"a deque with maxlen={saved['maxlen']}", f"maxlen={value.maxlen}")
+            return
+        if not isinstance(saved["items"], list):
+            raise TypeError("its items are no list")
+        items = walk.value(saved["items"], None, path)  # of new ones: which were at which place is past
+        walk.then(lambda: _refill(value, items))
+
+    def given(self, value: deque[Any]) -> dict[str, Any]:
+        return {}
+
+    def apply_given(self, value: deque[Any], changes: dict[str, Any]) -> None:
+        pass
+
+
+def _refill(value: deque[Any], items: list[Any]) -> None:
+    value.clear()
+    value.extend(items)
+
+
+def _build_deque(saved: Any, path: str, walk: LoadWalk) -> deque[Any]:
+    value: deque[Any] = deque(maxlen=saved["maxlen"])
+    _DEQUE.plan(value, saved, path, walk)
+    return value
+
+
 class _RandomAdapter:
     """A generator of Python's ``random``."""
 
@@ -147,6 +184,7 @@ def _build_random(saved: Any, path: str, walk: LoadWalk) -> random.Random:
 
 _STATE_DICT = _StateDictAdapter()
 _DATACLASS = _DataclassAdapter()
+_DEQUE = _DequeAdapter()
 _RANDOM = _RandomAdapter()
 
 
@@ -177,6 +215,8 @@ class PythonFramework:
             return _STATE_DICT
         if isinstance(value, random.Random):
             return _RANDOM
+        if type(value) is deque:
+            return _DEQUE
         return _DATACLASS if dataclasses.is_dataclass(value) else None
 
     def rng_state(self) -> Any:
@@ -211,4 +251,4 @@ class PythonFramework:
 
 
 FRAMEWORK = PythonFramework()
-BUILDERS = {_RANDOM.kind: _build_random}
+BUILDERS = {_RANDOM.kind: _build_random, _DEQUE.kind: _build_deque}

@@ -5,6 +5,7 @@ import enum
 import itertools
 import platform
 import random
+from collections import deque
 from fractions import Fraction
 from typing import Any, NamedTuple
 
@@ -219,6 +220,49 @@ def test_set_state_dict_will_do() -> None:
     old.n = 4
     load({"x": live}, saved({"x": old}))
     assert live.n == 4
+
+
+def test_a_deque_is_filled_in_place_with_what_it_held() -> None:
+    memory: deque[Any] = deque([(np.arange(3.0), 1, None), (np.zeros((2, 2)), 2, "end")], maxlen=5)
+    nested = {"returns": [deque([1.5]), deque()]}
+    taken = saved({"memory": memory, "nested": nested})
+    live: deque[Any] = deque([0, 0, 0], maxlen=5)
+    state: dict[str, Any] = {"memory": live, "nested": {"returns": []}}
+    load(state, taken)
+    assert state["memory"] is live
+    assert live.maxlen == 5
+    assert [item[1:] for item in live] == [(1, None), (2, "end")]
+    np.testing.assert_array_equal(live[1][0], np.zeros((2, 2)))
+    assert state["nested"]["returns"] == [deque([1.5]), deque()]
+
+
+def test_a_deque_of_another_length_or_of_nonsense_is_refused_before_anything_is_touched() -> None:
+    live = deque([0], maxlen=2)
+    with pytest.raises(MismatchError, match="maxlen=3, live: maxlen=2"):
+        load({"d": live}, saved({"d": deque([1], maxlen=3)}))
+    for state in ({"maxlen": 2, "items": 5}, {"maxlen": 2}, {}):
+        with pytest.raises(MismatchError, match="cannot be read"):
+            load({"d": live}, ({"d": Component("python.deque", state)}, {}, {}))
+    with pytest.raises(MismatchError, match="cannot be read"):
+        load({"d": None}, ({"d": Component("python.deque", {"maxlen": "x", "items": []})}, {}, {}))
+    assert live == deque([0])
+
+
+def test_an_object_gets_a_deque_of_its_own_state_anew() -> None:
+    class Replay:
+        def __init__(self, *items: int) -> None:
+            self.items = deque(items, maxlen=9)
+
+        def state_dict(self) -> dict[str, Any]:
+            return {"items": self.items}
+
+        def load_state_dict(self, state: dict[str, Any]) -> None:
+            self.items.clear()
+            self.items.extend(state["items"])
+
+    live = Replay()
+    load({"replay": live}, saved({"replay": Replay(1, 2)}))
+    assert live.items == deque([1, 2])
 
 
 def test_a_state_of_its_own_wins_over_fields() -> None:
