@@ -6,38 +6,15 @@ or, outside our loops, the return of ``step()``. There alone the training state 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+import weakref
+from collections.abc import Callable, Generator, Iterable, Iterator
+from typing import Any
 
 from holdfast.domain.progress import Progress
 from holdfast.errors import UsageError
 from holdfast.frameworks.rng import capture_rng, restore_rng
-from holdfast.training.position import BatchPass
-
-
-class Host(Protocol):
-    """What the loops need of the session they run in."""
-
-    def safe_point(self, *, counted: bool) -> None:
-        """Save if one is due and the state is settled; may end the process.
-
-        ``counted`` says that every delivered batch has been counted by a step.
-        """
-        ...
-
-    def turn(self) -> None:
-        """A turn begins."""
-        ...
-
-    def leaving(self) -> bool:
-        """Whether a signal asked to end, or does so in the next moment."""
-        ...
-
-    def leave(self) -> None:
-        """End as that signal asks."""
-        ...
-
-    def warn(self, text: str) -> None: ...
+from holdfast.training.host import Host
+from holdfast.training.position import BatchPass, positioned
 
 
 class Turns:
@@ -74,13 +51,15 @@ class Loops:
         self.epochs_counted = 0
         self.stopped: str | None = None
         self.asked = False
-        self._stopped_before = False
+        self._stopped_at: int | None = None
         self.metrics: dict[str, Any] = {}
         self.unmoved = True
         self._samples = 0
         self._epoch_rng: dict[str, Any] | None = None
         self._passes: list[dict[str, Any]] = []
         self._open: BatchPass | None = None
+        self._open_trained = False
+        self._turns_open: Callable[[], Generator[Any] | None] = lambda: None
         self._last_passes: dict[int, dict[str, Any]] = {}
         self._carried: dict[int, dict[str, Any]] = {}
         self._pass_number = 0
@@ -93,26 +72,30 @@ class Loops:
         self._counted = False
         self._uncounted = 0
         self._cut_short = False
+        self._told_of_nested = False
 
     # -- what the checkpoint keeps -----------------------------------------------------
 
     @property
     def progress(self) -> Progress:
-        delivered, samples = self._in_pass()
-        return Progress(self.steps_counted, self.epochs_counted, delivered, self._samples + samples)
+        batch, samples = self._in_pass()
+        return Progress(self.steps_counted, self.epochs_counted, batch, self._samples + samples)
 
     def _in_pass(self) -> tuple[int, int]:
         """Batches and not yet added samples of the pass that is open, or about to be resumed."""
         if self._open is not None:
             return self._open.delivered, self._open.samples
         if len(self._passes) < len(self._resumed):
-            pending = self._resumed[len(self._passes)]
-            return pending["delivered"], 0 if pending["over"] else pending["samples"]
-        return (self._passes[-1]["delivered"] if self._passes else 0), 0
+            last = self._resumed[len(self._passes)]
+        elif self._passes:
+            last = self._passes[-1]
+        else:
+            return 0, 0
+        return last["delivered"], 0 if last["over"] else last["samples"]
 
     def state(self) -> dict[str, Any]:
         """Plain values; what `restore` takes."""
-        open_state = [self._open.state() | {"over": False}] if self._open is not None else []
+        open_state = [self._pass_state(self._open, over=False)] if self._open is not None else []
         return {
             "step": self.steps_counted,
             "epoch": self.epochs_counted,
@@ -126,6 +109,9 @@ class Loops:
             "target": self._target,
         }
 
+    def _pass_state(self, batch_pass: BatchPass, *, over: bool) -> dict[str, Any]:
+        return batch_pass.state() | {"over": over, "trained": self._open_trained}
+
     def restore(self, saved: dict[str, Any], rng: dict[str, Any] | None) -> None:
         """Go on where `state` was taken; ``rng`` is that of the safe point."""
         self.steps_counted = saved["step"]
@@ -136,11 +122,11 @@ class Loops:
         self._resumed = list(saved["passes"])
         self._last_passes = dict(saved["last_passes"])
         self._carried = dict(saved["last_passes"])
-        self._epoch_rng = saved["epoch_rng"] if self._resumed else None
+        self._epoch_rng = saved["epoch_rng"]
         self._resume_rng = rng
         self.stopped = saved["stopped"]
-        self._stopped_before = self.stopped is not None
         self._target = saved["target"]
+        self._stopped_at = self._target if self.stopped is not None else None
 
     # -- epochs ------------------------------------------------------------------------
 
@@ -159,7 +145,7 @@ class Loops:
 
     def _accept_target(self, target: int) -> None:
         self.asked = True
-        if self._stopped_before and self._target is not None and target > self._target:
+        if self._stopped_at is not None and target > self._stopped_at:
             self.stopped = None  # the run is extended
         self._target = target
 
@@ -173,21 +159,33 @@ class Loops:
             while self._goes_on() and (count is None or self.epochs_counted < count):
                 self._begin_epoch()
                 yield self.epochs_counted
+                if (turns := self._turns_open()) is not None:
+                    turns.close()  # somebody holds on to it: it was left as if by break
                 if self._cut_short:
                     return
                 self._end_epoch()
+            if self.epochs_counted == count or self.steps_counted == steps:
+                self._return_to_safe_point()
         finally:
             self._in_epochs, self._steps_limit = False, None
 
     def _begin_epoch(self) -> None:
+        self._cut_short = False
+        if self._epoch_rng is None:
+            self._return_to_safe_point()
+            self._epoch_rng = capture_rng()
+            return
         if self._passes:  # an earlier loop was cut short in this epoch
             self._resumed, self._passes = self._passes, []
+        if self._resume_rng is None:
             self._resume_rng = capture_rng()
-        self._cut_short = False
-        if self._resumed and self._epoch_rng is not None:
-            restore_rng(self._epoch_rng)  # what precedes batches() in the body runs again, alike
-        else:
-            self._epoch_rng = capture_rng()
+        restore_rng(self._epoch_rng)  # what precedes batches() in the body runs again, alike
+
+    def _return_to_safe_point(self) -> None:
+        """Undo what the script drew from the RNGs between the restore and here: it drew that before, too."""
+        if self._resume_rng is not None:
+            restore_rng(self._resume_rng)
+            self._resume_rng = None
 
     def _end_epoch(self) -> None:
         if not self.steps_counted:
@@ -206,25 +204,76 @@ class Loops:
     # -- batches -----------------------------------------------------------------------
 
     def batches(self, loader: Iterable[Any]) -> Turns:
-        """One pass over a loader, from where the run stands."""
-        if self._depth:  # inside another turn: no safe point, so it always starts afresh
-            inner = self._fresh_pass(loader, None)
-            return Turns(lambda: iter(inner), inner.remaining)
-        ordinal = len(self._passes)
-        saved = self._resumed[ordinal] if ordinal < len(self._resumed) else None
-        carried = self._carried.pop(ordinal, None)  # what samplers keep between passes, once after a restore
-        if saved is not None and saved["over"]:
-            self._passes.append(saved)
-            return Turns(self._skip, lambda: 0)
-        batch_pass = self._resumed_pass(loader, saved) if saved else self._fresh_pass(loader, carried)
-        return Turns(lambda: self._deliver(batch_pass), batch_pass.remaining)
+        """One pass over a loader each time it is iterated, from where the run stands."""
+        positioned(loader)  # refuses at once
+        inside = self._depth > 0
 
-    def _skip(self) -> Iterator[Any]:
+        def turns() -> Iterator[Any]:
+            begun: list[Callable[[], Generator[Any] | None]] = []
+            iterator = self._deliver(loader, begun, inside=inside)
+            begun.append(weakref.ref(iterator))
+            return iterator
+
+        return Turns(turns, lambda: self._left(loader, inside=inside))
+
+    def _left(self, loader: Iterable[Any], *, inside: bool) -> int | None:
+        """Batches still to come; looks only, for a pass begins when it is iterated."""
+        total = positioned(loader).batches()
+        saved = None if inside else self._pending()
+        if not inside and not self._goes_on():
+            return 0
+        if saved is None or total is None:
+            return total
+        before = saved["total"] or total  # another number of them if the batch size was changed
+        return 0 if saved["over"] else max(total - round(saved["delivered"] * total / before), 0)
+
+    def _pending(self) -> dict[str, Any] | None:
+        """The pass that comes next, if it is one that was begun before the restore."""
+        ordinal = len(self._passes)
+        return self._resumed[ordinal] if ordinal < len(self._resumed) else None
+
+    def _deliver(
+        self, loader: Iterable[Any], begun: list[Callable[[], Generator[Any] | None]], *, inside: bool
+    ) -> Generator[Any]:
+        if inside and self._depth:
+            yield from self._nested(loader)
+            return
+        if self._depth:
+            raise UsageError(
+                "A loop over batches() was begun within the turn of another loop, but made outside of it.",
+                do="Iterate over one batches() at a time, without zip(): join the data in one loader. "
+                "Instead of next() within steps(), iterate over epochs(steps=...) and batches().",
+            )
+        if not self._goes_on():
+            self._cut_short = True
+            return
+        saved, carried = self._pending(), self._carried.pop(len(self._passes), None)
+        if saved is not None and saved["over"]:
+            self._skip(saved)
+            return
+        batch_pass = self._resumed_pass(loader, saved) if saved else self._fresh_pass(loader, carried)
+        self._turns_open = begun[0]
+        yield from self._pass(batch_pass, trained=saved is not None and saved.get("trained", True))
+
+    def _nested(self, loader: Iterable[Any]) -> Iterator[Any]:
+        """A pass inside another turn: no safe point lies within, so it always starts afresh."""
+        inner = self._fresh_pass(loader, None)
+        try:
+            yield from inner
+        finally:
+            if not self._told_of_nested and inner.keeps_own_state():
+                self._told_of_nested = True
+                self._host.warn(
+                    f"the {type(loader).__name__} iterated in a turn has a generator or state of its own: "
+                    "it is kept only if it is in the state dict, and what follows a restore exact only then."
+                )
+            inner.close()
+
+    def _skip(self, saved: dict[str, Any]) -> None:
         """A pass that was over before the restore; the last such one leaves the RNGs as they were."""
-        if len(self._passes) == len(self._resumed) and self._resume_rng is not None:
-            restore_rng(self._resume_rng)
-            self._resume_rng = None
-        return iter(())
+        self._passes.append(saved)
+        if len(self._passes) == len(self._resumed):
+            self._return_to_safe_point()
 
     def _resumed_pass(self, loader: Iterable[Any], saved: dict[str, Any]) -> BatchPass:
         number, rng = saved["number"], self._resume_rng
@@ -235,12 +284,13 @@ class Loops:
         self._pass_number += 1
         return BatchPass(loader, seed=self._seed, number=number, saved=saved)
 
-    def _deliver(self, batch_pass: BatchPass) -> Iterator[Any]:
-        self._open = batch_pass
+    def _pass(self, batch_pass: BatchPass, *, trained: bool) -> Iterator[Any]:
+        self._open, self._open_trained = batch_pass, trained
         _ = batch_pass.delivered  # begins the pass
         self._resume_rng = None
         if batch_pass.inexact is not None:
             self._host.warn(f"what follows may not be exact: {batch_pass.inexact}.")
+        uncounted, cut = self._uncounted, None
         try:
             while self._goes_on():
                 try:
@@ -251,9 +301,21 @@ class Loops:
                     self._save_before_dying()
                     raise
                 yield from self._turn(batch)
-            self._cut_short = True
+            cut = self._cut(batch_pass)
         finally:
-            self._close(batch_pass)
+            if not self._open_trained:
+                self._uncounted = uncounted  # an evaluation leaves the training state settled
+            self._close(batch_pass, cut)
+
+    def _cut(self, batch_pass: BatchPass) -> dict[str, Any] | None:
+        """Where a pass is left that the loop's end cuts short; None if it is over just then."""
+        state = self._pass_state(batch_pass, over=False)
+        if batch_pass.remaining() == 0:
+            try:
+                next(batch_pass)
+            except StopIteration:
+                return None
+        return state
 
     def _save_before_dying(self) -> None:
         """A signal to the whole group killed the data workers too: that must not cost the save."""
@@ -270,17 +332,28 @@ class Loops:
             yield value
         finally:
             self._depth -= 1
-        self._uncounted = 0 if self._counted else self._uncounted + 1
+            if self._counted:
+                self._uncounted = 0
+        self._uncounted += not self._counted
         self._safe_point()
 
-    def _close(self, batch_pass: BatchPass) -> None:
+    def _close(self, batch_pass: BatchPass, cut: dict[str, Any] | None) -> None:
+        state = cut or self._pass_state(batch_pass, over=True)
+        self._cut_short = cut is not None
         self._open = None
-        self._samples += batch_pass.samples
-        self._passes.append(batch_pass.state() | {"over": not self._cut_short})
+        self._turns_open = lambda: None
         batch_pass.close()
-        if not self._in_epochs and not self._cut_short:
-            self._last_passes[0] = self._passes[-1]
-            self._passes, self._resumed = [], []
+        self._passes.append(state)
+        if state["over"]:
+            self._samples += state["samples"]
+            if not self._in_epochs:
+                self._end_own_epoch(state)
+
+    def _end_own_epoch(self, last: dict[str, Any]) -> None:
+        """Without `epochs()`, a pass in which steps were counted is an epoch."""
+        self._passes, self._resumed = [], []
+        if last["trained"]:
+            self._last_passes[0] = last
             self.epochs_counted += 1
 
     # -- steps -------------------------------------------------------------------------
@@ -294,6 +367,8 @@ class Loops:
 
     def _steps(self, total: int) -> Iterator[int]:
         while self._goes_on() and self.steps_counted < total:
+            if not self._depth:
+                self._return_to_safe_point()
             self._host.turn()
             self._counted = False
             self._depth += 1
@@ -305,13 +380,16 @@ class Loops:
                 self._depth -= 1
             self._uncounted = 0
             self._safe_point()
+        if self.steps_counted == total and not self._depth:
+            self._return_to_safe_point()
 
     def step(self, metrics: dict[str, Any]) -> int:
         """Count one step; outside our loops this is the safe point."""
         self.steps_counted += 1
         self.metrics = metrics
         self.unmoved = False
-        self._counted = True
+        self._counted = self._open_trained = True
+        self._resume_rng = None
         if not self._depth and not self._in_epochs:
             self._safe_point()
             self._host.turn()

@@ -106,6 +106,15 @@ class BatchPass:
             "loader": self._begun().state(),
         }
 
+    def keeps_own_state(self) -> bool:
+        """Whether the loader, once begun, holds a generator or state that moves from pass to pass."""
+        if self._pass is None:
+            return False
+        state = self._pass.state()
+        sampler = state.get("sampler") or {}
+        kept = (state.get(part) for part in ("held", "data", "own", "dataset", "positions"))
+        return any(kept) or sampler.get("now") is not None
+
     def close(self) -> None:
         """Let go of workers; a pass left by ``break`` needs it."""
         if self._pass is not None:

@@ -22,12 +22,12 @@ from holdfast.repository import records
 from holdfast.repository.repository import Repository
 from holdfast.training import poison
 from holdfast.training.environment import environment
-from holdfast.training.leaves import leaves
 from holdfast.training.loops import Loops
 from holdfast.training.options import Options
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.retaining import Retention, monitored_so_far
 from holdfast.training.saving import Save, SavePoint, Saver, check_representable
+from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
 
@@ -63,12 +63,11 @@ class Session:
         self._request_reasons: list[str] = []
         self._reports: dict[str, Any] = {}
         self._early_reports: dict[str, Any] = {}
-        self._unsaved_report = self._told_of_lost = False
+        self._unsaved_report = self._told_of_lost = self._told_of_gradients = False
         self._improved = False
         self._monitored: list[float] = []
         self._saved_step = self._saved_epoch = 0
-        self._optimizer_steps = self._steps_at_turn = 0
-        self._undo_watching: list[Callable[[], None]] = []
+        self._watch = StepWatch(state)
         self._turns = 0
         self.loops = Loops(self, self._data_seed())
         self.restored: Restored | None = None
@@ -95,7 +94,7 @@ class Session:
             poison.refuse(self._state.values())
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
             self._make_saver(given, surroundings)
-            self._watch()
+            self._watch.begin()
         except BaseException:
             with contextlib.suppress(HoldfastError):
                 self._lease.release()
@@ -170,13 +169,6 @@ class Session:
         )
         self._monitored = monitored_so_far(self._run, keep)
 
-    def _watch(self) -> None:
-        values = leaves(self._state)
-        self._undo_watching = [f.watch_steps(values, self._stepped) for f in registry.active()]
-
-    def _stepped(self) -> None:
-        self._optimizer_steps += 1
-
     @property
     def _keeps_rng(self) -> bool:
         return self._options.rng and self._outermost
@@ -194,7 +186,7 @@ class Session:
 
     def turn(self) -> None:
         self._turns += 1
-        self._steps_at_turn = self._optimizer_steps
+        self._watch.turn()
         self._triggers.guard_workers()
 
     def leaving(self) -> bool:
@@ -204,10 +196,14 @@ class Session:
         self._triggers.leave()
 
     def _gradients_settled(self) -> bool:
-        """Whether no gradient waits for an optimizer that has not stepped in this turn."""
-        if self._optimizer_steps != self._steps_at_turn:
-            return True
-        return not any(f.has_gradients(leaves(self._state)) for f in registry.active())
+        settled = self._watch.settled()
+        if settled and self._watch.impatient and not self._told_of_gradients:
+            self._told_of_gradients = True
+            self.warn(
+                "an optimizer holds gradients but does not step while another does; they are not kept, "
+                "so what follows a restore may not be exact."
+            )
+        return settled
 
     def warn(self, text: str) -> None:
         self._emit(Warned(self._run.name, text))
@@ -379,9 +375,7 @@ class Session:
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
-        for undo in self._undo_watching:
-            undo()
-        self._undo_watching = []
+        self._watch.end()
         if self in Session._open:
             Session._open.remove(self)
 

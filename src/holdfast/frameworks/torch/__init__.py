@@ -72,7 +72,11 @@ class TorchFramework:
         return positioned(value)
 
     def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
-        handles = [o.register_step_post_hook(lambda *_: on_step()) for o in _optimizers(values)]
+        def stepped(optimizer: Optimizer, *_: Any) -> None:
+            gradients.spend(optimizer)
+            on_step()
+
+        handles = [o.register_step_post_hook(stepped) for o in _optimizers(values)]
 
         def undo() -> None:
             for handle in handles:

@@ -8,6 +8,7 @@ the same process must not leave the gradients of an abandoned step behind.
 from __future__ import annotations
 
 import torch
+from torch.optim import Optimizer
 
 _MARK = "_holdfast_version"
 
@@ -18,9 +19,17 @@ def is_held(parameter: torch.Tensor) -> bool:
 
 
 def is_accumulated(parameter: torch.Tensor) -> bool:
-    """Whether there is a gradient other than the zeros put there by a restore."""
+    """Whether there is a gradient that no step has used: nor zeros put there by a restore."""
     gradient = parameter.grad
     return gradient is not None and getattr(gradient, _MARK, None) != gradient._version
+
+
+def spend(optimizer: Optimizer) -> None:
+    """Note that a step has used the gradients as they are now."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if (gradient := parameter.grad) is not None:
+                setattr(gradient, _MARK, gradient._version)
 
 
 def reset(parameter: torch.Tensor, *, held: bool) -> None:

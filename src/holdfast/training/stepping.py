@@ -1,0 +1,77 @@
+"""Whether gradients wait for an optimizer: what they hold is lost in a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from holdfast.frameworks import registry
+from holdfast.training.leaves import leaves
+
+PATIENCE_SAFE_POINTS = 64
+_PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes})
+
+
+class StepWatch:
+    """Watches the steps of every optimizer in a live state.
+
+    Parameters
+    ----------
+    state : mapping
+        The user's; optimizers may come and go.
+
+    Attributes
+    ----------
+    impatient : bool
+        An optimizer that holds gradients has not stepped for long, although others have: it is
+        waited for no more.
+    """
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._state = state
+        self._stepped: set[int] = set()
+        self._watched: list[Any] = []
+        self._undos: list[Callable[[], None]] = []
+        self._waited = 0
+
+    @property
+    def impatient(self) -> bool:
+        return self._waited > PATIENCE_SAFE_POINTS
+
+    def begin(self) -> None:
+        """Watch what the state holds now."""
+        self._watched = self._candidates()
+        for value in self._watched:
+            stepped = partial(self._stepped.add, id(value))
+            self._undos += [f.watch_steps([value], stepped) for f in registry.active()]
+
+    def end(self) -> None:
+        """Leave the optimizers as they were."""
+        for undo in self._undos:
+            undo()
+        self._undos, self._watched = [], []
+
+    def turn(self) -> None:
+        """A turn begins: whoever steps from now on has stepped in it."""
+        self._stepped.clear()
+
+    def settled(self) -> bool:
+        """Whether no gradient waits for an optimizer that has not stepped in this turn."""
+        values = self._candidates()
+        waiting = [v for v in values if id(v) not in self._stepped and _has_gradients(v)]
+        if not waiting:
+            self._waited = 0
+            return True
+        if [id(v) for v in values] != [id(v) for v in self._watched]:  # one that is not watched yet, perhaps
+            self.end()
+            self.begin()
+        self._waited += bool(self._stepped)
+        return bool(self._stepped) and self.impatient
+
+    def _candidates(self) -> list[Any]:
+        return [v for v in leaves(self._state) if type(v) not in _PLAIN]
+
+
+def _has_gradients(value: Any) -> bool:
+    return any(f.has_gradients([value]) for f in registry.active())
