@@ -47,7 +47,13 @@ class _Writer:
                 )
             lease.refuse_if_held(run.storage, run.layout.leases, f"The run {run.name}")
             self.attempt: AttemptId = run.begin_attempt()
-        run.record_base(self.attempt, _Writer.last.get(key))
+        base = _Writer.last.get(key)
+        if base is None and (latest := run.latest()) is not None:
+            console.say(
+                f"{run.name} has checkpoints up to step {latest.step}, but nothing was loaded from it: what "
+                "is saved now is a new line, and 'latest' and 'best' mean that one. load() first to go on."
+            )
+        run.record_base(self.attempt, base)
 
     @classmethod
     def of(cls, location: str | os.PathLike[str], run: str) -> _Writer:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import itertools
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -318,3 +321,26 @@ def test_a_nested_loader_with_a_generator_of_its_own_is_told_of(
                     pass
                 ckpt.step()
         assert capsys.readouterr().err.count("generator or state of its own") == own
+
+
+def test_saving_to_a_run_that_was_not_loaded_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def save(step: int, *, loads: bool) -> None:
+        state = {"n": step}
+        if loads:
+            holdfast.load(tmp_path, state)
+        holdfast.save(tmp_path, state, step=step)
+
+    for step, loads in ((1, False), (2, False), (3, True)):
+        assert killing.in_child(partial(_told, save, step, tmp_path, loads=loads)) == 0
+    told = [(tmp_path / f"{step}.txt").read_text().count("new line") for step in (1, 2, 3)]
+    assert told == [0, 1, 0]
+    assert [c.step for c in holdfast.open(tmp_path)["main"]]
+    assert capsys.readouterr().err == ""
+
+
+def _told(save: Any, step: int, folder: Path, *, loads: bool) -> None:
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        save(step, loads=loads)
+    (folder / f"{step}.txt").write_text(said.getvalue())
