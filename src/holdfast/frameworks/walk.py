@@ -125,8 +125,8 @@ class LoadPlan:
         return _as_live(saved, like)
 
     def held(self, saved: object, like: object, path: str) -> Any:
-        fits = isinstance(saved, TensorRef) and _is_placeholder(like)
-        return self.value(saved, None if fits else like, path)
+        grows = isinstance(saved, TensorRef) and _is_placeholder(like, self.spec(saved))
+        return self.value(saved, None if grows else like, path)
 
     def _tensor(self, ref: TensorRef, like: object, path: str) -> Any:
         owner = next((f for f in registry.active() if f.is_tensor(like)), None)
@@ -273,8 +273,10 @@ def _is_read_only(like: object) -> bool:
     return getattr(getattr(like, "flags", None), "writeable", True) is False
 
 
-def _is_placeholder(like: object) -> bool:
+def _is_placeholder(like: object, spec: TensorSpec) -> bool:
     """An empty tensor that nobody trains: it holds nothing yet, and grows by being replaced."""
+    if tuple(getattr(like, "shape", ())) == spec.shape:
+        return False
     trained = getattr(like, "requires_grad", False) or not getattr(like, "stop_gradient", True)
     return (
         0 in getattr(like, "shape", ()) and not trained and any(f.is_tensor(like) for f in registry.active())

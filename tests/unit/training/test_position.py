@@ -121,7 +121,7 @@ def test_another_kind_of_loader_is_refused() -> None:
     "value", [iter([1]), (i for i in range(3)), {1, 2}, {"a": 1}, 5, zip([1], [2], strict=True)]
 )
 def test_what_cannot_be_positioned_is_refused_with_the_way_out(value: Any) -> None:
-    with pytest.raises(UnsupportedError, match=r"cannot be kept.*Pass a DataLoader, a sequence"):
+    with pytest.raises(UnsupportedError, match=r"cannot be kept.*Pass the DataLoader itself .*, a sequence"):
         BatchPass(value, seed=1, number=0)
 
 
