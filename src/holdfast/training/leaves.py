@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 
 def leaves(value: Any) -> list[Any]:
-    """Every object in nested containers, in order."""
-    if isinstance(value, dict):
-        return [leaf for item in value.values() for leaf in leaves(item)]
-    if isinstance(value, list | tuple):
-        return [leaf for item in value for leaf in leaves(item)]
-    return [value]
+    """Every object in nested containers, in order; a container inside itself is not entered again."""
+    return list(_below(value, ()))
+
+
+def _below(value: Any, around: tuple[int, ...]) -> Iterator[Any]:
+    if not isinstance(value, dict | list | tuple):
+        yield value
+    elif id(value) not in around:
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _below(item, (*around, id(value)))
