@@ -233,7 +233,7 @@ class LoadPlan:
         if lines and strict:
             raise MismatchError(
                 f"{what} does not fit the live state:\n  " + "\n  ".join(lines) + "\n",
-                do="Build the state as it was saved, or load with strict=False to skip these entries.",
+                do="Build the state as it was saved, or skip these with holdfast.load(..., strict=False).",
                 missing=tuple(self.missing_paths),
                 unexpected=tuple(self.unexpected_paths),
                 mismatched=tuple(self.mismatches),
