@@ -68,7 +68,7 @@ FAILING = [
     ("save", "no-links", "renameat,renameat2", 10),
     ("save", "no-rename", "renameat", 10),
     ("save", "whole-sync", "syncfs,linkat", 15),
-    ("save-threads", "all", "fsync,linkat", 80),
+    ("save-threads", "all", "fsync,linkat", 60),  # about 92: not every call counted once comes again
     ("save-prune", "all", "unlinkat,getdents64", 60),
     ("save-prune", "all", "fsync,linkat,mkdirat", 100),
     ("tag", "all", "renameat,linkat,fsync,unlinkat", 40),

@@ -61,6 +61,12 @@ class Triggers:
 
     def uninstall(self) -> None:
         """Put back what was there before; where others built on our handlers, those pass signals on."""
+        self._stop_listening()
+        guard = signal.getsignal(signal.SIGCHLD)
+        if _in_main_thread() and isinstance(guard, _WorkerGuard) and guard.triggers is self:
+            signal.signal(signal.SIGCHLD, guard.handler)
+
+    def _stop_listening(self) -> None:
         self._active = False
         if self._timer is not None:
             self._timer.cancel()
@@ -69,9 +75,6 @@ class Triggers:
         for number, handler in self._previous.items():
             if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        guard = signal.getsignal(signal.SIGCHLD)
-        if isinstance(guard, _WorkerGuard) and guard.triggers is self:
-            signal.signal(signal.SIGCHLD, guard.handler)
 
     def begin_last_save(self) -> None:
         """A safe point was reached in time: the save that follows may take as long as it takes."""
@@ -80,10 +83,13 @@ class Triggers:
             self._timer.cancel()
 
     def leave(self) -> NoReturn:
-        """End the process's training as the signal asks: its former handler first, then 143 or ^C."""
+        """End the process's training as the signal asks: its former handler first, then 143 or ^C.
+
+        The guard of the workers stays until `uninstall`: they die while the loops are being left.
+        """
         number = self.leaving or signal.SIGTERM
         previous = self._previous.get(number)
-        self.uninstall()
+        self._stop_listening()
         if callable(previous):
             previous(number, None)
         if number == signal.SIGINT:
