@@ -93,7 +93,7 @@ def _would(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, A
 def _apply(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, Any]:
     from holdfast.errors import BusyError
     from holdfast.repository import pruning, retention
-    from holdfast.training.retaining import is_model
+    from holdfast.repository.retaining import is_model
 
     removed = []
     for run, plan in plans:

@@ -82,11 +82,13 @@ def encode_details(draft: Draft) -> Details:
     )
 
 
-def commit(run: Run, draft: Draft, *, dedup: bool = True) -> Committed:
+def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: bool = True) -> Committed:
     """Make a checkpoint durable and visible, whole or not at all.
 
     Parameters
     ----------
+    details : Details, optional
+        What of the draft is no tensor, where another process has encoded it already.
     dedup : bool
         Rely on chunks that the repository has; False writes all of them to new packs.
 
@@ -99,7 +101,7 @@ def commit(run: Run, draft: Draft, *, dedup: bool = True) -> Committed:
         is left alone and not counted.
     """
     started = time.monotonic()
-    details = encode_details(draft)
+    details = details or encode_details(draft)
     with run.repository.holding(saving=True):
         find = _Finder(run).find if dedup else _find_nothing
         writer = PackWriter(run.storage, run.repository.chunk_bytes, find)

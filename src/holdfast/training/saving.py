@@ -1,4 +1,4 @@
-"""Saving at a safe point: capture, commit, retention, and what to do when storage fails."""
+"""Saving at a safe point: capture, hand over, and what to do when storage fails."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from holdfast.domain.events import Event, Saved, SaveFailed, SavingResumed, Warned
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
-from holdfast.errors import BusyError, HoldfastError, StorageError, SupersededError, UsageError
+from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
-from holdfast.repository.commit import Committed, Draft, commit, encode_details
-from holdfast.repository.run import Run
+from holdfast.repository.commit import Draft, encode_details
 from holdfast.training.collecting import collector_paused
-from holdfast.training.retaining import Retention
+from holdfast.training.ways import Outcome, Way
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
-SPARE_BYTES = 16 * 1024 * 1024
+LONGEST_WAIT_SECONDS = 1.0
+"""For how long the loop is out of reach of Python's signal handlers at most."""
 
 
 class Save:
@@ -37,6 +39,7 @@ class Save:
         self.tag = tag
         self.checkpoint: CheckpointId | None = None
         self.error: HoldfastError | None = None
+        self._wait: Callable[[float | None], None] | None = None
 
     @property
     def done(self) -> bool:
@@ -50,15 +53,26 @@ class Save:
         HoldfastError
             The save failed: its error. UsageError if the loop has not reached the safe point
             at which it happens, which waiting would prevent.
+        TimeoutError
+            It is neither durable nor lost after ``timeout_seconds``.
         """
+        if not self.done and self._wait is not None:
+            self._wait(timeout_seconds)
         if self.error is not None:
             raise self.error
-        if self.checkpoint is None:
-            raise UsageError(
-                "This save happens when the present turn of the loop ends, so it cannot be waited for here.",
-                do="Look at it in the next turn, or save outside the loops.",
-            )
-        return self.checkpoint
+        if self.checkpoint is not None:
+            return self.checkpoint
+        if self._wait is not None:
+            raise TimeoutError(f"The save is not durable after {timeout_seconds} s.")
+        raise UsageError(
+            "This save happens when the present turn of the loop ends, so it cannot be waited for here.",
+            do="Look at it in the next turn, or save outside the loops.",
+        )
+
+    def settle(self, outcome: Outcome) -> None:
+        """Take what became of it."""
+        self.checkpoint = outcome.checkpoint
+        self.error = outcome.error or outcome.untagged.get(self.tag or "")
 
 
 class SavePoint:
@@ -84,39 +98,69 @@ class SavePoint:
         self.done = done
 
 
+class _Open(msgspec.Struct, frozen=True):
+    """A draft whose outcome is not known yet."""
+
+    step: int
+    epoch: int
+    reason: str
+    asked: list[Save]
+    loud: bool
+    insist: bool
+
+
 class Saver:
-    """Saves the state of one attempt."""
+    """Saves the state of one attempt.
+
+    Parameters
+    ----------
+    way : Way
+        How its drafts become durable.
+    given, environment
+        Recorded with each checkpoint.
+    monitor : str, optional
+        The metric that decides what is best, and how: ``val_loss min``.
+    on_fault : {"pause", "raise"}
+    emit : callable
+        Takes every event.
+
+    Attributes
+    ----------
+    burden_seconds : float or None
+        What the last save cost training.
+    lost : bool
+        A save that was taken has failed since: what it held is not durable.
+    """
 
     def __init__(
         self,
-        run: Run,
+        run_name: str,
         attempt: AttemptId,
         state: Mapping[str, Any],
+        way: Way,
         *,
-        parent: CheckpointId | None,
         given: dict[str, Any],
         environment: dict[str, dict[str, str]],
         monitor: str | None,
         on_fault: str,
         emit: Callable[[Event], None],
-        retention: Retention,
     ) -> None:
-        self._run = run
+        self._run_name = run_name
         self._attempt = attempt
         self._state = state
-        self._parent = parent
+        self._way = way
         self._given = given
         self._environment = environment
         self._monitor = monitor
         self._on_fault = on_fault
         self._emit = emit
-        self._retention = retention
         self._sequence = 0
+        self._open: dict[int, _Open] = {}
         self._failures = 0
         self._not_finite = 0
         self._retry_at = 0.0
-        self._typical_bytes: int | None = None
-        self.save_seconds: float | None = None
+        self.lost = False
+        self.burden_seconds: float | None = None
         self.saved_at = time.monotonic()
 
     def paused(self) -> bool:
@@ -124,15 +168,21 @@ class Saver:
         return self._failures > 0 and time.monotonic() < self._retry_at
 
     @collector_paused()
-    def save(self, point: SavePoint, reason: str, asked: Sequence[Save], *, loud: bool, insist: bool) -> None:
-        """Save now, once for all that asked; each has the outcome.
+    def save(self, point: SavePoint, reason: str, asked: list[Save], *, loud: bool, insist: bool) -> bool:
+        """Save now, once for all that asked; each has the outcome once it is known.
 
         Parameters
         ----------
         loud : bool
             Say why nothing was saved even if that was said before: somebody asked for this one.
         insist : bool
-            Raise a storage fault even where faults pause: the last chance to save.
+            Wait until it is durable, and raise a storage fault even where faults pause: the
+            last chance to save.
+
+        Returns
+        -------
+        bool
+            Whether the state was taken: it is durable, or becomes so while training goes on.
 
         Raises
         ------
@@ -144,58 +194,54 @@ class Saver:
         metrics = self._numbers(point.metrics)
         if not math.isfinite(metrics.get("loss", 0.0)):
             self._skipped(point.progress.step, metrics["loss"], asked, loud=loud)
-            return
-        started = time.monotonic()
-        try:
-            committed = self._save(point, reason, metrics)
-        except (StorageError, BusyError) as error:
-            for save in asked:
-                save.error = error
-            self._fault(point.progress.step, error, loud=loud, insist=insist)
-            return
-        for save in asked:
-            self._answer(save, committed)
-        self._retention.after(committed)
-        self.save_seconds = time.monotonic() - started
-        self.saved_at = time.monotonic()
-
-    def _answer(self, save: Save, committed: Committed) -> None:
-        save.checkpoint = committed.id
-        if save.tag is None:
-            return
-        try:
-            self._run.set_tag(save.tag, committed.id)
-        except HoldfastError as error:
-            save.error = error
-            self._emit(
-                Warned(
-                    self._run.name,
-                    f"{self._run.name}@{committed.id.step} was saved, but not tagged {save.tag}: {error}",
-                )
-            )
-
-    def _save(self, point: SavePoint, reason: str, metrics: dict[str, float]) -> Committed:
-        self._check_attempt()
-        self._retention.before()
+            return False
         draft = self._draft(point, reason, metrics)
-        self._check_space(draft)
-        committed = commit(self._run, draft)
-        self._committed(committed, reason)
-        return committed
+        progress = point.progress
+        self._open[draft.sequence] = _Open(progress.step, progress.epoch, reason, asked, loud, insist)
+        for save in asked:
+            save._wait = self._wait_for(save)
+        try:
+            self._way.submit(draft, [s.tag for s in asked if s.tag], urgent=loud or insist)
+        except BaseException:
+            del self._open[draft.sequence]
+            raise
+        self.saved_at = time.monotonic()
+        self.wait() if insist else self.poll()
+        return all(save.error is None or save.checkpoint is not None for save in asked)
 
-    def _check_attempt(self) -> None:
-        """See that this attempt still heads the run: what a dead branch saves is never found again."""
-        if not self._run.is_highest(self._attempt):
-            raise SupersededError(
-                f"A newer attempt of the run {self._run.name} has taken over from this process.",
-                do="Let this process end; the newer one goes on.",
-            )
-        if self._run.storage.stat(self._run.layout.base(self._attempt)) is None:
-            raise StorageError(
-                f"The records of this attempt of {self._run.name} have vanished "
-                f"from {self._run.storage.location}.",
-                do="Put the folder back as it was, or start the training again.",
-            )
+    def poll(self) -> None:
+        """Learn what became of earlier saves, and report it."""
+        if self._open:
+            self._settle(self._way.outcomes())
+
+    def wait(self, timeout_seconds: float | None = None) -> None:
+        """Wait until nothing is open, or for so long."""
+        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while self._open and (left := deadline - time.monotonic()) > 0:
+            self._settle(self._way.outcomes(min(left, LONGEST_WAIT_SECONDS)))
+
+    def close(self) -> None:
+        """Let go of what makes drafts durable."""
+        self._way.close()
+
+    def _wait_for(self, save: Save) -> Callable[[float | None], None]:
+        def wait(timeout_seconds: float | None) -> None:
+            deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+            while not save.done and (left := deadline - time.monotonic()) > 0:
+                self._settle(self._way.outcomes(min(left, LONGEST_WAIT_SECONDS)))
+
+        return wait
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        decided = [(self._open.pop(outcome.sequence), outcome) for outcome in outcomes]
+        for saved, outcome in decided:  # all of them, before the error of any is raised
+            for save in saved.asked:
+                save.settle(outcome)
+        for saved, outcome in decided:
+            if outcome.error is None:
+                self._saved(saved, outcome)
+            else:
+                self._failed(saved, outcome.error)
 
     def _skipped(self, step: int, loss: float, asked: Sequence[Save], *, loud: bool) -> None:
         error = UsageError(
@@ -206,7 +252,7 @@ class Saver:
             save.error = error
         self._not_finite += 1
         if loud or _is_rare(self._not_finite):
-            self._emit(Warned(self._run.name, str(error)))
+            self._emit(Warned(self._run_name, str(error)))
 
     def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         return {name: registry.scalar(value, name) for name, value in metrics.items()}
@@ -225,50 +271,37 @@ class Saver:
             given=self._given,
             environment=self._environment,
             metrics=metrics,
-            parent=self._parent,
             done=point.done,
             monitor=self._monitor,
         )
 
-    def _check_space(self, draft: Draft) -> None:
-        """Refuse a save that cannot fit, before it fills the disk to the last byte."""
-        free_bytes = self._run.storage.free_bytes()
-        if free_bytes is None:
-            return
-        whole = sum(source.spec.size_bytes for source in draft.sources.values())
-        need_bytes = min(whole, self._typical_bytes * 2 if self._typical_bytes is not None else whole)
-        if free_bytes < need_bytes + SPARE_BYTES:
-            raise StorageError(
-                f"{self._run.storage.location} has {free_bytes / 1e6:.0f} MB left, "
-                f"too little for a checkpoint of {need_bytes / 1e6:.0f} MB.",
-                do="Make room there.",
-            )
-
-    def _committed(self, committed: Committed, reason: str) -> None:
+    def _saved(self, saved: _Open, outcome: Outcome) -> None:
         if self._failures:
-            self._emit(SavingResumed(self._run.name, committed.id.step, self._failures))
+            self._emit(SavingResumed(self._run_name, saved.step, self._failures))
         self._failures = self._not_finite = 0
-        self._typical_bytes = max(committed.new_bytes, self._typical_bytes or 0)
-        self._parent = committed.id
+        self.burden_seconds = outcome.burden_seconds
         self._emit(
             Saved(
-                self._run.name,
-                committed.id.step,
-                reason,
-                committed.seconds,
-                committed.summary.size_bytes,
-                committed.new_bytes,
+                self._run_name,
+                saved.step,
+                saved.reason,
+                outcome.seconds,
+                outcome.size_bytes,
+                outcome.new_bytes,
             )
         )
 
-    def _fault(self, step: int, error: StorageError | BusyError, *, loud: bool, insist: bool) -> None:
+    def _failed(self, saved: _Open, error: HoldfastError) -> None:
+        self.lost = True
+        if not isinstance(error, StorageError | BusyError):
+            raise error
         self._failures += 1
         pause_seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
         self._retry_at = time.monotonic() + pause_seconds
-        if self._on_fault == "raise" or insist:
+        if self._on_fault == "raise" or saved.insist:
             raise error
-        if loud or _is_rare(self._failures):
-            self._emit(SaveFailed(self._run.name, step, str(error), self._failures))
+        if saved.loud or _is_rare(self._failures):
+            self._emit(SaveFailed(self._run_name, saved.step, str(error), self._failures))
 
 
 def check_representable(state: Mapping[str, Any], given: dict[str, Any]) -> None:

@@ -19,17 +19,19 @@ from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
 from holdfast.repository import records
+from holdfast.repository.persisting import Persister
 from holdfast.repository.repository import Repository
+from holdfast.repository.retaining import Retention, monitored_so_far
 from holdfast.training import poison
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
 from holdfast.training.options import Options
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
-from holdfast.training.retaining import Retention, monitored_so_far
 from holdfast.training.saving import Save, SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
+from holdfast.training.ways import Blocking, Way
 
 
 class Session:
@@ -156,18 +158,24 @@ class Session:
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         keep = self._options.keep
         self._saver = Saver(
-            self._run,
+            self._run.name,
             self._attempt,
             self._state,
-            parent=self.restored.id if self.restored is not None else None,
+            self._way(),
             given=self.restored.given if self.restored is not None else given,
             environment=surroundings,
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
             on_fault=self._options.on_fault,
             emit=self._emit,
-            retention=Retention(self._run, self._attempt, keep, self._emit),
         )
         self._monitored = monitored_so_far(self._run, keep)
+
+    def _way(self) -> Way:
+        parent = self.restored.id if self.restored is not None else None
+        retention = Retention(self._run, self._attempt, self._options.keep, self.warn)
+        return Blocking(
+            Persister(self._run, self._attempt, parent=parent, retention=retention, warn=self.warn)
+        )
 
     @property
     def _keeps_rng(self) -> bool:
@@ -259,7 +267,7 @@ class Session:
             saved_step=self._saved_step,
             saved_epoch=self._saved_epoch,
             seconds_since_save=now - self._saver.saved_at,
-            save_seconds=self._saver.save_seconds,
+            save_seconds=self._saver.burden_seconds,
             started_seconds_ago=now - self._started,
             improved=self._improved,
         )
@@ -277,10 +285,10 @@ class Session:
             done=done,
         )
         try:
-            self._saver.save(point, reason, asked, loud=loud, insist=insist)
+            taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
             self._improved = False
-        if asked[0].checkpoint is not None:
+        if taken:
             self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
             self.loops.unmoved = True
             self._unsaved_report = False

@@ -18,6 +18,7 @@ from tests.integration.training.launching import Tell, count, launch, run_of, st
 
 import filesystems
 import holdfast
+from holdfast.repository import persisting
 from holdfast.training import saving
 
 Said = pytest.CaptureFixture[str]
@@ -32,7 +33,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def spare(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "SPARE_BYTES", 64 * 1024)
+    monkeypatch.setattr(persisting, "SPARE_BYTES", 64 * 1024)
 
 
 def faulty(repository: Path, break_it: Callable[[], Any], mend: Callable[[], Any], **options: Any) -> None:
@@ -88,7 +89,7 @@ def test_a_full_disk(
 ) -> None:
     repository = small_disk.path / "checkpoints"
     if not checked:  # another process takes the last room in the middle of the save
-        monkeypatch.setattr(saving.Saver, "_check_space", lambda *_: None)
+        monkeypatch.setattr(persisting.Persister, "_check_space", lambda *_: None)
     used: list[int] = []
     ballast = small_disk.path / "ballast"
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from holdfast.domain.events import Event, Warned
 from holdfast.domain.keep_rules import KeepRule, Kept, decide
 from holdfast.domain.lineage import chain, head_attempt
 from holdfast.domain.manifest import Summary
@@ -25,11 +24,11 @@ PRUNE_WAIT_SECONDS = 2.0
 class Retention:
     """Applies a keep rule after each commit, as long as this attempt is the highest."""
 
-    def __init__(self, run: Run, attempt: AttemptId, rule: KeepRule, emit: Callable[[Event], None]) -> None:
+    def __init__(self, run: Run, attempt: AttemptId, rule: KeepRule, warn: Callable[[str], None]) -> None:
         self._run = run
         self._attempt = attempt
         self._rule = rule
-        self._emit = emit
+        self._warn = warn
         self._summaries: dict[CheckpointId, Summary | None] = {}
         self._swept = False
         self._failures = 0
@@ -54,7 +53,7 @@ class Retention:
     def _failed(self, text: str) -> None:
         self._failures += 1
         if self._failures & (self._failures - 1) == 0:  # once, then rarely
-            self._emit(Warned(self._run.name, text))
+            self._warn(text)
 
     def _apply(self) -> None:
         present = self._checkpoints()

@@ -1,0 +1,119 @@
+"""From a draft to a durable checkpoint of a live run: checks, commit, tags, retention."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from holdfast.domain.manifest import Details
+from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.errors import HoldfastError, StorageError, SupersededError
+from holdfast.repository.commit import Committed, Draft, commit
+from holdfast.repository.retaining import Retention
+from holdfast.repository.run import Run
+
+SPARE_BYTES = 16 * 1024 * 1024
+
+
+class Persisted(msgspec.Struct, frozen=True):
+    """A checkpoint that is durable.
+
+    Attributes
+    ----------
+    committed : Committed
+    untagged : dict[str, HoldfastError]
+        Tags that could not be set, each with the reason.
+    """
+
+    committed: Committed
+    untagged: dict[str, HoldfastError] = {}
+
+
+class Persister:
+    """Makes the drafts of one attempt durable, one after the other.
+
+    Parameters
+    ----------
+    run, attempt
+    parent : CheckpointId, optional
+        What the first of them descends from.
+    retention : Retention
+    warn : callable
+        Takes what a person should know.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        attempt: AttemptId,
+        *,
+        parent: CheckpointId | None,
+        retention: Retention,
+        warn: Callable[[str], None],
+    ) -> None:
+        self._run = run
+        self._attempt = attempt
+        self._parent = parent
+        self._retention = retention
+        self._warn = warn
+        self._typical_bytes: int | None = None
+
+    def persist(self, draft: Draft, tags: Sequence[str] = (), *, details: Details | None = None) -> Persisted:
+        """Commit, tag, then remove what the keep rule no longer keeps.
+
+        Raises
+        ------
+        SupersededError
+            A newer attempt has taken over the run.
+        StorageError, BusyError
+            Nothing was saved; earlier checkpoints stand.
+        """
+        self._check_attempt()
+        self._retention.before()
+        self._check_space(draft)
+        draft.parent = self._parent
+        committed = commit(self._run, draft, details=details)
+        self._parent = committed.id
+        self._typical_bytes = max(committed.new_bytes, self._typical_bytes or 0)
+        untagged = self._tag(committed.id, tags)
+        self._retention.after(committed)
+        return Persisted(committed, untagged)
+
+    def _check_attempt(self) -> None:
+        """See that this attempt still heads the run: what a dead branch saves is never found again."""
+        if not self._run.is_highest(self._attempt):
+            raise SupersededError(
+                f"A newer attempt of the run {self._run.name} has taken over from this process.",
+                do="Let this process end; the newer one goes on.",
+            )
+        if self._run.storage.stat(self._run.layout.base(self._attempt)) is None:
+            raise StorageError(
+                f"The records of this attempt of {self._run.name} have vanished "
+                f"from {self._run.storage.location}.",
+                do="Put the folder back as it was, or start the training again.",
+            )
+
+    def _check_space(self, draft: Draft) -> None:
+        """Refuse a save that cannot fit, before it fills the disk to the last byte."""
+        free_bytes = self._run.storage.free_bytes()
+        if free_bytes is None:
+            return
+        whole = sum(source.spec.size_bytes for source in draft.sources.values())
+        need_bytes = min(whole, self._typical_bytes * 2 if self._typical_bytes is not None else whole)
+        if free_bytes < need_bytes + SPARE_BYTES:
+            raise StorageError(
+                f"{self._run.storage.location} has {free_bytes / 1e6:.0f} MB left, "
+                f"too little for a checkpoint of {need_bytes / 1e6:.0f} MB.",
+                do="Make room there.",
+            )
+
+    def _tag(self, checkpoint: CheckpointId, tags: Sequence[str]) -> dict[str, HoldfastError]:
+        failed = {}
+        for tag in tags:
+            try:
+                self._run.set_tag(tag, checkpoint)
+            except HoldfastError as error:
+                failed[tag] = error
+                self._warn(f"{self._run.name}@{checkpoint.step} was saved, but not tagged {tag}: {error}")
+        return failed

@@ -1,0 +1,109 @@
+"""How a draft becomes durable: the contract, and the way that holds up the training loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import msgspec
+
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import HoldfastError
+from holdfast.repository.commit import Draft
+from holdfast.repository.persisting import Persister
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one draft.
+
+    Attributes
+    ----------
+    sequence : int
+        The draft's.
+    checkpoint : CheckpointId or None
+        Set if it is durable.
+    error : HoldfastError or None
+        Why it is not.
+    untagged : dict[str, HoldfastError]
+        Tags that could not be set, each with the reason.
+    size_bytes, new_bytes : int
+        Of all its tensors; of those written to new packs.
+    seconds : float
+        From the draft to the commit.
+    burden_seconds : float
+        What training paid: the loop's wait, and its share of a core that worked beside it.
+    """
+
+    sequence: int
+    checkpoint: CheckpointId | None = None
+    error: HoldfastError | None = None
+    untagged: dict[str, HoldfastError] = {}
+    size_bytes: int = 0
+    new_bytes: int = 0
+    seconds: float = 0.0
+    burden_seconds: float = 0.0
+
+
+class Way(Protocol):
+    """Makes drafts durable, in the order in which they are submitted."""
+
+    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
+        """Take the draft; on return the live state may change again.
+
+        ``urgent`` drafts, which somebody asked for, are never skipped to spare time.
+
+        Raises
+        ------
+        UnsupportedError
+            Something in it cannot be kept exactly; nothing was taken.
+        """
+        ...
+
+    def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
+        """What has been decided since the last call; waits until something is, if anything is open."""
+        ...
+
+    def close(self) -> None:
+        """Let go; what was submitted is still made durable."""
+        ...
+
+
+class Blocking:
+    """Makes each draft durable while the loop waits.
+
+    Parameters
+    ----------
+    persister : Persister
+    """
+
+    def __init__(self, persister: Persister) -> None:
+        self._persister = persister
+        self._outcomes: list[Outcome] = []
+
+    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
+        started = time.monotonic()
+        try:
+            persisted = self._persister.persist(draft, tags)
+        except HoldfastError as error:
+            self._outcomes.append(Outcome(sequence=draft.sequence, error=error))
+            return
+        committed = persisted.committed
+        self._outcomes.append(
+            Outcome(
+                sequence=draft.sequence,
+                checkpoint=committed.id,
+                untagged=persisted.untagged,
+                size_bytes=committed.summary.size_bytes,
+                new_bytes=committed.new_bytes,
+                seconds=committed.seconds,
+                burden_seconds=time.monotonic() - started,
+            )
+        )
+
+    def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
+        decided, self._outcomes = self._outcomes, []
+        return decided
+
+    def close(self) -> None:
+        """Nothing is held."""
