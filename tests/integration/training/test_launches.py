@@ -23,6 +23,7 @@ from tests.integration.training.launching import (
 )
 
 import holdfast
+from holdfast.repository import persisting
 from holdfast.domain import tree
 
 Said = pytest.CaptureFixture[str]
@@ -326,20 +327,16 @@ def test_the_lease_of_a_killed_trainer_is_taken_at_once_though_its_workers_live_
 # -- a zombie ------------------------------------------------------------------------------
 
 
-class StopsWhenCaptured:
-    """Stops its process (as by SIGSTOP from outside) in the middle of a save."""
+def stop_in_the_next_commit() -> None:
+    """Stop this process (as by SIGSTOP from outside) once, between the last check and the commit."""
+    commit = persisting.commit
 
-    def __init__(self) -> None:
-        self.armed = False
+    def stopped(*arguments: Any, **options: Any) -> Any:
+        persisting.commit = commit
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return commit(*arguments, **options)
 
-    def state_dict(self) -> dict[str, int]:
-        if self.armed:
-            self.armed = False
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return {}
-
-    def load_state_dict(self, saved: dict[str, int]) -> None:
-        pass
+    persisting.commit = stopped
 
 
 def forget_lease(repository: Path) -> None:
@@ -351,17 +348,17 @@ def forget_lease(repository: Path) -> None:
 
 def test_a_zombie_woken_in_mid_save_becomes_a_dead_branch_and_then_stops(tmp_path: Path) -> None:
     def train(tell: Tell) -> None:
-        stops = StopsWhenCaptured()
-        state = {"stops": stops, "w": np.zeros(50)}
+        state = {"w": np.zeros(50)}
         with holdfast.Checkpointer(tmp_path, state, save="every 1 step") as ckpt:
             for t in ckpt.steps(8):
                 state["w"] += 1000
-                stops.armed = t == 3
+                if t == 3:
+                    stop_in_the_next_commit()
 
     process = launch(train)
     assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
     forget_lease(tmp_path)
-    state = {"stops": StopsWhenCaptured(), "w": np.zeros(50)}
+    state = {"w": np.zeros(50)}
     with holdfast.Checkpointer(tmp_path, state, save="every 1 step", keep="last 9") as ckpt:
         assert ckpt.progress.step == 3
         for t in ckpt.steps(8):
