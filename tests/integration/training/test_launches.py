@@ -23,8 +23,8 @@ from tests.integration.training.launching import (
 )
 
 import holdfast
-from holdfast.repository import persisting
 from holdfast.domain import tree
+from holdfast.repository import persisting
 
 Said = pytest.CaptureFixture[str]
 
