@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from holdfast.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from holdfast.domain.keep_rules import keep as keep
     from holdfast.domain.progress import Progress as Progress
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from holdfast.training.views import open_repository
 
     open = open_repository  # an import under another name is not an export to type checkers
-
-__version__ = "0.1.0"
 
 _WHERE = {
     "Checkpoint": "holdfast.training.views:Checkpoint",

@@ -87,3 +87,10 @@ def _memory(name: str) -> Storage:
 def chosen_place(place: str | os.PathLike[str] | None) -> str | os.PathLike[str]:
     """The repository meant where ``place`` is None: ``$HOLDFAST_REPOSITORY``, else ``./checkpoints``."""
     return place if place is not None else os.environ.get("HOLDFAST_REPOSITORY") or "./checkpoints"
+
+
+def shared_place(storage: Storage) -> str | None:
+    """Where another process of this machine finds the very same storage; None if it lives in this one."""
+    from holdfast.storage.local import LocalStorage
+
+    return storage.location if isinstance(storage, LocalStorage) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 
 from holdfast.errors import UsageError
 
@@ -32,3 +33,16 @@ def check_grace(seconds: object) -> None:
         raise UsageError(
             f"grace_seconds={seconds!r} is not a number of seconds.", do="Write for example grace_seconds=20."
         )
+
+
+def chosen_background(background: object) -> bool:
+    """Whether to save in the background: as given, else ``$HOLDFAST_BACKGROUND``, else not."""
+    if isinstance(background, bool):
+        return background
+    chosen = os.environ.get("HOLDFAST_BACKGROUND") or "0" if background is None else background
+    if chosen not in ("0", "1"):
+        what = f"background={background!r}" if background is not None else f"HOLDFAST_BACKGROUND={chosen}"
+        raise UsageError(
+            f"{what} says neither yes nor no.", do="Use background=True, or HOLDFAST_BACKGROUND=1."
+        )
+    return chosen == "1"

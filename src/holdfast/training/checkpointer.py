@@ -18,7 +18,7 @@ from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
-from holdfast.training.arguments import check_grace, check_state
+from holdfast.training.arguments import check_grace, check_state, chosen_background
 from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.options import Options
@@ -60,6 +60,14 @@ class Checkpointer:
         Keep the global random generators.
     grace_seconds : float
         How long after SIGTERM to wait for the next safe point.
+    background : bool, optional
+        Let training go on once the state is copied, and a process beside it make it durable; by
+        default ``$HOLDFAST_BACKGROUND`` (1 or 0), else not. Needs memory for up to two copies of
+        the state, and a repository on a local disk.
+    on_busy : {"wait", "skip", "replace"}
+        In the background, what a save does that finds two others on their way: wait for the
+        first, be left out, or take the place of the newer one if that was not begun. Saves that
+        somebody asked for always wait.
 
     Raises
     ------
@@ -82,10 +90,13 @@ class Checkpointer:
         signals: bool = True,
         rng: bool = True,
         grace_seconds: float = 20,
+        background: bool | None = None,
+        on_busy: str = "wait",
     ) -> None:
         check_resume(resume)
         _check_choice("changed", changed, ("refuse", "keep", "apply"))
         _check_choice("on_fault", on_fault, ("pause", "raise"))
+        _check_choice("on_busy", on_busy, ("wait", "skip", "replace"))
         check_grace(grace_seconds)
         if state is not None:
             check_state(state)
@@ -102,6 +113,8 @@ class Checkpointer:
             rng=rng,
             grace_seconds=grace_seconds,
             config=flatten_config(config),
+            background=chosen_background(background),
+            on_busy=on_busy,
         )
         self._listeners: list[Listener] = [console.show]
         self._session: Session | None = None

@@ -23,3 +23,5 @@ class Options(msgspec.Struct, frozen=True):
     rng: bool
     grace_seconds: float
     config: dict[str, Any]
+    background: bool
+    on_busy: str

@@ -130,6 +130,10 @@ class Saver:
         What the last save cost training.
     lost : bool
         A save that was taken has failed since: what it held is not durable.
+    durable : tuple[int, int]
+        Step and epoch of the last save known to be durable, or of the start.
+    left_out : int
+        Saves that were due but gave way, because storage does not keep up.
     """
 
     def __init__(
@@ -160,6 +164,8 @@ class Saver:
         self._not_finite = 0
         self._retry_at = 0.0
         self.lost = False
+        self.durable = (0, 0)
+        self.left_out = 0
         self.burden_seconds: float | None = None
         self.saved_at = time.monotonic()
 
@@ -209,6 +215,20 @@ class Saver:
         self.wait() if insist else self.poll()
         return all(save.error is None or save.checkpoint is not None for save in asked)
 
+    def gives_way(self, step: int) -> bool:
+        """Whether a save that nobody asked for is left out, because earlier ones are still on their way."""
+        if self._way.has_room():
+            return False
+        self.left_out += 1
+        if _is_rare(self.left_out):
+            times = f" ({self.left_out} so far)" if self.left_out > 1 else ""
+            self._emit(
+                Warned(
+                    self._run_name, f"step {step} was not saved{times}: storage does not keep up with saves."
+                )
+            )
+        return True
+
     def poll(self) -> None:
         """Learn what became of earlier saves, and report it."""
         if self._open:
@@ -238,7 +258,9 @@ class Saver:
             for save in saved.asked:
                 save.settle(outcome)
         for saved, outcome in decided:
-            if outcome.error is None:
+            if outcome.replaced:
+                self.left_out += 1
+            elif outcome.error is None:
                 self._saved(saved, outcome)
             else:
                 self._failed(saved, outcome.error)
@@ -280,6 +302,7 @@ class Saver:
             self._emit(SavingResumed(self._run_name, saved.step, self._failures))
         self._failures = self._not_finite = 0
         self.burden_seconds = outcome.burden_seconds
+        self.durable = (saved.step, saved.epoch)
         self._emit(
             Saved(
                 self._run_name,

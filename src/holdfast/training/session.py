@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any, ClassVar, NoReturn
 from holdfast.domain import events
 from holdfast.domain.events import Ended, Event, Started, Warned
 from holdfast.domain.keep_rules import is_improvement
-from holdfast.domain.names import validate_tag
+from holdfast.domain.names import CheckpointId, validate_tag
 from holdfast.domain.save_rules import Observation
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
@@ -22,6 +23,7 @@ from holdfast.repository import records
 from holdfast.repository.persisting import Persister
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import Retention, monitored_so_far
+from holdfast.storage.urls import shared_place
 from holdfast.training import poison
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
@@ -92,6 +94,7 @@ class Session:
         self._claim()
         try:
             self._take_over()
+            self._wait_for_earlier_snapshots()
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
@@ -124,6 +127,16 @@ class Session:
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
+
+    def _wait_for_earlier_snapshots(self) -> None:
+        """What a killed trainer has staged becomes durable first: it is what to resume from."""
+        if sys.platform == "linux" and shared_place(self._run.storage) is not None:
+            from holdfast.training.background import wait_for_agent_of_before
+
+            if not wait_for_agent_of_before(self._run):
+                self.warn(
+                    "an earlier launch's saves are still on their way; they are not waited for any more."
+                )
 
     def _restore(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         options = self._options
@@ -168,14 +181,27 @@ class Session:
             on_fault=self._options.on_fault,
             emit=self._emit,
         )
+        self._saver.durable = (self._saved_step, self._saved_epoch)
         self._monitored = monitored_so_far(self._run, keep)
 
     def _way(self) -> Way:
-        parent = self.restored.id if self.restored is not None else None
-        retention = Retention(self._run, self._attempt, self._options.keep, self.warn)
-        return Blocking(
-            Persister(self._run, self._attempt, parent=parent, retention=retention, warn=self.warn)
+        base = self.restored.id if self.restored is not None else None
+        if not self._saves_in_background:
+            return Blocking(self._persister(base))
+        from holdfast.training.background import introduce
+
+        options = self._options
+        return introduce(
+            self._run, self._attempt, base, options.keep, self._persister, self.warn, on_busy=options.on_busy
         )
+
+    def _persister(self, parent: CheckpointId | None) -> Persister:
+        retention = Retention(self._run, self._attempt, self._options.keep, self.warn)
+        return Persister(self._run, self._attempt, parent=parent, retention=retention, warn=self.warn)
+
+    @property
+    def _saves_in_background(self) -> bool:
+        return self._options.background and shared_place(self._run.storage) is not None
 
     @property
     def _keeps_rng(self) -> bool:
@@ -221,6 +247,7 @@ class Session:
         if os.getpid() != self._pid:
             return  # a forked child has no say
         self._lease_renewed()
+        self._learn_of_saves()
         if self._outermost:
             self._take_requests()
         reason = self._reason() if counted else None
@@ -232,7 +259,16 @@ class Session:
         if reason is not None:
             self._save(reason, loud=leaving)
         if leaving:
+            self._saver.wait()
             self._triggers.leave()
+
+    def _learn_of_saves(self) -> None:
+        """A save that was taken and failed afterwards leaves the state as unsaved as before."""
+        self._saver.poll()
+        if self._saver.lost:
+            self._saver.lost = False
+            self._saved_step, self._saved_epoch = self._saver.durable
+            self.loops.unmoved = False
 
     def _lease_renewed(self) -> None:
         with contextlib.suppress(StorageError):  # the next renewal, or the save, will tell
@@ -275,6 +311,9 @@ class Session:
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
+        if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
+            self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
+            return
         asked = self._asked or [Save()]
         self._asked, self._request_reasons = [], []
         self._triggers.save_asked = False
@@ -352,9 +391,10 @@ class Session:
             return
         ending = error
         try:
-            if kind is None and (not self.loops.unmoved or self._unsaved_report or self._asked):
-                self._triggers.begin_last_save()
-                self._save("end", done=True, insist=True)
+            if kind is None:
+                self._save_at_end()
+            elif not issubclass(kind, KeyboardInterrupt):
+                self._let_saves_finish()
         except BaseException as failure:
             ending = failure
             raise
@@ -362,6 +402,20 @@ class Session:
             self._close(self._cause(ending), done=ending is None)
         if kind is None and self._triggers.leaving is not None:
             self._triggers.leave()
+
+    def _save_at_end(self) -> None:
+        self._saver.wait()
+        self._learn_of_saves()
+        if not self.loops.unmoved or self._unsaved_report or self._asked:
+            self._triggers.begin_last_save()
+            self._save("end", done=True, insist=True)
+
+    def _let_saves_finish(self) -> None:
+        """Leaving by an exception saves nothing more, but what was taken before is not left in doubt."""
+        try:
+            self._saver.wait(self._options.grace_seconds)
+        except HoldfastError as error:
+            self.warn(str(error))
 
     def _cause(self, error: BaseException | None) -> str:
         if self._triggers.leaving is not None:
@@ -389,6 +443,7 @@ class Session:
 
     def _close(self, cause: str, *, done: bool) -> None:
         self._let_go()
+        self._saver.close()
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
             self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)
         with contextlib.suppress(HoldfastError):

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError
 from holdfast.repository.commit import Draft
@@ -25,6 +26,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Set if it is durable.
     error : HoldfastError or None
         Why it is not.
+    replaced : bool
+        A newer one took its place before it was begun.
     untagged : dict[str, HoldfastError]
         Tags that could not be set, each with the reason.
     size_bytes, new_bytes : int
@@ -38,6 +41,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     sequence: int
     checkpoint: CheckpointId | None = None
     error: HoldfastError | None = None
+    replaced: bool = False
     untagged: dict[str, HoldfastError] = {}
     size_bytes: int = 0
     new_bytes: int = 0
@@ -48,10 +52,14 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Way(Protocol):
     """Makes drafts durable, in the order in which they are submitted."""
 
+    def has_room(self) -> bool:
+        """Whether a draft that can be done without would be welcome now."""
+        ...
+
     def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
         """Take the draft; on return the live state may change again.
 
-        ``urgent`` drafts, which somebody asked for, are never skipped to spare time.
+        An ``urgent`` one, which somebody asked for, never makes room for a newer one.
 
         Raises
         ------
@@ -81,10 +89,15 @@ class Blocking:
         self._persister = persister
         self._outcomes: list[Outcome] = []
 
-    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
+    def has_room(self) -> bool:
+        return True
+
+    def submit(
+        self, draft: Draft, tags: Sequence[str], *, urgent: bool, details: Details | None = None
+    ) -> None:
         started = time.monotonic()
         try:
-            persisted = self._persister.persist(draft, tags)
+            persisted = self._persister.persist(draft, tags, details=details)
         except HoldfastError as error:
             self._outcomes.append(Outcome(sequence=draft.sequence, error=error))
             return

@@ -1,0 +1,158 @@
+"""The agent's work: snapshots in shared memory become checkpoints, one after the other."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.errors import HoldfastError
+from holdfast.node import messages
+from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, read_record
+from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
+from holdfast.repository.commit import Draft
+from holdfast.repository.persisting import Persisted, Persister
+from holdfast.repository.repository import Repository
+from holdfast.repository.retaining import Retention
+from holdfast.repository.retention import packs_of
+from holdfast.repository.run import Run
+from holdfast.storage.urls import open_storage
+
+Tell = Callable[[Message], None]
+
+
+class Worker:
+    """Persists in a thread of its own what it is given, in that order.
+
+    Parameters
+    ----------
+    tell : callable
+        Takes a message for the trainer; never raises.
+    on_idle : callable
+        Called whenever nothing is left to do.
+    """
+
+    def __init__(self, tell: Tell, on_idle: Callable[[], None]) -> None:
+        self._tell = tell
+        self._on_idle = on_idle
+        self._jobs: deque[tuple[Staged, Slot] | Hello] = deque()
+        self._ready = threading.Condition()
+        self._busy = False
+        self._attempt: _Attempt | None = None
+        threading.Thread(target=self._run, daemon=True).start()
+
+    @property
+    def idle(self) -> bool:
+        with self._ready:
+            return not self._busy and not self._jobs
+
+    def add(self, job: tuple[Staged, Slot] | Hello) -> None:
+        with self._ready:
+            self._jobs.append(job)
+            self._ready.notify()
+
+    def withdraw(self, sequence: int) -> bool:
+        """Forget a snapshot; False if it has been begun."""
+        with self._ready:
+            for job in self._jobs:
+                if isinstance(job, tuple) and job[0].sequence == sequence:
+                    self._jobs.remove(job)
+                    return True
+        return False
+
+    def _run(self) -> None:
+        while True:
+            with self._ready:
+                self._ready.wait_for(lambda: bool(self._jobs))
+                job, self._busy = self._jobs.popleft(), True
+            self._do(job)
+            with self._ready:
+                self._busy = False
+            self._on_idle()
+
+    def _do(self, job: tuple[Staged, Slot] | Hello) -> None:
+        if isinstance(job, Hello):
+            self._attempt = _Attempt(job, lambda text: self._tell(Told(text)))
+            return
+        staged, slot = job
+        assert self._attempt is not None, "a trainer introduces itself first"
+        try:
+            done = self._attempt.persist(staged, slot)
+        except Exception as error:  # whatever it is, the trainer must learn of it
+            done = Done(staged.sequence, failure=describe(error))
+        self._tell(done)
+
+
+class _Attempt:
+    """One attempt of a run, as its trainer introduced it; opened when its first snapshot comes."""
+
+    def __init__(self, hello: Hello, warn: Callable[[str], None]) -> None:
+        self._hello = hello
+        self._warn = warn
+        self._persister: Persister | None = None
+
+    def persist(self, staged: Staged, slot: Slot) -> Done:
+        started, cpu = time.monotonic(), time.process_time()
+        record = read_record(slot, staged.start, staged.size_bytes)
+        persisted = self._opened().persist(_draft(record, slot), staged.tags, details=record.details)
+        return _done(
+            staged.sequence,
+            persisted,
+            seconds=time.monotonic() - started,
+            cpu_seconds=time.process_time() - cpu,
+        )
+
+    def _opened(self) -> Persister:
+        if self._persister is None:
+            hello = self._hello
+            run = Repository.open(open_storage(hello.location)).run(hello.run)
+            attempt = AttemptId.parse(hello.attempt)
+            if attempt is None:
+                raise HoldfastError(f"{hello.attempt!r} names no attempt.")
+            parent = CheckpointId.parse(hello.parent) if hello.parent is not None else None
+            _depend_on(run, parent)
+            retention = Retention(run, attempt, hello.keep, self._warn)
+            self._persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
+        return self._persister
+
+
+def _depend_on(run: Run, parent: CheckpointId | None) -> None:
+    """What the trainer was restored from need not be written again."""
+    if parent is None:
+        return
+    packs = packs_of(run, parent)
+    run.repository.index.load(packs)
+    run.repository.dependable |= packs
+
+
+def _draft(record: SnapshotRecord, slot: Slot) -> Draft:
+    attempt = AttemptId.parse(record.attempt)
+    if attempt is None:
+        raise HoldfastError(f"{record.attempt!r} names no attempt.")
+    return Draft(
+        attempt=attempt,
+        sequence=record.sequence,
+        progress=record.progress,
+        reason=record.reason,
+        sources={name: SlotSource(slot, place) for name, place in record.tensors.items()},
+        tree={},
+        metrics=record.metrics,
+        done=record.done,
+        monitor=record.monitor,
+    )
+
+
+def _done(sequence: int, persisted: Persisted, *, seconds: float, cpu_seconds: float) -> Done:
+    committed = persisted.committed
+    untagged: dict[str, messages.Failure] = {tag: describe(e) for tag, e in persisted.untagged.items()}
+    return Done(
+        sequence,
+        checkpoint=str(committed.id),
+        untagged=untagged,
+        size_bytes=committed.summary.size_bytes,
+        new_bytes=committed.new_bytes,
+        seconds=seconds,
+        cpu_seconds=cpu_seconds,
+    )

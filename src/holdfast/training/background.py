@@ -1,0 +1,352 @@
+"""The way that does not hold up the training loop: snapshots in shared memory, made durable by an agent."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.manifest import Details
+from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.errors import StorageError
+from holdfast.node import channel, link
+from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, lay_out
+from holdfast.node.channel import ChannelClosedError
+from holdfast.node.link import AgentUnavailableError, Link
+from holdfast.node.memory import SPARE_BYTES, available_bytes
+from holdfast.node.messages import Done, Hello, Message, NewSlot, Staged, Told, Withdraw, Withdrawn, revive
+from holdfast.repository.commit import Draft, encode_details
+from holdfast.repository.persisting import Persister
+from holdfast.repository.run import Run
+from holdfast.training.staging import stage
+from holdfast.training.ways import Blocking, Outcome
+from holdfast.version import __version__
+
+IN_FLIGHT = 2
+DEADLINE_SECONDS = 1800.0
+PATIENCE_DEATHS = 3
+"""Agents that may die one after the other over the same snapshots before training saves by itself."""
+_ROOM_STEP_BYTES = 2 * 1024 * 1024
+_WAIT_SECONDS = 0.5
+
+
+class _Flight(msgspec.Struct):
+    """A snapshot on its way."""
+
+    draft: Draft
+    details: Details
+    slot: int
+    staged: Staged
+    urgent: bool
+    stall_seconds: float
+    staged_at: float
+
+
+class Background:
+    """Copies drafts into shared memory and lets an agent make them durable.
+
+    Parameters
+    ----------
+    run : Run
+    address : bytes
+        Where the agent listens.
+    hello : Hello
+        What the agent is told of the attempt.
+    persister : callable
+        Makes the one that saves in this process, given the newest durable checkpoint: for when
+        there is no agent or no memory.
+    warn : callable
+    on_busy : {"wait", "skip", "replace"}
+        What a save does that finds `IN_FLIGHT` others on their way.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        address: bytes,
+        hello: Hello,
+        *,
+        persister: Callable[[CheckpointId | None], Persister],
+        warn: Callable[[str], None],
+        on_busy: str,
+    ) -> None:
+        self._run = run
+        self._address = address
+        self._hello = hello
+        self._persister = persister
+        self._warn = warn
+        self._on_busy = on_busy
+        self._link: Link | None = None
+        self._slots: list[Slot] = []
+        self._limit = IN_FLIGHT
+        self._flights: dict[int, _Flight] = {}
+        self._decided: list[Outcome] = []
+        self._deaths = 0
+        self._instead: Blocking | None = None
+
+    # -- the contract of a way ---------------------------------------------------------
+
+    def has_room(self) -> bool:
+        if self._instead is not None or self._on_busy == "wait" or len(self._flights) < self._limit:
+            return True
+        self._listen(0.0)
+        return len(self._flights) < self._limit or (self._on_busy == "replace" and self._withdraw_newest())
+
+    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
+        started = time.monotonic()
+        details = encode_details(draft)
+        taken = self._instead is None and self._stage(
+            draft, details, tuple(tags), urgent=urgent, started=started
+        )
+        if not taken and self._instead is not None:
+            self._instead.submit(draft, tags, urgent=urgent, details=details)
+
+    def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
+        if self._instead is not None:
+            self._decided += self._instead.outcomes()
+        if not self._decided:
+            self._listen(wait_seconds)
+        decided, self._decided = self._decided, []
+        return decided
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.channel.close()
+            self._link = None
+        for slot in self._slots:
+            slot.close()
+        self._slots = []
+
+    # -- staging -----------------------------------------------------------------------
+
+    def _stage(
+        self, draft: Draft, details: Details, tags: tuple[str, ...], *, urgent: bool, started: float
+    ) -> bool:
+        """Copy the draft and hand it over; False if this process has to save it itself."""
+        places, tensors_bytes = lay_out({name: source.spec for name, source in draft.sources.items()})
+        record = msgspec.msgpack.encode(
+            SnapshotRecord(
+                attempt=str(draft.attempt),
+                sequence=draft.sequence,
+                progress=draft.progress,
+                reason=draft.reason,
+                metrics=draft.metrics,
+                done=draft.done,
+                monitor=draft.monitor,
+                tensors=places,
+                details=details,
+            )
+        )
+        number = self._take_slot(tensors_bytes + len(record))
+        if number is None or not self._connected():
+            return False
+        slot = self._slots[number]
+        stage(draft.sources, places, slot)
+        slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
+        draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
+        staged = Staged(draft.sequence, number, tensors_bytes, len(record), tags)
+        now = time.monotonic()
+        self._flights[draft.sequence] = _Flight(draft, details, number, staged, urgent, now - started, now)
+        self._send(staged)
+        return True
+
+    def _take_slot(self, need_bytes: int) -> int | None:
+        """A free slot that is large enough; waits for one. None if there is no memory for even one."""
+        while self._instead is None:
+            free = [n for n in range(len(self._slots)) if n not in {f.slot for f in self._flights.values()}]
+            fitting = [n for n in free if self._slots[n].size_bytes >= need_bytes]
+            if fitting:
+                return fitting[0]
+            if free or len(self._slots) < self._limit:
+                made = self._make_slot(free[0] if free else len(self._slots), need_bytes)
+                if made is not None:
+                    return made
+            self._listen(_WAIT_SECONDS)
+        return None
+
+    def _make_slot(self, number: int, need_bytes: int) -> int | None:
+        room_bytes = (need_bytes // _ROOM_STEP_BYTES + 2) * _ROOM_STEP_BYTES
+        if number < len(self._slots):
+            self._slots[number].close()
+        try:
+            slot = Slot.create(room_bytes) if available_bytes() >= room_bytes + SPARE_BYTES else None
+        except OSError:
+            slot = None
+        if slot is None:
+            self._lacks_memory(number, room_bytes)
+            return None
+        self._slots[number:] = [slot, *self._slots[number + 1 :]]
+        if self._link is not None:
+            self._send(NewSlot(number), slot)
+        return number
+
+    def _lacks_memory(self, number: int, room_bytes: int) -> None:
+        if number > 0:
+            self._limit = len(self._slots)  # fewer saves at once will do
+            return
+        self._save_by_itself(
+            f"saving in the background needs {room_bytes / 1e6:.0f} MB of memory, which is not there"
+        )
+
+    # -- the agent ---------------------------------------------------------------------
+
+    def _connected(self) -> bool:
+        """Have an agent that knows all slots; False if there is none to be had."""
+        if self._link is not None:
+            return True
+        parent = self._newest_durable()
+        try:
+            hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
+            self._link = Link.start(self._address, hello)
+        except AgentUnavailableError as error:
+            self._save_by_itself(f"no agent can be started ({error})")
+            return False
+        for number, slot in enumerate(self._slots):
+            self._send(NewSlot(number), slot)
+        return self._link is not None
+
+    def _newest_durable(self) -> CheckpointId | None:
+        mine = self._durable()
+        if mine:
+            return mine[max(mine)]
+        return CheckpointId.parse(self._hello.parent) if self._hello.parent is not None else None
+
+    def _durable(self) -> dict[int, CheckpointId]:
+        """What of this attempt is committed, by sequence number."""
+        own = [c for c in self._run.checkpoints() if str(c.attempt) == self._hello.attempt]
+        return {c.sequence: c for c in own if c.kind == "full"}
+
+    def _send(self, message: Message, slot: Slot | None = None) -> None:
+        if self._link is None:
+            return
+        try:
+            self._link.channel.send(message, [] if slot is None else [slot.descriptor])
+        except ChannelClosedError:
+            self._agent_died()
+
+    def _listen(self, wait_seconds: float) -> None:
+        """Take what the agent says; wait for the first message if anything is on its way."""
+        if self._link is None or not self._flights:
+            return
+        try:
+            received = self._link.channel.receive(wait_seconds)
+            while received is not None:
+                self._heard(received[0])
+                received = self._link.channel.receive()
+        except ChannelClosedError:
+            self._agent_died()
+        self._give_up_late_ones()
+
+    def _heard(self, message: Message) -> None:
+        if isinstance(message, Told):
+            self._warn(message.text)
+        elif isinstance(message, Withdrawn):
+            if self._flights.pop(message.sequence, None) is not None:
+                self._decided.append(Outcome(sequence=message.sequence, replaced=True))
+        elif isinstance(message, Done) and message.sequence in self._flights:
+            self._deaths = 0
+            flight = self._flights.pop(message.sequence)
+            self._decided.append(_outcome(message, flight))
+
+    def _give_up_late_ones(self) -> None:
+        late = [f for f in self._flights.values() if time.monotonic() - f.staged_at > DEADLINE_SECONDS]
+        if not late or self._link is None:
+            return
+        self._link.kill()
+        for flight in late:
+            del self._flights[flight.draft.sequence]
+            error = StorageError(
+                f"Step {flight.draft.progress.step} of {self._run.name} was not durable "
+                f"after {DEADLINE_SECONDS:.0f} s and was given up.",
+                do=f"See whether {self._run.storage.location} still answers.",
+            )
+            self._decided.append(Outcome(sequence=flight.draft.sequence, error=error))
+        self._agent_died()
+
+    def _agent_died(self) -> None:
+        """Nothing is lost: the snapshots are in this process's memory, too."""
+        if self._link is not None:
+            self._link.channel.close()
+            self._link = None
+        if not self._flights:
+            return
+        self._deaths += 1
+        durable = self._durable()
+        for sequence in [s for s in self._flights if s in durable]:
+            flight = self._flights.pop(sequence)
+            self._decided.append(_outcome(Done(sequence, checkpoint=str(durable[sequence])), flight))
+        if self._deaths > PATIENCE_DEATHS:
+            self._save_by_itself("its agent keeps dying")
+            return
+        self._warn("the process that saves in the background has died; another one goes on with its work.")
+        if self._connected():
+            for flight in list(self._flights.values()):
+                self._send(flight.staged)
+
+    def _save_by_itself(self, why: str) -> None:
+        """From now on save in this process, beginning with what is on its way."""
+        self._warn(f"{why}; saves hold up training from now on.")
+        self._instead = Blocking(self._persister(self._newest_durable()))
+        for flight in self._flights.values():
+            self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)
+        self._flights.clear()
+
+    def _withdraw_newest(self) -> bool:
+        """Make room by forgetting the newest snapshot that nobody asked for and that is not begun."""
+        waiting = [f for f in self._flights.values() if not f.urgent]
+        if not waiting:
+            return False
+        sequence = waiting[-1].draft.sequence
+        self._send(Withdraw(sequence))
+        deadline = time.monotonic() + _WAIT_SECONDS
+        while sequence in self._flights and time.monotonic() < deadline:
+            self._listen(_WAIT_SECONDS)
+        return len(self._flights) < self._limit
+
+
+def introduce(
+    run: Run,
+    attempt: AttemptId,
+    base: CheckpointId | None,
+    keep: KeepRule,
+    persister: Callable[[CheckpointId | None], Persister],
+    warn: Callable[[str], None],
+    *,
+    on_busy: str,
+) -> Background:
+    """The way for one attempt of a run that another process of this machine can reach."""
+    hello = Hello(
+        version=__version__,
+        location=run.storage.location,
+        run=run.name,
+        attempt=str(attempt),
+        parent=str(base) if base is not None else None,
+        keep=keep,
+    )
+    return Background(run, _address(run), hello, persister=persister, warn=warn, on_busy=on_busy)
+
+
+def wait_for_agent_of_before(run: Run) -> bool:
+    """Let what a killed trainer of this run has staged become durable; False if that takes too long."""
+    return link.wait_for_agent_of_before(_address(run), DEADLINE_SECONDS)
+
+
+def _address(run: Run) -> bytes:
+    return channel.address(run.repository.id, run.storage.location, run.name)
+
+
+def _outcome(done: Done, flight: _Flight) -> Outcome:
+    cores = os.cpu_count() or 1
+    return Outcome(
+        sequence=done.sequence,
+        checkpoint=CheckpointId.parse(done.checkpoint) if done.checkpoint is not None else None,
+        error=revive(done.failure) if done.failure is not None else None,
+        untagged={tag: revive(failure) for tag, failure in done.untagged.items()},
+        size_bytes=done.size_bytes,
+        new_bytes=done.new_bytes,
+        seconds=time.monotonic() - flight.staged_at + flight.stall_seconds,
+        burden_seconds=flight.stall_seconds + done.cpu_seconds / cores,
+    )
