@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from contextlib import suppress
 
@@ -42,14 +41,14 @@ class Agent:
     proved by its process, never by an end of file: a forked data worker may hold its descriptors.
     """
 
-    def __init__(self, listener: socket.socket) -> None:
+    def __init__(self, listener: socket.socket, starter_pid: int) -> None:
         self._listener = listener
         self._trainer: Channel | None = None
-        self._life: int | None = None
+        self._life = _watch(starter_pid)
         self._slots: dict[int, Slot] = {}
         self._waiting: list[Channel] = []
         self._called = time.monotonic()
-        self._ended = False
+        self._ended = self._life is None
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._worker = Worker(self._tell, self._awake)
@@ -110,7 +109,9 @@ class Agent:
         if received is None:
             return
         if isinstance(received[0], Finish):  # the end of this process is the answer
-            self._ended = True
+            if self._trainer is not None:  # it may be stopped, but it has lost its lease
+                self._hear(self._trainer)
+            self._let_go()
             return
         self._waiting.remove(channel)
         message = received[0]
@@ -130,13 +131,12 @@ class Agent:
         return "another trainer is served" if self._trainer is not None else None
 
     def _take(self, channel: Channel, hello: Hello) -> None:
-        self._trainer, self._ended = channel, False
-        with suppress(OSError):  # gone already: then there is nothing to watch
-            self._life = os.pidfd_open(channel.peer_pid)
+        if self._life is not None:
+            os.close(self._life)
+        self._trainer, self._ended, self._life = channel, False, _watch(channel.peer_pid)
+        self._worker.add(hello)
         if self._life is None:
             self._let_go()
-            return
-        self._worker.add(hello)
 
     def _let_go(self) -> None:
         """The trainer is gone; what it staged complete is made durable all the same."""
@@ -183,27 +183,32 @@ class Agent:
             os.write(self._wake, b".")
 
 
-def main(address_hex: str) -> None:
+def _watch(pid: int) -> int | None:
+    """A descriptor that tells of a process's death; None if it is dead already."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        return None
+
+
+def main(address: bytes, starter_pid: int) -> None:
     """Serve at an address until nobody needs it.
 
     Parameters
     ----------
-    address_hex : str
+    address : bytes
         From `holdfast.node.channel.address`.
+    starter_pid : int
+        The process that wants it; if it dies before it calls, nobody will.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # meant for the trainer, which says when to end
     with suppress(OSError):
         os.nice(NICE)
-    where = bytes.fromhex(address_hex)
     deadline = time.monotonic() + LISTEN_SECONDS
-    listener = listen(where)
+    listener = listen(address)
     while listener is None and time.monotonic() < deadline:
         time.sleep(0.02)
-        listener = listen(where)
+        listener = listen(address)
     if listener is not None:
-        Agent(listener).serve()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+        Agent(listener, starter_pid).serve()

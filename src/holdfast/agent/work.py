@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, NotFoundError, StorageError
 from holdfast.node import messages
 from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, read_record
 from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
@@ -107,7 +107,7 @@ class _Attempt:
     def _opened(self) -> Persister:
         if self._persister is None:
             hello = self._hello
-            run = Repository.open(open_storage(hello.location)).run(hello.run)
+            run = _repository(hello.location).run(hello.run)
             attempt = AttemptId.parse(hello.attempt)
             if attempt is None:
                 raise HoldfastError(f"{hello.attempt!r} names no attempt.")
@@ -116,6 +116,13 @@ class _Attempt:
             retention = Retention(run, attempt, hello.keep, self._warn)
             self._persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
         return self._persister
+
+
+def _repository(location: str) -> Repository:
+    try:
+        return Repository.open(open_storage(location))
+    except NotFoundError as error:  # the trainer has just used it: it may come back
+        raise StorageError(f"The repository {location} has vanished.", do="Put it back.") from error
 
 
 def _depend_on(run: Run, parent: CheckpointId | None) -> None:

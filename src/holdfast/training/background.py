@@ -11,7 +11,7 @@ import msgspec
 from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import StorageError
+from holdfast.errors import HoldfastError, StorageError
 from holdfast.node import channel, link
 from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, lay_out
 from holdfast.node.channel import ChannelClosedError
@@ -27,6 +27,8 @@ from holdfast.version import __version__
 
 IN_FLIGHT = 2
 DEADLINE_SECONDS = 1800.0
+FORMER_SECONDS = 300.0
+"""How long a launch waits for what the one before has staged."""
 PATIENCE_DEATHS = 3
 """Agents that may die one after the other over the same snapshots before training saves by itself."""
 _ROOM_STEP_BYTES = 2 * 1024 * 1024
@@ -86,6 +88,7 @@ class Background:
         self._decided: list[Outcome] = []
         self._deaths = 0
         self._instead: Blocking | None = None
+        self._closed = False
 
     # -- the contract of a way ---------------------------------------------------------
 
@@ -98,6 +101,8 @@ class Background:
     def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
         started = time.monotonic()
         details = encode_details(draft)
+        if self._closed and self._instead is None:  # a session that another one has taken over
+            self._instead = Blocking(self._persister(self._newest_durable()))
         taken = self._instead is None and self._stage(
             draft, details, tuple(tags), urgent=urgent, started=started
         )
@@ -113,12 +118,14 @@ class Background:
         return decided
 
     def close(self) -> None:
+        while self._flights and self._link is not None and not self._is_linked(_WAIT_SECONDS):
+            pass  # what is staged must have an owner before this one lets go
         if self._link is not None:
-            self._link.channel.close()
+            self._link.close()
             self._link = None
         for slot in self._slots:
             slot.close()
-        self._slots = []
+        self._closed = True
 
     # -- staging -----------------------------------------------------------------------
 
@@ -141,7 +148,7 @@ class Background:
             )
         )
         number = self._take_slot(tensors_bytes + len(record))
-        if number is None or not self._connected():
+        if number is None:
             return False
         slot = self._slots[number]
         stage(draft.sources, places, slot)
@@ -149,8 +156,10 @@ class Background:
         draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
         staged = Staged(draft.sequence, number, tensors_bytes, len(record), tags)
         now = time.monotonic()
+        was_linked = self._is_linked(0.0)
         self._flights[draft.sequence] = _Flight(draft, details, number, staged, urgent, now - started, now)
-        self._send(staged)
+        if was_linked:
+            self._send(staged)
         return True
 
     def _take_slot(self, need_bytes: int) -> int | None:
@@ -193,19 +202,30 @@ class Background:
 
     # -- the agent ---------------------------------------------------------------------
 
-    def _connected(self) -> bool:
-        """Have an agent that knows all slots; False if there is none to be had."""
-        if self._link is not None:
-            return True
+    def start(self) -> None:
+        """Start an agent now, so that the first save need not wait for it."""
         parent = self._newest_durable()
+        hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
         try:
-            hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
-            self._link = Link.start(self._address, hello)
+            self._link = Link(self._address, hello)
         except AgentUnavailableError as error:
+            self._save_by_itself(f"no agent can be started ({error})")
+
+    def _is_linked(self, wait_seconds: float) -> bool:
+        """Whether there is an agent; one that has just come to be is told everything."""
+        if self._link is None or self._link.ready:
+            return self._link is not None
+        try:
+            if not self._link.approach(wait_seconds):
+                return False
+        except AgentUnavailableError as error:
+            self._link = None
             self._save_by_itself(f"no agent can be started ({error})")
             return False
         for number, slot in enumerate(self._slots):
             self._send(NewSlot(number), slot)
+        for flight in list(self._flights.values()):
+            self._send(flight.staged)
         return self._link is not None
 
     def _newest_durable(self) -> CheckpointId | None:
@@ -216,26 +236,31 @@ class Background:
 
     def _durable(self) -> dict[int, CheckpointId]:
         """What of this attempt is committed, by sequence number."""
-        own = [c for c in self._run.checkpoints() if str(c.attempt) == self._hello.attempt]
+        try:
+            own = [c for c in self._run.checkpoints() if str(c.attempt) == self._hello.attempt]
+        except HoldfastError:
+            return {}  # what cannot be looked up is saved again, which does no harm
         return {c.sequence: c for c in own if c.kind == "full"}
 
     def _send(self, message: Message, slot: Slot | None = None) -> None:
-        if self._link is None:
-            return
+        if self._link is None or not self._link.ready:
+            return  # it is told once it is there
         try:
-            self._link.channel.send(message, [] if slot is None else [slot.descriptor])
+            self._link.send(message, [] if slot is None else [slot.descriptor])
         except ChannelClosedError:
             self._agent_died()
 
     def _listen(self, wait_seconds: float) -> None:
         """Take what the agent says; wait for the first message if anything is on its way."""
-        if self._link is None or not self._flights:
+        if not self._flights or not self._is_linked(wait_seconds):
             return
+        link = self._link
         try:
-            received = self._link.channel.receive(wait_seconds)
-            while received is not None:
-                self._heard(received[0])
-                received = self._link.channel.receive()
+            while link is not None and self._link is link:
+                message = link.receive(0.0 if self._decided else wait_seconds)
+                if message is None:
+                    break
+                self._heard(message)
         except ChannelClosedError:
             self._agent_died()
         self._give_up_late_ones()
@@ -269,10 +294,8 @@ class Background:
     def _agent_died(self) -> None:
         """Nothing is lost: the snapshots are in this process's memory, too."""
         if self._link is not None:
-            self._link.channel.close()
+            self._link.close()
             self._link = None
-        if not self._flights:
-            return
         self._deaths += 1
         durable = self._durable()
         for sequence in [s for s in self._flights if s in durable]:
@@ -282,9 +305,7 @@ class Background:
             self._save_by_itself("its agent keeps dying")
             return
         self._warn("the process that saves in the background has died; another one goes on with its work.")
-        if self._connected():
-            for flight in list(self._flights.values()):
-                self._send(flight.staged)
+        self.start()
 
     def _save_by_itself(self, why: str) -> None:
         """From now on save in this process, beginning with what is on its way."""
@@ -326,12 +347,14 @@ def introduce(
         parent=str(base) if base is not None else None,
         keep=keep,
     )
-    return Background(run, _address(run), hello, persister=persister, warn=warn, on_busy=on_busy)
+    way = Background(run, _address(run), hello, persister=persister, warn=warn, on_busy=on_busy)
+    way.start()
+    return way
 
 
 def wait_for_agent_of_before(run: Run) -> bool:
     """Let what a killed trainer of this run has staged become durable; False if that takes too long."""
-    return link.wait_for_agent_of_before(_address(run), DEADLINE_SECONDS)
+    return link.wait_for_agent_of_before(_address(run), FORMER_SECONDS)
 
 
 def _address(run: Run) -> bytes:

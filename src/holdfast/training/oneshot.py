@@ -23,6 +23,7 @@ from holdfast.training.collecting import collector_paused
 from holdfast.training.environment import environment, refuse_many_ranks
 from holdfast.training.restoring import Restored, Restorer
 from holdfast.training.views import Checkpoint
+from holdfast.training.ways import wait_for_earlier_snapshots
 
 
 class _Writer:
@@ -46,6 +47,7 @@ class _Writer:
                     do="Use its save(), or save to another run.",
                 )
             lease.refuse_if_held(run.storage, run.layout.leases, f"The run {run.name}")
+            wait_for_earlier_snapshots(run)
             self.attempt: AttemptId = run.begin_attempt()
         base = _Writer.last.get(key)
         if base is None and (latest := run.latest()) is not None:

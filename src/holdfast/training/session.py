@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -33,7 +32,7 @@ from holdfast.training.saving import Save, SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
-from holdfast.training.ways import Blocking, Way
+from holdfast.training.ways import Blocking, Way, wait_for_earlier_snapshots
 
 
 class Session:
@@ -93,8 +92,6 @@ class Session:
         check_representable(self._state, given)
         self._claim()
         try:
-            self._take_over()
-            self._wait_for_earlier_snapshots()
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
@@ -114,6 +111,7 @@ class Session:
         for other in list(Session._open):
             if (other._run.storage.location, other._run.name) == (self._run.storage.location, self._run.name):
                 other._let_go()
+                other._saver.close()
         self._outermost = not Session._open
 
     def _claim(self) -> None:
@@ -125,18 +123,11 @@ class Session:
                     f"The run {self._run.name} is being claimed by another process.", do="Try again."
                 )
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
+            self._take_over()
+            if not wait_for_earlier_snapshots(self._run):
+                self.warn("the saves of an earlier launch are still on their way; they are not waited for.")
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
-
-    def _wait_for_earlier_snapshots(self) -> None:
-        """What a killed trainer has staged becomes durable first: it is what to resume from."""
-        if sys.platform == "linux" and shared_place(self._run.storage) is not None:
-            from holdfast.training.background import wait_for_agent_of_before
-
-            if not wait_for_agent_of_before(self._run):
-                self.warn(
-                    "an earlier launch's saves are still on their way; they are not waited for any more."
-                )
 
     def _restore(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         options = self._options
