@@ -127,3 +127,10 @@ sys.argv = ["holdfast", "ls", "--repository", {str(tmp_path)!r}]
 main()
 """
     assert "digits" in run(code, hidden=OPTIONAL)
+
+
+def test_no_file_outgrows_its_reader():
+    """400 lines, as CONTRIBUTING says."""
+    package = Path(holdfast.__file__).parent
+    lines = {str(path): len(path.read_text().splitlines()) for path in package.rglob("*.py")}
+    assert {path: count for path, count in lines.items() if count > 400} == {}

@@ -11,6 +11,7 @@ from holdfast.cli import text
 from holdfast.domain import tree
 from holdfast.domain.tensors import TensorRef
 from holdfast.domain.tree import Component
+from holdfast.frameworks import classes
 
 if TYPE_CHECKING:
     from holdfast.domain.manifest import Manifest
@@ -20,7 +21,7 @@ _LONGEST = 60
 
 def plain_value(node: Any) -> Any:
     """A node as values that JSON has; others become text or small tagged dicts."""
-    return _plain(tree.decode(node))
+    return _plain(classes.plain(tree.decode(node)))
 
 
 def _plain(value: Any) -> Any:
@@ -44,7 +45,7 @@ def _plain(value: Any) -> Any:
 def outline(manifest: Manifest) -> Iterator[str]:
     """The state's entries, one line each: what it is, and how large."""
     sizes = {name: entry.spec.size_bytes for name, entry in manifest.tensors.items()}
-    state = tree.decode(manifest.details.tree)
+    state = classes.plain(tree.decode(manifest.details.tree))
     if not isinstance(state, dict):
         return
     for key, value in state.items():
@@ -85,7 +86,8 @@ def short(value: Any) -> str:
 
 def plain_leaves(node: Any) -> dict[str, Any]:
     """Path → plain value of everything in a tree that holds nothing itself; tensors are left out."""
-    return {path: _plain(v) for path, v in _leaves(tree.decode(node), "") if not isinstance(v, TensorRef)}
+    leaves = _leaves(classes.plain(tree.decode(node)), "")
+    return {path: _plain(v) for path, v in leaves if not isinstance(v, TensorRef)}
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:

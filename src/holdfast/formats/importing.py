@@ -20,7 +20,8 @@ from holdfast.formats.flat import ENTRIES, STEP
 from holdfast.formats.reading import Advance
 from holdfast.formats.safetensors import SafetensorsFile
 from holdfast.formats.views import PADDLE_NAMES
-from holdfast.frameworks.walk import Capture
+from holdfast.frameworks import classes
+from holdfast.frameworks.capturing import Capture
 from holdfast.repository.commit import Draft, commit
 from holdfast.repository.repository import Repository
 from holdfast.storage.faults import told_plainly
@@ -296,7 +297,8 @@ def _read_paddle(foreign: Foreign, path: Path, options: Options) -> None:
 def _read_torch(foreign: Foreign, path: Path, options: Options) -> None:
     values = torch_files.load_values(path)
     flat = isinstance(values, dict) and is_flat(values)
-    content = foreign.capture.value(values, options.model) if flat else _captured(foreign, values, options)
+    taken = foreign.capture.value(values, options.model) if flat else _captured(foreign, values, options)
+    content = classes.plain(taken)  # OrderedDict is how torch writes any mapping
     _add_entries(foreign, content, "torch", options.model)
     for key in ("global_step", "step"):
         step = content.get(key) if isinstance(content, dict) else None

@@ -11,7 +11,7 @@ from holdfast.domain.names import CheckpointId
 from holdfast.domain.tensors import TensorRef, TensorSpec, TensorTarget
 from holdfast.errors import NotFoundError, UsageError
 from holdfast.formats import views
-from holdfast.frameworks import registry
+from holdfast.frameworks import classes, registry
 from holdfast.frameworks.walk import LoadPlan
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.run import Run
@@ -39,7 +39,7 @@ class SavedState:
         self.run = run
         self.checkpoint = checkpoint
         self.manifest: Manifest = run.manifest(checkpoint)
-        self.everything: dict[str, Any] = trees.decode(self.manifest.details.tree)
+        self.everything: dict[str, Any] = classes.plain(trees.decode(self.manifest.details.tree))
         self.tree = _chosen(self.everything, only, f"{run.name}@{checkpoint.step}")
         self._hints = run.hints(checkpoint)
 

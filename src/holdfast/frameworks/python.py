@@ -48,11 +48,19 @@ class _StateDictAdapter:
 def _skeleton(live: Any) -> Any:
     """What the live state is built of, but not its containers and tensors: those will be new."""
     if isinstance(live, dict):
-        return {key: _skeleton(value) for key, value in live.items()}
+        items = {key: _skeleton(value) for key, value in live.items()}
+        return items if type(live) is dict else _like(live, items)
     if type(live) in (list, tuple):
         return [_skeleton(value) for value in live]
     is_new = type(live) is deque or any(f.is_tensor(live) for f in registry.active())
     return None if is_new else live
+
+
+def _like(live: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+    new = copy.copy(live)  # with its factory, or whatever else a class keeps beside the items
+    new.clear()
+    new.update(items)
+    return new
 
 
 def _loads_state(value: object) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from contextlib import suppress
 from functools import cache
 from typing import Any, cast
 
@@ -27,6 +28,16 @@ def active() -> list[Framework]:
     return [framework(name) for name in _MODULES if name == "python" or name in sys.modules]
 
 
+def importable(names: Collection[str]) -> list[Framework]:
+    """Those of these frameworks that this process has or can have; imports them before any is used."""
+    found = []
+    for name in _MODULES:
+        if name in names:
+            with suppress(UnsupportedError):
+                found.append(framework(name))
+    return found
+
+
 @cache
 def framework(name: str) -> Framework:
     """One framework by name, imported on first use.
@@ -43,7 +54,7 @@ def framework(name: str) -> Framework:
         )
     try:
         module = importlib.import_module(_MODULES[name])
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library of it is missing
         raise UnsupportedError(
             f"The checkpoint holds {name} values, but {name} cannot be imported: {error}.",
             do=f"Install it, for example with: pip install {name}",

@@ -13,7 +13,10 @@ def capture_rng() -> dict[str, Any]:
 
 
 def restore_rng(saved: dict[str, Any]) -> None:
-    """Put back what `capture_rng` returned; frameworks this process does not use are skipped."""
-    for framework in registry.active():
-        if framework.name in saved:
-            framework.set_rng_state(saved[framework.name])
+    """Put back what `capture_rng` returned.
+
+    A framework that the script has yet to import is imported now: its generators would begin with
+    a seed of their own later. One that cannot be imported here cannot draw either: it is skipped.
+    """
+    for framework in registry.importable(saved):
+        framework.set_rng_state(saved[framework.name])

@@ -8,74 +8,18 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
 
-from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
+from holdfast.domain.tensors import TensorRef, TensorSpec, TensorTarget
 from holdfast.domain.tree import Component
 from holdfast.errors import DamagedError, MismatchError, UnsupportedError
-from holdfast.frameworks import registry
+from holdfast.frameworks import classes, registry
+from holdfast.frameworks.capturing import Capture, capture, refusing_endless
+
+__all__ = ["Capture", "LoadPlan", "apply_given", "capture", "given", "plan"]
 
 _UNREADABLE = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError)
-
-
-class Capture:
-    """What one safe point holds.
-
-    Attributes
-    ----------
-    tree : dict[str, Any]
-        Plain values with `TensorRef` and `Component` in place of tensors and objects.
-    tensors : dict[str, TensorSource]
-        The live tensors by name.
-    """
-
-    def __init__(self, state: Mapping[str, object]) -> None:
-        self.state = state
-        self.tree: dict[str, Any] = {}
-        self.tensors: dict[str, TensorSource] = {}
-
-    def value(self, value: object, path: str) -> Any:
-        for framework in registry.active():
-            if framework.is_tensor(value):
-                source, device = framework.source(value, path)
-                return self.tensor(path, framework.name, device, source)
-            adapter = framework.component(value)
-            if adapter is not None:
-                return Component(adapter.kind, adapter.capture(value, path, self))
-        if isinstance(value, dict):
-            return {k: self.value(v, f"{path}/{k}") for k, v in value.items()}
-        if isinstance(value, list):
-            return [self.value(v, f"{path}/{i}") for i, v in enumerate(value)]
-        if isinstance(value, tuple):
-            return tuple(self.value(v, f"{path}/{i}") for i, v in enumerate(value))
-        return value
-
-    def tensor(self, path: str, framework: str, device: str, source: TensorSource) -> TensorRef:
-        name, copy = path, 2
-        while name in self.tensors:
-            name, copy = f"{path}~{copy}", copy + 1
-        self.tensors[name] = source
-        return TensorRef(name, framework, device)
-
-
-def capture(state: Mapping[str, object]) -> Capture:
-    """Capture every entry of the user's state dict; tensors are referenced, not copied."""
-    result = Capture(state)
-    with _refusing_endless():
-        for key, value in state.items():
-            result.tree[key] = result.value(value, key)
-    return result
-
-
-@contextmanager
-def _refusing_endless() -> Iterator[None]:
-    try:
-        yield
-    except RecursionError as error:
-        raise UnsupportedError(
-            "The state holds itself, or is nested too deeply.", do="Leave the way back to itself out of it."
-        ) from error
 
 
 class LoadPlan:
@@ -113,16 +57,58 @@ class LoadPlan:
     def value(self, saved: object, like: object, path: str) -> Any:
         if isinstance(saved, TensorRef):
             return self._tensor(saved, like, path)
-        if isinstance(saved, Component):
+        if isinstance(saved, Component) and not classes.is_kept(saved):
             return self._component(saved, like, path)
         if _has_own_state(like):
             self.mismatched(path, _describe(saved), _describe(like))
             return like
+        if isinstance(saved, Component):
+            return self._guarded(lambda: self._instance(saved, like, path), saved.kind, path)
         if isinstance(saved, dict):
             return self._dict(saved, like, path)
         if isinstance(saved, list | tuple):
             return self._sequence(saved, like, path)
+        if isinstance(saved, set | frozenset):
+            return type(saved)(self._hashed(v, like, path) for v in saved)
         return _as_live(saved, like)
+
+    def _instance(self, saved: Component, like: object, path: str) -> Any:
+        """Plan a value of a class of its own: into the live one, or made anew."""
+        name, plain, *factory = saved.state
+        cls = classes.class_for(name, plain, like)
+        if isinstance(like, dict | list) and cls is type(like):
+            return self.value(plain, like, path)
+        if cls is not None and issubclass(cls, enum.Enum):
+            return self._member(cls, plain, like, path)
+        if cls is None or saved.kind == classes.AWAITED:
+            how = "which is not defined here" if cls is None else "which only a live one of it can take"
+            self.mismatched(path, f"{name}, {how}", _describe(like))
+            return like
+        return classes.make(cls, self._anew(plain, like, path), *factory)
+
+    def _member(self, cls: type[enum.Enum], value: Any, like: object, path: str) -> object:
+        found = classes.member(cls, value)
+        if found is None:
+            self.mismatched(path, f"{cls.__name__} of the value {value!r}", "it has no such member")
+        return like if found is None else found
+
+    def _anew(self, plain: Any, like: object, path: str) -> Any:
+        """A new plain container, of what the live one holds; or the plain value itself."""
+        if isinstance(plain, dict):
+            return self._items(plain, like if isinstance(like, dict) else {}, path)
+        if isinstance(plain, list | tuple):
+            return self._members(plain, like, path)
+        return self.value(plain, like, path) if isinstance(plain, set | frozenset) else plain
+
+    def _hashed(self, saved: object, live: object, path: str) -> Any:
+        """Plan a key or an element: those of a class of their own are found or made anew."""
+        if isinstance(saved, tuple | frozenset):
+            return type(saved)(self._hashed(v, (), path) for v in saved)
+        if not classes.is_kept(saved):
+            return saved
+        likes = live if isinstance(live, dict | set | frozenset) else ()
+        like = next((v for v in likes if classes.name_of(type(v)) == classes.label(saved)), None)
+        return self.value(saved, like, path)
 
     def held(self, saved: object, like: object, path: str) -> Any:
         grows = isinstance(saved, TensorRef) and _is_placeholder(like, self.spec(saved))
@@ -188,29 +174,29 @@ class LoadPlan:
             return None
 
     def _dict(self, saved: dict[Any, Any], like: object, path: str) -> Any:
-        live = like if isinstance(like, dict) else {}
-        new = {}
-        for key, old in saved.items():
-            value = self.held(old, live.get(key), f"{path}/{key}")
-            if value is not None or old is None or key in live:
-                new[key] = value
-        for key in live.keys() - saved.keys():
-            if _holds_state(live[key]):
-                self.missing(f"{path}/{key}")
-                new[key] = live[key]  # kept when the load is not strict
+        new = self._items(saved, like if isinstance(like, dict) else {}, path)
         if not isinstance(like, dict):
             return new
         self.then(lambda: _refill_dict(like, new))
         return like
 
+    def _items(self, saved: dict[Any, Any], live: dict[Any, Any], path: str) -> dict[Any, Any]:
+        new = {}
+        for saved_key, old in saved.items():
+            key = self._hashed(saved_key, live, path)
+            if key is None and saved_key is not None:
+                continue  # told of as a mismatch
+            value = self.held(old, live.get(key), f"{path}/{key}")
+            if value is not None or old is None or key in live:
+                new[key] = value
+        for key in live.keys() - new.keys():
+            if _holds_state(live[key]):
+                self.missing(f"{path}/{key}")
+                new[key] = live[key]  # kept when the load is not strict
+        return new
+
     def _sequence(self, saved: list[Any] | tuple[Any, ...], like: object, path: str) -> Any:
-        live = list(like) if isinstance(like, list | tuple) else []
-        kept = [(i, v) for i, v in enumerate(live) if i >= len(saved) and _holds_state(v)]
-        for index, _ in kept:
-            self.missing(f"{path}/{index}")
-        live += [None] * (len(saved) - len(live))
-        new = [self.held(v, live[i], f"{path}/{i}") for i, v in enumerate(saved)]
-        new += [v for _, v in kept]  # stay when the load is not strict
+        new = self._members(saved, like, path)
         if isinstance(saved, tuple):
             named = isinstance(like, tuple) and len(getattr(like, "_fields", ())) == len(new) > 0
             return type(like)(*new) if named else tuple(new)
@@ -218,6 +204,15 @@ class LoadPlan:
             return new
         self.then(lambda: like.__setitem__(slice(None), new))
         return like
+
+    def _members(self, saved: list[Any] | tuple[Any, ...], like: object, path: str) -> list[Any]:
+        live = list(like) if isinstance(like, list | tuple) else []
+        kept = [(i, v) for i, v in enumerate(live) if i >= len(saved) and _holds_state(v)]
+        for index, _ in kept:
+            self.missing(f"{path}/{index}")
+        live += [None] * (len(saved) - len(live))
+        new = [self.held(v, live[i], f"{path}/{i}") for i, v in enumerate(saved)]
+        return new + [v for _, v in kept]  # these stay when the load is not strict
 
     def raise_differences(self, what: str, *, strict: bool = True) -> list[str]:
         """Raise one error that lists every difference; with ``strict=False`` return them instead.
@@ -300,6 +295,8 @@ def _holds_state(value: object) -> bool:
 
 
 def _describe(value: object) -> str:
+    if isinstance(value, Component):
+        return classes.label(value) if classes.is_kept(value) else value.kind
     adapter = _adapter(value)
     return adapter.kind if adapter is not None else type(value).__name__
 
@@ -352,7 +349,7 @@ def _plan_entry(result: LoadPlan, state: dict[str, Any], key: str, saved: object
 def given(state: Mapping[str, object]) -> dict[str, Any]:
     """Values that the script constructs, as ``entry.name`` → plain value."""
     result: dict[str, Any] = {}
-    with _refusing_endless():
+    with refusing_endless():
         for path, adapter, value in _components(state):
             result.update({f"{path}.{name}": v for name, v in adapter.given(value).items()})
     return result

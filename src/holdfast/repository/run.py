@@ -304,13 +304,26 @@ class Run:
         return result
 
     def set_tag(self, name: str, checkpoint: CheckpointId) -> None:
-        """Give a checkpoint a name, moving it if it is taken; tagged ones are kept for ever."""
+        """Give a checkpoint a name, moving it if it is taken; tagged ones are kept for ever.
+
+        Raises
+        ------
+        NotFoundError
+            There is no such checkpoint, or it is being deleted.
+        UsageError
+            The name cannot be a tag, or the checkpoint is rejected: a tag would keep damage for ever.
+        """
         record = records.TagRecord(validate_tag(name), str(checkpoint))
         with self.repository.holding(saving=True):
             if self.storage.stat(self.layout.checkpoint(checkpoint)) is None:
                 raise self._not_found(checkpoint.step)
             if str(checkpoint) in self.condemned():
                 raise NotFoundError(f"{self.name}@{checkpoint.step} is being deleted.")
+            if str(checkpoint) in self.rejected():
+                raise UsageError(
+                    f"{self.name}@{checkpoint.step} is rejected as damaged, so it cannot be tagged {name}.",
+                    do="Tag another: 'holdfast ls' shows which; or let 'holdfast repair' mend it first.",
+                )
             self.storage.put(self.layout.tag(name), [records.encode(record)])
 
     def remove_tag(self, name: str) -> None:

@@ -1,5 +1,7 @@
 """The loops: what counts as a turn, a step, an epoch, and where the safe points are.
 
+Which passes over data these turns belong to is kept in `holdfast.training.passes`.
+
 A safe point is the moment a loop of ours is asked for its next turn, the end of an epoch,
 or, outside our loops, the return of ``step()``. There alone the training state is settled.
 """
@@ -14,6 +16,7 @@ from holdfast.domain.progress import Progress
 from holdfast.errors import UsageError
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.training.host import Host
+from holdfast.training.passes import Passes
 from holdfast.training.position import BatchPass, positioned
 
 
@@ -35,7 +38,7 @@ class Turns:
 
 
 class Loops:
-    """Counts turns, steps, epochs and samples, and knows where each pass over data stands.
+    """Counts turns, steps and epochs, and says when the state is settled.
 
     Parameters
     ----------
@@ -46,7 +49,7 @@ class Loops:
 
     def __init__(self, host: Host, seed: int) -> None:
         self._host = host
-        self._seed = seed
+        self._passes = Passes(seed)
         self.steps_counted = 0
         self.epochs_counted = 0
         self.stopped: str | None = None
@@ -54,16 +57,8 @@ class Loops:
         self._stopped_at: int | None = None
         self.metrics: dict[str, Any] = {}
         self.unmoved = True
-        self._samples = 0
         self._epoch_rng: dict[str, Any] | None = None
-        self._passes: list[dict[str, Any]] = []
-        self._open: BatchPass | None = None
-        self._open_trained = False
         self._turns_open: Callable[[], Generator[Any] | None] = lambda: None
-        self._last_passes: dict[int, dict[str, Any]] = {}
-        self._carried: dict[int, dict[str, Any]] = {}
-        self._pass_number = 0
-        self._resumed: list[dict[str, Any]] = []
         self._resume_rng: dict[str, Any] | None = None
         self._target: int | None = None
         self._steps_limit: int | None = None
@@ -71,57 +66,30 @@ class Loops:
         self._depth = 0
         self._counted = False
         self._uncounted = 0
-        self._cut_short = False
         self._told_of_nested = False
 
     # -- what the checkpoint keeps -----------------------------------------------------
 
     @property
     def progress(self) -> Progress:
-        batch, samples = self._in_pass()
-        return Progress(self.steps_counted, self.epochs_counted, batch, self._samples + samples)
-
-    def _in_pass(self) -> tuple[int, int]:
-        """Batches and not yet added samples of the pass that is open, or about to be resumed."""
-        if self._open is not None:
-            return self._open.delivered, self._open.samples
-        if len(self._passes) < len(self._resumed):
-            last = self._resumed[len(self._passes)]
-        elif self._passes:
-            last = self._passes[-1]
-        else:
-            return 0, 0
-        return last["delivered"], 0 if last["over"] else last["samples"]
+        return Progress(self.steps_counted, self.epochs_counted, *self._passes.delivered())
 
     def state(self) -> dict[str, Any]:
         """Plain values; what `restore` takes."""
-        open_state = [self._pass_state(self._open, over=False)] if self._open is not None else []
         return {
             "step": self.steps_counted,
             "epoch": self.epochs_counted,
-            "samples": self._samples,
-            "seed": self._seed,
-            "pass_number": self._pass_number,
-            "passes": [*self._passes, *open_state],
-            "last_passes": dict(self._last_passes),
+            **self._passes.state(),
             "epoch_rng": self._epoch_rng,
             "stopped": self.stopped,
             "target": self._target,
         }
 
-    def _pass_state(self, batch_pass: BatchPass, *, over: bool) -> dict[str, Any]:
-        return batch_pass.state() | {"over": over, "trained": self._open_trained}
-
     def restore(self, saved: dict[str, Any], rng: dict[str, Any] | None) -> None:
         """Go on where `state` was taken; ``rng`` is that of the safe point."""
         self.steps_counted = saved["step"]
         self.epochs_counted = saved["epoch"]
-        self._samples = saved["samples"]
-        self._seed = saved["seed"]
-        self._pass_number = saved["pass_number"]
-        self._resumed = list(saved["passes"])
-        self._last_passes = dict(saved["last_passes"])
-        self._carried = dict(saved["last_passes"])
+        self._passes.restore(saved)
         self._epoch_rng = saved["epoch_rng"]
         self._resume_rng = rng
         self.stopped = saved["stopped"]
@@ -161,7 +129,7 @@ class Loops:
                 yield self.epochs_counted
                 if (turns := self._turns_open()) is not None:
                     turns.close()  # somebody holds on to it: it was left as if by break
-                if self._cut_short:
+                if self._passes.cut_short:
                     return
                 self._end_epoch()
             if self.epochs_counted == count or self.steps_counted == steps:
@@ -170,13 +138,12 @@ class Loops:
             self._in_epochs, self._steps_limit = False, None
 
     def _begin_epoch(self) -> None:
-        self._cut_short = False
+        self._passes.cut_short = False
         if self._epoch_rng is None:
             self._return_to_safe_point()
             self._epoch_rng = capture_rng()
             return
-        if self._passes:  # an earlier loop was cut short in this epoch
-            self._resumed, self._passes = self._passes, []
+        self._passes.come_again()
         if self._resume_rng is None:
             self._resume_rng = capture_rng()
         restore_rng(self._epoch_rng)  # what precedes batches() in the body runs again, alike
@@ -190,8 +157,7 @@ class Loops:
     def _end_epoch(self) -> None:
         if not self.steps_counted:
             self._host.warn("an epoch went by without a step(): call it once per step, or nothing is saved.")
-        self._last_passes |= dict(enumerate(self._passes))
-        self._passes, self._resumed = [], []
+        self._passes.end_epoch()
         self._epoch_rng = None
         self.epochs_counted += 1
         self.unmoved = False
@@ -218,19 +184,9 @@ class Loops:
 
     def _left(self, loader: Iterable[Any], *, inside: bool) -> int | None:
         """Batches still to come; looks only, for a pass begins when it is iterated."""
-        total = positioned(loader).batches()
-        saved = None if inside else self._pending()
-        if not inside and not self._goes_on():
-            return 0
-        if saved is None or total is None:
-            return total
-        before = saved["total"] or total  # another number of them if the batch size was changed
-        return 0 if saved["over"] else max(total - round(saved["delivered"] * total / before), 0)
-
-    def _pending(self) -> dict[str, Any] | None:
-        """The pass that comes next, if it is one that was begun before the restore."""
-        ordinal = len(self._passes)
-        return self._resumed[ordinal] if ordinal < len(self._resumed) else None
+        if inside:
+            return positioned(loader).batches()
+        return self._passes.left(loader) if self._goes_on() else 0
 
     def _deliver(
         self, loader: Iterable[Any], begun: list[Callable[[], Generator[Any] | None]], *, inside: bool
@@ -245,19 +201,18 @@ class Loops:
                 "Instead of next() within steps(), iterate over epochs(steps=...) and batches().",
             )
         if not self._goes_on():
-            self._cut_short = True
+            self._passes.cut_short = True
             return
-        saved, carried = self._pending(), self._carried.pop(len(self._passes), None)
-        if saved is not None and saved["over"]:
-            self._skip(saved)
-            return
-        batch_pass = self._resumed_pass(loader, saved) if saved else self._fresh_pass(loader, carried)
-        self._turns_open = begun[0]
-        yield from self._pass(batch_pass, trained=saved is not None and saved.get("trained", True))
+        batch_pass = self._passes.begin(loader, self._resume_rng)
+        if batch_pass is not None:
+            self._turns_open = begun[0]
+            yield from self._pass(batch_pass)
+        elif self._passes.all_resumed:  # the last of them leaves the RNGs as they were
+            self._return_to_safe_point()
 
     def _nested(self, loader: Iterable[Any]) -> Iterator[Any]:
         """A pass inside another turn: no safe point lies within, so it always starts afresh."""
-        inner = self._fresh_pass(loader, None)
+        inner = self._passes.fresh(loader)
         try:
             yield from inner
         finally:
@@ -269,23 +224,7 @@ class Loops:
                 )
             inner.close()
 
-    def _skip(self, saved: dict[str, Any]) -> None:
-        """A pass that was over before the restore; the last such one leaves the RNGs as they were."""
-        self._passes.append(saved)
-        if len(self._passes) == len(self._resumed):
-            self._return_to_safe_point()
-
-    def _resumed_pass(self, loader: Iterable[Any], saved: dict[str, Any]) -> BatchPass:
-        number, rng = saved["number"], self._resume_rng
-        return BatchPass(loader, seed=self._seed, number=number, saved=saved, resume_rng=rng)
-
-    def _fresh_pass(self, loader: Iterable[Any], saved: dict[str, Any] | None) -> BatchPass:
-        number = self._pass_number
-        self._pass_number += 1
-        return BatchPass(loader, seed=self._seed, number=number, saved=saved)
-
-    def _pass(self, batch_pass: BatchPass, *, trained: bool) -> Iterator[Any]:
-        self._open, self._open_trained = batch_pass, trained
+    def _pass(self, batch_pass: BatchPass) -> Iterator[Any]:
         _ = batch_pass.delivered  # begins the pass
         self._resume_rng = None
         if batch_pass.inexact is not None:
@@ -301,21 +240,11 @@ class Loops:
                     self._save_before_dying()
                     raise
                 yield from self._turn(batch)
-            cut = self._cut(batch_pass)
+            cut = self._passes.cut(batch_pass)
         finally:
-            if not self._open_trained:
+            if not self._passes.trained:
                 self._uncounted = uncounted  # an evaluation leaves the training state settled
             self._close(batch_pass, cut)
-
-    def _cut(self, batch_pass: BatchPass) -> dict[str, Any] | None:
-        """Where a pass is left that the loop's end cuts short; None if it is over just then."""
-        state = self._pass_state(batch_pass, over=False)
-        if batch_pass.remaining() == 0:
-            try:
-                next(batch_pass)
-            except StopIteration:
-                return None
-        return state
 
     def _save_before_dying(self) -> None:
         """A signal to the whole group killed the data workers too: that must not cost the save."""
@@ -338,22 +267,9 @@ class Loops:
         self._safe_point()
 
     def _close(self, batch_pass: BatchPass, cut: dict[str, Any] | None) -> None:
-        state = cut or self._pass_state(batch_pass, over=True)
-        self._cut_short = cut is not None
-        self._open = None
         self._turns_open = lambda: None
-        batch_pass.close()
-        self._passes.append(state)
-        if state["over"]:
-            self._samples += state["samples"]
-            if not self._in_epochs:
-                self._end_own_epoch(state)
-
-    def _end_own_epoch(self, last: dict[str, Any]) -> None:
-        """Without `epochs()`, a pass in which steps were counted is an epoch."""
-        self._passes, self._resumed = [], []
-        if last["trained"]:
-            self._last_passes[0] = last
+        last = self._passes.close(batch_pass, cut)
+        if last["over"] and not self._in_epochs and self._passes.end_own_epoch(last):
             self.epochs_counted += 1
 
     # -- steps -------------------------------------------------------------------------
@@ -388,7 +304,7 @@ class Loops:
         self.steps_counted += 1
         self.metrics = metrics
         self.unmoved = False
-        self._counted = self._open_trained = True
+        self._counted = self._passes.trained = True
         self._resume_rng = None
         if not self._depth and not self._in_epochs:
             self._safe_point()

@@ -50,6 +50,15 @@ def test_tags_are_given_moved_listed_and_taken(place, digits, holdfast):
     assert holdfast("tag", "digits", "--delete").code == 2
 
 
+def test_a_rejected_checkpoint_is_not_tagged(place, digits, holdfast):
+    place.run("digits").reject(digits[100], "test")
+    result = holdfast("tag", "digits@100", "release")
+    assert result.code == 2
+    assert "digits@100 is rejected as damaged" in " ".join(result.err.split())
+    assert place.run("digits").tags() == {"paper": digits[100]}
+    assert holdfast("tag", "digits", "paper", "--delete").code == 0
+
+
 def test_restart_begins_afresh_once_and_takes_back(place, digits, holdfast):
     run = place.run("digits")
     assert holdfast("restart", "digits", "--yes").code == 0

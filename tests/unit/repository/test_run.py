@@ -170,6 +170,20 @@ def test_tags_move_and_go(run: Run) -> None:
         run.set_tag("good", one)
 
 
+def test_a_rejected_checkpoint_takes_no_tag(run: Run) -> None:
+    attempt = begin(run)
+    sound, bad = (save(run, attempt, n, n * 100).id for n in (1, 2))
+    run.set_tag("good", sound)
+    run.set_tag("old", bad)
+    run.reject(bad, "test")
+    for name in ("good", "new", "old"):
+        with pytest.raises(UsageError, match=r"@200 is rejected as damaged.*'holdfast repair'"):
+            run.set_tag(name, bad)
+    assert run.tags() == {"good": sound, "old": bad}
+    run.storage.delete(run.layout.reject(bad))  # as repair withdraws it
+    run.set_tag("new", bad)
+
+
 def test_hints_lost_or_wrong_cost_only_time(run: Run) -> None:
     checkpoint = save(run, begin(run), 1, 10).id
     key = run.layout.hint(checkpoint)

@@ -31,7 +31,9 @@ class ScalerAdapter:
     kind = "paddle.scaler"
 
     def capture(self, value: Any, path: str, walk: CaptureWalk) -> dict[str, Any]:
-        kept = {n: v for n, v in vars(value).items() if is_plain(v) or isinstance(v, paddle.Tensor)}
+        own = dict(vars(value))
+        own.pop("_optimizer_states", None)  # by ids of this process: "optimizers" has them by path
+        kept = {n: v for n, v in own.items() if is_plain(v) or isinstance(v, paddle.Tensor)}
         return {
             "attributes": {name: walk.value(item, f"{path}/{name}") for name, item in kept.items()},
             "optimizers": _capture_optimizers(value, path, walk),
