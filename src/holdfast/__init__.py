@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from holdfast.version import __version__ as __version__
-
 if TYPE_CHECKING:
     from holdfast.domain.keep_rules import keep as keep
     from holdfast.domain.progress import Progress as Progress
@@ -29,10 +27,12 @@ if TYPE_CHECKING:
     from holdfast.training.saving import Save as Save
     from holdfast.training.views import Checkpoint as Checkpoint
     from holdfast.training.views import open_repository
+    from holdfast.version import __version__ as __version__
 
     open = open_repository  # an import under another name is not an export to type checkers
 
 _WHERE = {
+    "__version__": "holdfast.version:__version__",
     "Checkpoint": "holdfast.training.views:Checkpoint",
     "Checkpointer": "holdfast.training.checkpointer:Checkpointer",
     "Progress": "holdfast.domain.progress:Progress",
@@ -61,7 +61,7 @@ _WHERE = {
     },
 }
 
-__all__ = ["__version__", *_WHERE]  # noqa: PLE0604  # names are the keys
+__all__ = [*_WHERE]  # noqa: PLE0604  # names are the keys
 
 
 def __getattr__(name: str) -> Any:

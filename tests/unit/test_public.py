@@ -99,6 +99,8 @@ def test_the_signatures_are_those_of_the_documentation() -> None:
         "signals",
         "rng",
         "grace_seconds",
+        "background",
+        "on_busy",
     ]
     defaults = {name: p.default for name, p in options.items()}
     assert defaults["resume"] == "auto"

@@ -41,10 +41,11 @@ class Agent:
     proved by its process, never by an end of file: a forked data worker may hold its descriptors.
     """
 
-    def __init__(self, listener: socket.socket, starter_pid: int) -> None:
+    def __init__(self, listener: socket.socket, starter_pid: int, call_off: int) -> None:
         self._listener = listener
         self._trainer: Channel | None = None
         self._life = _watch(starter_pid)
+        self._call_off: int | None = call_off
         self._slots: dict[int, Slot] = {}
         self._waiting: list[Channel] = []
         self._called = time.monotonic()
@@ -72,8 +73,7 @@ class Agent:
         found = [self._listener.fileno(), self._woken, *(channel.fileno() for channel in self._waiting)]
         if self._trainer is not None:
             found.append(self._trainer.fileno())
-        if self._life is not None:
-            found.append(self._life)
+        found += [d for d in (self._life, self._call_off) if d is not None]
         return found
 
     def _look(self, ready: set[int]) -> None:
@@ -83,6 +83,9 @@ class Agent:
             self._hear(self._trainer)
         if self._life is not None and self._life in ready:
             self._let_go()
+        if self._call_off is not None and self._call_off in ready:
+            os.close(self._call_off)
+            self._call_off, self._ended = None, True
         for channel in [c for c in self._waiting if c.fileno() in ready]:
             self._introduced(channel)
         if self._listener.fileno() in ready:
@@ -191,7 +194,13 @@ def _watch(pid: int) -> int | None:
         return None
 
 
-def main(address: bytes, starter_pid: int) -> None:
+def _is_called_off(call_off: int, wait_seconds: float) -> bool:
+    poll = select.poll()
+    poll.register(call_off, select.POLLIN)
+    return bool(poll.poll(wait_seconds * 1000))
+
+
+def main(address: bytes, starter_pid: int, call_off: int) -> None:
     """Serve at an address until nobody needs it.
 
     Parameters
@@ -200,6 +209,8 @@ def main(address: bytes, starter_pid: int) -> None:
         From `holdfast.node.channel.address`.
     starter_pid : int
         The process that wants it; if it dies before it calls, nobody will.
+    call_off : int
+        Reading end of a pipe on which that process says that it wants it no more.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # meant for the trainer, which says when to end
@@ -207,8 +218,7 @@ def main(address: bytes, starter_pid: int) -> None:
         os.nice(NICE)
     deadline = time.monotonic() + LISTEN_SECONDS
     listener = listen(address)
-    while listener is None and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while listener is None and time.monotonic() < deadline and not _is_called_off(call_off, 0.02):
         listener = listen(address)
     if listener is not None:
-        Agent(listener, starter_pid).serve()
+        Agent(listener, starter_pid, call_off).serve()

@@ -48,10 +48,14 @@ class Link:
         self._agent_pid: int | None = None
         self._why = "it does not answer"
         self._deadline = time.monotonic() + START_SECONDS
+        called_off, self._call_off = os.pipe()
         try:
-            self._starter = spawn_agent(address)
+            self._starter = spawn_agent(address, called_off)
         except OSError as error:
+            os.close(self._call_off)
             raise AgentUnavailableError(str(error)) from error
+        finally:
+            os.close(called_off)
 
     @property
     def ready(self) -> bool:
@@ -74,7 +78,6 @@ class Link:
                 break
             time.sleep(min(_PAUSE_SECONDS, left))
         if not self.ready and time.monotonic() > self._deadline:
-            self.close()
             raise AgentUnavailableError(self._why)
         return self.ready
 
@@ -125,6 +128,9 @@ class Link:
     def close(self) -> None:
         """Hang up: the agent ends once all that it was given is durable."""
         self._drop()
+        with suppress(OSError):  # it may be dead
+            os.write(self._call_off, b".")
+        os.close(self._call_off)
         self._starter.wait()  # it ends at once, having started the agent
 
 

@@ -7,6 +7,7 @@ import secrets
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from os import getpid
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from holdfast.domain.manifest import (
     summary_bytes,
 )
 from holdfast.domain.names import AttemptId, CheckpointId, parse_at, validate_run, validate_tag
-from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, UsageError
+from holdfast.errors import BusyError, DamagedError, FormatError, HoldfastError, NotFoundError, UsageError
 from holdfast.repository import layout, records
 from holdfast.repository.layout import RunLayout
 
@@ -98,6 +99,13 @@ class Run:
                 if record is not None:
                     result[attempt] = record
         return result
+
+    def had_ended(self, attempt: AttemptId) -> bool:
+        """Whether an attempt is known to have finished its training."""
+        with suppress(HoldfastError):
+            end = records.read_or_none(self.storage, self.layout.end(attempt), records.EndRecord)
+            return end is not None and end.done
+        return False
 
     # -- choosing ----------------------------------------------------------------------
 

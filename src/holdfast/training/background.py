@@ -219,7 +219,6 @@ class Background:
             if not self._link.approach(wait_seconds):
                 return False
         except AgentUnavailableError as error:
-            self._link = None
             self._save_by_itself(f"no agent can be started ({error})")
             return False
         for number, slot in enumerate(self._slots):
@@ -310,6 +309,9 @@ class Background:
     def _save_by_itself(self, why: str) -> None:
         """From now on save in this process, beginning with what is on its way."""
         self._warn(f"{why}; saves hold up training from now on.")
+        if self._link is not None:
+            self._link.close()
+            self._link = None
         self._instead = Blocking(self._persister(self._newest_durable()))
         for flight in self._flights.values():
             self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)

@@ -21,9 +21,9 @@ from holdfast.training import console, poison
 from holdfast.training.arguments import check_state, check_step
 from holdfast.training.collecting import collector_paused
 from holdfast.training.environment import environment, refuse_many_ranks
+from holdfast.training.opening import wait_for_earlier_snapshots
 from holdfast.training.restoring import Restored, Restorer
 from holdfast.training.views import Checkpoint
-from holdfast.training.ways import wait_for_earlier_snapshots
 
 
 class _Writer:

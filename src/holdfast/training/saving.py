@@ -69,7 +69,7 @@ class Save:
             do="Look at it in the next turn, or save outside the loops.",
         )
 
-    def settle(self, outcome: Outcome) -> None:
+    def _settle(self, outcome: Outcome) -> None:
         """Take what became of it."""
         self.checkpoint = outcome.checkpoint
         self.error = outcome.error or outcome.untagged.get(self.tag or "")
@@ -256,7 +256,7 @@ class Saver:
         decided = [(self._open.pop(outcome.sequence), outcome) for outcome in outcomes]
         for saved, outcome in decided:  # all of them, before the error of any is raised
             for save in saved.asked:
-                save.settle(outcome)
+                save._settle(outcome)
         for saved, outcome in decided:
             if outcome.replaced:
                 self.left_out += 1

@@ -11,28 +11,25 @@ from typing import Any, ClassVar, NoReturn
 
 from holdfast.domain import events
 from holdfast.domain.events import Ended, Event, Started, Warned
-from holdfast.domain.keep_rules import is_improvement
-from holdfast.domain.names import CheckpointId, validate_tag
+from holdfast.domain.names import validate_tag
 from holdfast.domain.save_rules import Observation
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
-from holdfast.repository import records
-from holdfast.repository.persisting import Persister
 from holdfast.repository.repository import Repository
-from holdfast.repository.retaining import Retention, monitored_so_far
-from holdfast.storage.urls import shared_place
+from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import poison
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
+from holdfast.training.opening import open_way, wait_for_earlier_snapshots
 from holdfast.training.options import Options
+from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saving import Save, SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
-from holdfast.training.ways import Blocking, Way, wait_for_earlier_snapshots
 
 
 class Session:
@@ -64,11 +61,8 @@ class Session:
         self._outermost = True
         self._asked: list[Save] = []
         self._request_reasons: list[str] = []
-        self._reports: dict[str, Any] = {}
-        self._early_reports: dict[str, Any] = {}
-        self._unsaved_report = self._told_of_lost = self._told_of_gradients = False
-        self._improved = False
-        self._monitored: list[float] = []
+        self._reports = Reports(options.keep, self.warn)
+        self._told_of_gradients = False
         self._saved_step = self._saved_epoch = 0
         self._watch = StepWatch(state)
         self._turns = 0
@@ -160,12 +154,12 @@ class Session:
         self._emit(events.Restored(self._run.name, progress.step, progress, restored.seconds))
 
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
-        keep = self._options.keep
+        keep, base = self._options.keep, self.restored.id if self.restored is not None else None
         self._saver = Saver(
             self._run.name,
             self._attempt,
             self._state,
-            self._way(),
+            open_way(self._run, self._attempt, base, self._options, self.warn),
             given=self.restored.given if self.restored is not None else given,
             environment=surroundings,
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
@@ -173,26 +167,7 @@ class Session:
             emit=self._emit,
         )
         self._saver.durable = (self._saved_step, self._saved_epoch)
-        self._monitored = monitored_so_far(self._run, keep)
-
-    def _way(self) -> Way:
-        base = self.restored.id if self.restored is not None else None
-        if not self._saves_in_background:
-            return Blocking(self._persister(base))
-        from holdfast.training.background import introduce
-
-        options = self._options
-        return introduce(
-            self._run, self._attempt, base, options.keep, self._persister, self.warn, on_busy=options.on_busy
-        )
-
-    def _persister(self, parent: CheckpointId | None) -> Persister:
-        retention = Retention(self._run, self._attempt, self._options.keep, self.warn)
-        return Persister(self._run, self._attempt, parent=parent, retention=retention, warn=self.warn)
-
-    @property
-    def _saves_in_background(self) -> bool:
-        return self._options.background and shared_place(self._run.storage) is not None
+        self._reports.monitored = monitored_so_far(self._run, keep)
 
     @property
     def _keeps_rng(self) -> bool:
@@ -279,12 +254,14 @@ class Session:
         if self._triggers.save_asked:
             return "SIGUSR1"
         rule = self._options.save
-        if self._saver.paused() or (rule is None and not self._improved):
+        if self._saver.paused() or (rule is None and not self._reports.improved):
             return None
         seen = self._observation()
-        if not seen.moved and not self._improved:
+        if not seen.moved and not self._reports.improved:
             return None
-        return (rule.due(seen) if rule is not None else None) or ("best so far" if self._improved else None)
+        return (rule.due(seen) if rule is not None else None) or (
+            "best so far" if self._reports.improved else None
+        )
 
     def _observation(self) -> Observation:
         now = time.monotonic()
@@ -296,7 +273,7 @@ class Session:
             seconds_since_save=now - self._saver.saved_at,
             save_seconds=self._saver.burden_seconds,
             started_seconds_ago=now - self._started,
-            improved=self._improved,
+            improved=self._reports.improved,
         )
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
@@ -311,17 +288,17 @@ class Session:
         point = SavePoint(
             self.loops.progress,
             self._training(),
-            self.loops.metrics | self._reports | self._early_reports,
+            self.loops.metrics | self._reports.metrics,
             done=done,
         )
         try:
             taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
-            self._improved = False
+            self._reports.improved = False
         if taken:
             self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
             self.loops.unmoved = True
-            self._unsaved_report = False
+            self._reports.unsaved = False
 
     def _training(self) -> dict[str, Any]:
         training: dict[str, Any] = {"position": self.loops.state()}
@@ -333,32 +310,14 @@ class Session:
 
     def step(self, metrics: dict[str, Any]) -> int:
         own_loop = self.loops.between_turns  # there step() is the last line: reports come before it
-        if self._early_reports and self._unsaved_report and not own_loop:
-            self._tell_of_lost(self._early_reports)
-        self._reports, self._early_reports = (self._early_reports if own_loop else {}), {}
-        self._improved = self._improved and own_loop
-        count = self.loops.step({name: _detached(value) for name, value in metrics.items()})
-        self._improved = self._improved and not own_loop
+        self._reports.before_step(own_loop=own_loop)
+        count = self.loops.step({name: detached(value) for name, value in metrics.items()})
+        self._reports.after_step(own_loop=own_loop)
         return count
 
     def report(self, metrics: dict[str, Any]) -> None:
         """Attach metrics to the state just evaluated."""
-        reports = self._early_reports if self.loops.between_turns else self._reports
-        reports |= {name: _detached(value) for name, value in metrics.items()}
-        self._unsaved_report = True
-        keep = self._options.keep
-        if keep.best and keep.monitor in metrics:
-            value = registry.scalar(metrics[keep.monitor], keep.monitor)
-            self._improved = self._improved or is_improvement(value, self._monitored, keep.mode, keep.best)
-            self._monitored.append(value)
-
-    def _tell_of_lost(self, reports: dict[str, Any]) -> None:
-        if not self._told_of_lost:
-            self.warn(
-                f"{', '.join(reports)}, reported outside the loops, went into no checkpoint: "
-                "iterate over epochs(), or call save() after report()."
-            )
-        self._told_of_lost = True
+        self._reports.add(metrics, between_turns=self.loops.between_turns)
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
@@ -397,7 +356,7 @@ class Session:
     def _save_at_end(self) -> None:
         self._saver.wait()
         self._learn_of_saves()
-        if not self.loops.unmoved or self._unsaved_report or self._asked:
+        if not self.loops.unmoved or self._reports.unsaved or self._asked:
             self._triggers.begin_last_save()
             self._save("end", done=True, insist=True)
 
@@ -414,17 +373,11 @@ class Session:
         if error is not None:
             return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
         idle = self.restored is not None and not self._turns and self.loops.unmoved
-        if self.restored is not None and idle and (self.loops.asked or self._had_ended(self.restored)):
+        asked = self.loops.asked
+        if self.restored is not None and idle and (asked or self._run.had_ended(self.restored.id.attempt)):
             how = f"been stopped already ({self.loops.stopped})" if self.loops.stopped else "finished already"
             return f"it had {how}; more epochs or steps would continue it"
         return self.loops.stopped or "finished"
-
-    def _had_ended(self, restored: Restored) -> bool:
-        key = self._run.layout.end(restored.id.attempt)
-        with contextlib.suppress(HoldfastError):
-            end = records.read_or_none(self._run.storage, key, records.EndRecord)
-            return end is not None and end.done
-        return False
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
@@ -440,8 +393,3 @@ class Session:
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause))
-
-
-def _detached(value: Any) -> Any:
-    """A tensor without its graph, which would otherwise live until the next save."""
-    return value.detach() if hasattr(value, "detach") else value

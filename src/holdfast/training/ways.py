@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from typing import Protocol
@@ -14,8 +13,6 @@ from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError
 from holdfast.repository.commit import Draft
 from holdfast.repository.persisting import Persister
-from holdfast.repository.run import Run
-from holdfast.storage.urls import shared_place
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,21 +75,6 @@ class Way(Protocol):
     def close(self) -> None:
         """Let go; what was submitted is still made durable."""
         ...
-
-
-def wait_for_earlier_snapshots(run: Run) -> bool:
-    """Let what a killed trainer of this run has staged become durable, before an attempt supersedes it.
-
-    Returns
-    -------
-    bool
-        False if that takes too long.
-    """
-    if sys.platform != "linux" or shared_place(run.storage) is None:
-        return True
-    from holdfast.training.background import wait_for_agent_of_before
-
-    return wait_for_agent_of_before(run)
 
 
 class Blocking:

@@ -1,0 +1,42 @@
+"""Agents as tests see them: real processes, found by where they listen."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import holdfast
+from holdfast.node.channel import address
+from holdfast.repository.repository import Repository
+from holdfast.storage.local import LocalStorage
+
+
+def agents_of(repository: Path, run: str = "main") -> list[int]:
+    """Process ids of the agents of a run."""
+    opened = Repository.open(LocalStorage(repository))
+    listens_at = address(opened.id, opened.storage.location, run).hex().encode()
+    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and listens_at in _words(p)]
+
+
+def agent_of(ckpt: holdfast.Checkpointer) -> int:
+    """Process id of the agent that a Checkpointer talks to."""
+    way = ckpt._entered._saver._way
+    assert way._is_linked(10.0)  # type: ignore[attr-defined]
+    pid: int = way._link._agent_pid  # type: ignore[attr-defined]
+    return pid
+
+
+def stop_agent(ckpt: holdfast.Checkpointer) -> int:
+    """Stop it (SIGSTOP) once it has nothing to do, as if the disk took for ever; its process id."""
+    agent = agent_of(ckpt)
+    ckpt._entered._saver.wait()
+    os.kill(agent, signal.SIGSTOP)
+    return agent
+
+
+def _words(process: Path) -> list[bytes]:
+    try:
+        return (process / "cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []

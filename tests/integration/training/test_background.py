@@ -1,0 +1,383 @@
+"""Saving in the background: the death of trainer, agent or both; storage that fails or is slow."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from tests import killing
+from tests.integration.training.launching import (
+    Tell,
+    at,
+    count,
+    ends_in,
+    launch,
+    run_of,
+    send_self,
+    steps_in,
+    wait_until,
+)
+
+import holdfast
+from agents import agent_of, agents_of, stop_agent
+from holdfast.training import background, saving
+
+Said = pytest.CaptureFixture[str]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
+
+
+@pytest.fixture(autouse=True)
+def in_background(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("HOLDFAST_BACKGROUND", "1")
+    yield
+    if (tmp_path / "holdfast.json").exists():
+        assert wait_until(lambda: not agents_of(tmp_path)), "an agent is left that nobody needs"
+
+
+def way(ckpt: holdfast.Checkpointer) -> Any:
+    return ckpt._entered._saver._way
+
+
+def check(repository: Path, until: int = 6, size: int = 100) -> None:
+    """Everything verifies, and the newest checkpoint holds what so many steps make."""
+    state: dict[str, Any] = {"weights": np.zeros(size), "log": []}
+    assert holdfast.load(repository, state).step == until
+    assert state["log"] == list(range(until))
+    assert state["weights"].tolist() == (np.arange(size) * sum(range(until))).tolist()
+    holdfast.open(repository)["main"].latest.verify()
+
+
+def test_what_is_saved_is_what_saving_in_the_loop_saves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count(tmp_path / "a", save="every 2 steps", keep="all", size=300_000)
+    monkeypatch.setenv("HOLDFAST_BACKGROUND", "0")
+    count(tmp_path / "b", save="every 2 steps", keep="all", size=300_000)
+    assert steps_in(tmp_path / "a") == steps_in(tmp_path / "b") == [2, 4, 6]
+    one, other = killing.left_behind(tmp_path / "a"), killing.left_behind(tmp_path / "b")
+    assert one == other
+    run = run_of(tmp_path / "a")
+    parents = [run.summary(c).parent for c in run.checkpoints()]
+    assert parents == [None, *map(str, run.checkpoints()[:-1])]
+
+
+def test_the_loop_does_not_wait_for_the_disk(tmp_path: Path) -> None:
+    def while_stopped(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            stop_agent(ckpt)
+        if t == 4:
+            assert len(way(ckpt)._flights) == 2
+            assert ckpt.progress.step == 5
+            os.kill(agent_of(ckpt), signal.SIGCONT)
+
+    count(tmp_path, each=while_stopped, save="every 1 step")
+    check(tmp_path)
+
+
+def test_a_killed_trainer_loses_nothing_that_was_staged(tmp_path: Path) -> None:
+    def train(tell: Tell) -> None:
+        def die_staged(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 3:
+                stop_agent(ckpt)
+            if t == 4:
+                assert way(ckpt)._flights
+                tell(str(agent_of(ckpt)))
+                send_self(signal.SIGKILL)
+
+        count(tmp_path, each=die_staged, save="every 1 step")
+
+    process = launch(train)
+    agent = int(process.heard())
+    assert process.wait() == -signal.SIGKILL
+    assert 4 not in steps_in(tmp_path)
+    os.kill(agent, signal.SIGCONT)
+    with holdfast.Checkpointer(tmp_path, {"weights": np.zeros(100), "log": []}) as ckpt:
+        assert ckpt.progress.step == 4  # waited for
+    assert count(tmp_path)["log"] == list(range(6))
+    check(tmp_path)
+
+
+def test_a_killed_agent_is_followed_by_another_which_loses_nothing(tmp_path: Path, capsys: Said) -> None:
+    agents: list[int] = []
+
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t in (2, 4):
+            agents.append(stop_agent(ckpt))  # it will have something to lose
+        if t in (3, 5):
+            assert way(ckpt)._flights
+            os.kill(agents[-1], signal.SIGKILL)
+
+    count(tmp_path, each=kill, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert len(set(agents)) == 2
+    assert capsys.readouterr().err.count("another one goes on with its work") == 2
+    check(tmp_path)
+
+
+def test_an_agent_that_dies_having_committed_is_not_asked_to_save_again(tmp_path: Path) -> None:
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            agent = agent_of(ckpt)
+            assert wait_until(lambda: 2 in steps_in(tmp_path))  # and its answer has not been read yet
+            os.kill(agent, signal.SIGKILL)
+
+    count(tmp_path, each=kill, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_agents_that_keep_dying_leave_saving_to_the_trainer(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "PATIENCE_DEATHS", 0)
+    agents: list[int] = []
+
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            agents.append(stop_agent(ckpt))
+        if t == 4:
+            assert len(way(ckpt)._flights) == 2
+            os.kill(agents[0], signal.SIGKILL)
+
+    count(tmp_path, each=kill, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert capsys.readouterr().err.count("saves hold up training from now on") == 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_trainer_and_agent_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+
+    def train(tell: Tell) -> None:
+        def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+            tell(f"{t} {agent_of(ckpt)}")
+
+        count(tmp_path, until=40, each=each, save="every 1 step", size=20_000)
+
+    for _ in range(4):
+        process = launch(train)
+        agent = 0
+        for _ in range(chance.randrange(2, 8)):
+            line = process.heard()
+            agent = int(line.split()[1]) if line else agent
+        time.sleep(chance.random() * 0.02)
+        if chance.random() < 0.5 and agent:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(agent, signal.SIGKILL)
+        if chance.random() < 0.3:
+            time.sleep(chance.random() * 0.02)
+        process.signal(signal.SIGKILL)
+        process.wait()
+    count(tmp_path, until=40, save="every 1 step", size=20_000)
+    check(tmp_path, until=40, size=20_000)
+    assert not list(holdfast.open(tmp_path)["main"]._run.rejected())  # type: ignore[attr-defined]
+
+
+# -- storage that does not keep up -------------------------------------------------------------
+
+
+def crowd(repository: Path, on_busy: str) -> list[int]:
+    """Ten steps, each saved, while the agent stands still; then it goes on."""
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 1:
+            stop_agent(ckpt)
+        if t == 9:
+            os.kill(agent_of(ckpt), signal.SIGCONT)
+
+    count(repository, until=10, each=each, save="every 1 step", keep="all", on_busy=on_busy)
+    return steps_in(repository)
+
+
+def test_skipping_is_counted_and_said_rarely(tmp_path: Path, capsys: Said) -> None:
+    assert crowd(tmp_path, "skip") == [1, 2, 3, 10]
+    said = capsys.readouterr().err
+    assert "step 4 was not saved: storage does not keep up" in said
+    assert "step 7 was not saved (4 so far)" in said
+    assert said.count("does not keep up") <= 4
+
+
+def test_replacing_keeps_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(background, "_WAIT_SECONDS", 0.05)  # the stopped agent does not answer
+    steps = crowd(tmp_path, "replace")
+    assert steps[0] == 1
+    assert steps[-1] == 10
+    assert len(steps) < 8
+
+
+def test_waiting_saves_every_one(tmp_path: Path) -> None:
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 1:
+            agent = stop_agent(ckpt)
+            os.system(f"(sleep 0.5; kill -CONT {agent}) &")
+
+    count(tmp_path, until=10, each=each, save="every 1 step", keep="all", on_busy="wait")
+    assert steps_in(tmp_path) == list(range(1, 11))
+
+
+def test_a_save_past_its_deadline_is_given_up_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr(background, "DEADLINE_SECONDS", 0.2)
+    monkeypatch.setattr(saving, "FIRST_PAUSE_SECONDS", 0.01)
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 1:
+            stop_agent(ckpt)
+        if t == 2:
+            time.sleep(0.5)
+
+    count(tmp_path, each=each, save="every 1 step", keep="all")
+    said = capsys.readouterr().err
+    assert "was not durable after 0 s and was given up" in said
+    assert "saving of main works again" in said
+    check(tmp_path)
+
+
+def test_what_is_asked_for_can_be_waited_for(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"w": np.zeros(5)}
+    with holdfast.Checkpointer(tmp_path, state, save=None) as ckpt:
+        saves = []
+        for _ in ckpt.steps(3):
+            saves.append(ckpt.save(tag=f"t{ckpt.progress.step}"))
+        assert saves[0].wait_durable(10).step == 1
+        stop_agent(ckpt)
+        late = ckpt.save(tag="late")
+        with pytest.raises(TimeoutError, match=r"not durable after 0\.1 s"):
+            late.wait_durable(0.1)
+        os.kill(agent_of(ckpt), signal.SIGCONT)
+        assert late.wait_durable().step == 3
+    assert run_of(tmp_path).tags().keys() == {"t0", "t1", "t2", "late"}
+
+
+# -- faults ------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_vanishes_is_reported_at_the_next_call_and_saving_resumes(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(saving, "FIRST_PAUSE_SECONDS", 0.02)
+    repository, away = tmp_path / "checkpoints", tmp_path / "away"
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 5:
+            ckpt._entered._saver.wait()
+            repository.rename(away)
+        if t == 15:
+            away.rename(repository)
+            time.sleep(0.7)
+        time.sleep(0.03)
+
+    count(repository, until=20, each=each, save="every 1 step")
+    said = capsys.readouterr().err
+    assert "could not be saved" in said
+    assert "vanished" in said
+    assert said.count("works again") == 1
+    check(repository, until=20)
+
+
+def test_a_fault_stops_the_run_where_that_is_wanted(tmp_path: Path) -> None:
+    repository, away = tmp_path / "checkpoints", tmp_path / "away"
+    with pytest.raises(holdfast.StorageError, match="vanished"):
+        count(
+            repository,
+            until=50,
+            save="every 1 step",
+            on_fault="raise",
+            each=lambda ckpt, t: (time.sleep(0.05), repository.rename(away) if t == 3 else None),
+        )
+
+
+def test_too_little_memory_is_said_once_and_costs_no_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr(background, "SPARE_BYTES", 1 << 60)
+    count(tmp_path, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert capsys.readouterr().err.count("needs 4 MB of memory, which is not there") == 1
+
+
+def test_without_an_agent_training_saves_by_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+    count(tmp_path, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert capsys.readouterr().err.count("no agent can be started") == 1
+
+
+# -- ends --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_leaving_by_a_signal_waits_until_the_save_is_durable(number: int, tmp_path: Path) -> None:
+    process = launch(
+        lambda tell: count(tmp_path, each=at(3, lambda _: send_self(number)), save=None) and None
+    )
+    assert process.wait() == (143 if number == signal.SIGTERM else 130)
+    assert steps_in(tmp_path) == [4]
+
+
+def test_an_exception_leaves_what_was_staged_durable(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        count(tmp_path, each=at(3, lambda _: 1 // 0), save="every 1 step")
+    assert steps_in(tmp_path)[-1] == 3
+    assert ends_in(tmp_path)[-1].step == 4
+
+
+def test_a_state_that_grows_gets_more_memory(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"w": np.zeros(10), "more": {}}
+    with holdfast.Checkpointer(tmp_path, state, save="every 1 step", keep="all") as ckpt:
+        for t in ckpt.steps(6):
+            state["more"][t] = np.full(400_000 * (t + 1), t, np.float64)
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    loaded = holdfast.open(tmp_path)["main"].latest.load()
+    assert [int(v[-1]) for v in loaded["more"].values()] == list(range(6))
+    holdfast.open(tmp_path)["main"].latest.verify()
+
+
+def test_a_forked_child_keeps_neither_memory_nor_connection(tmp_path: Path) -> None:
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 3:
+            ckpt._entered._saver.wait()
+            inside = killing.in_child(lambda: sys.exit(len(_shared_descriptors())))
+            assert os.waitstatus_to_exitcode(inside) == 0
+            assert _shared_descriptors()
+
+    count(tmp_path, each=each, save="every 1 step")
+
+
+def _shared_descriptors() -> list[str]:
+    links = []
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            links.append(str(entry.readlink()))
+    return [link for link in links if "holdfast-snapshot" in link]
+
+
+@pytest.mark.timeout(240)
+def test_two_thousand_saves_leak_nothing(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int, int]] = []
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t in (500, 1999):
+            ckpt._entered._saver.wait()
+            trainer, agent = psutil.Process(), psutil.Process(agent_of(ckpt))
+            seen.append(
+                (trainer.num_fds(), agent.num_fds(), trainer.memory_info().rss, agent.memory_info().rss)
+            )
+
+    count(tmp_path, until=2000, each=each, save="every 1 step", keep="last 2")
+    first, last = seen
+    assert last[:2] == first[:2]
+    assert last[2] - first[2] < 30_000_000
+    assert last[3] - first[3] < 30_000_000
+    assert len(steps_in(tmp_path)) == 2
