@@ -29,8 +29,8 @@ def agent_of(ckpt: holdfast.Checkpointer) -> int:
 
 def stop_agent(ckpt: holdfast.Checkpointer) -> int:
     """Stop it (SIGSTOP) once it has nothing to do, as if the disk took for ever; its process id."""
+    ckpt._entered._saver.wait()  # also notices that the one before has died
     agent = agent_of(ckpt)
-    ckpt._entered._saver.wait()
     os.kill(agent, signal.SIGSTOP)
     return agent
 

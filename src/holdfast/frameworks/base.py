@@ -239,8 +239,21 @@ class Framework(Protocol):
         """
         ...
 
-    def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
-        """Call ``on_step`` after each ``step()`` of the optimizers among ``values``; returns the undo."""
+    def watch_steps(
+        self,
+        values: Iterable[object],
+        on_step: Callable[[], None],
+        before_step: Callable[[], None] | None = None,
+    ) -> Callable[[], None]:
+        """Call these around each ``step()`` of the optimizers among ``values``; returns the undo."""
+        ...
+
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+        """Memory that nothing changes but a step of the optimizers among ``values``.
+
+        Address → a function that gives a version, which most changes by others move. What is
+        not known to be safe is not among it.
+        """
         ...
 
     def has_gradients(self, values: Iterable[object]) -> bool:

@@ -248,8 +248,16 @@ class PythonFramework:
 
         return positioned(value)
 
-    def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
+    def watch_steps(
+        self,
+        values: Iterable[object],
+        on_step: Callable[[], None],
+        before_step: Callable[[], None] | None = None,
+    ) -> Callable[[], None]:
         return lambda: None
+
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+        return {}
 
     def has_gradients(self, values: Iterable[object]) -> bool:
         return False

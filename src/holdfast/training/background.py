@@ -16,22 +16,21 @@ from holdfast.node import channel, link
 from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, lay_out
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError, Link
-from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import Done, Hello, Message, NewSlot, Staged, Told, Withdraw, Withdrawn, revive
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
-from holdfast.training.staging import stage
+from holdfast.training.fencing import Fencing
+from holdfast.training.slots import Slots
+from holdfast.training.staging import Fence, Versions, stage
 from holdfast.training.ways import Blocking, Outcome
 from holdfast.version import __version__
 
-IN_FLIGHT = 2
 DEADLINE_SECONDS = 1800.0
 FORMER_SECONDS = 300.0
 """How long a launch waits for what the one before has staged."""
 PATIENCE_DEATHS = 3
 """Agents that may die one after the other over the same snapshots before training saves by itself."""
-_ROOM_STEP_BYTES = 2 * 1024 * 1024
 _WAIT_SECONDS = 0.5
 
 
@@ -45,6 +44,7 @@ class _Flight(msgspec.Struct):
     urgent: bool
     stall_seconds: float
     staged_at: float
+    complete: bool = False
 
 
 class Background:
@@ -62,7 +62,7 @@ class Background:
         there is no agent or no memory.
     warn : callable
     on_busy : {"wait", "skip", "replace"}
-        What a save does that finds `IN_FLIGHT` others on their way.
+        What a save does that finds two others on their way.
     """
 
     def __init__(
@@ -82,34 +82,47 @@ class Background:
         self._warn = warn
         self._on_busy = on_busy
         self._link: Link | None = None
-        self._slots: list[Slot] = []
-        self._limit = IN_FLIGHT
+        self._slots = Slots(lambda number, slot: self._send(NewSlot(number), slot))
         self._flights: dict[int, _Flight] = {}
         self._decided: list[Outcome] = []
         self._deaths = 0
+        self._fencing = Fencing.chosen(warn)
+        self._fenced: tuple[int, Fence] | None = None
         self._instead: Blocking | None = None
         self._closed = False
 
     # -- the contract of a way ---------------------------------------------------------
 
     def has_room(self) -> bool:
-        if self._instead is not None or self._on_busy == "wait" or len(self._flights) < self._limit:
+        if self._instead is not None or self._on_busy == "wait" or len(self._flights) < self._slots.limit:
             return True
         self._listen(0.0)
-        return len(self._flights) < self._limit or (self._on_busy == "replace" and self._withdraw_newest())
+        return len(self._flights) < self._slots.limit or (
+            self._on_busy == "replace" and self._withdraw_newest()
+        )
 
-    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
+    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool, versions: Versions) -> None:
+        self._close_fence()
         started = time.monotonic()
         details = encode_details(draft)
         if self._closed and self._instead is None:  # a session that another one has taken over
             self._instead = Blocking(self._persister(self._newest_durable()))
         taken = self._instead is None and self._stage(
-            draft, details, tuple(tags), urgent=urgent, started=started
+            draft, details, tuple(tags), urgent=urgent, versions=versions, started=started
         )
         if not taken and self._instead is not None:
             self._instead.submit(draft, tags, urgent=urgent, details=details)
 
+    def before_step(self) -> None:
+        started = time.monotonic()
+        if self._fenced is not None:
+            flight = self._flights[self._fenced[0]]
+            self._close_fence()
+            flight.stall_seconds += time.monotonic() - started
+
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
+        if self._fenced is not None and (wait_seconds or self._fenced[1].done):
+            self._close_fence()
         if self._instead is not None:
             self._decided += self._instead.outcomes()
         if not self._decided:
@@ -118,19 +131,26 @@ class Background:
         return decided
 
     def close(self) -> None:
+        self._close_fence()
         while self._flights and self._link is not None and not self._is_linked(_WAIT_SECONDS):
             pass  # what is staged must have an owner before this one lets go
         if self._link is not None:
             self._link.close()
             self._link = None
-        for slot in self._slots:
-            slot.close()
+        self._slots.close()
         self._closed = True
 
     # -- staging -----------------------------------------------------------------------
 
     def _stage(
-        self, draft: Draft, details: Details, tags: tuple[str, ...], *, urgent: bool, started: float
+        self,
+        draft: Draft,
+        details: Details,
+        tags: tuple[str, ...],
+        *,
+        urgent: bool,
+        versions: Versions,
+        started: float,
     ) -> bool:
         """Copy the draft and hand it over; False if this process has to save it itself."""
         places, tensors_bytes = lay_out({name: source.spec for name, source in draft.sources.items()})
@@ -151,54 +171,52 @@ class Background:
         if number is None:
             return False
         slot = self._slots[number]
-        stage(draft.sources, places, slot)
+        fence = stage(
+            draft.sources, places, slot, self._fencing.usable(versions), compare=self._fencing.compares
+        )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
         staged = Staged(draft.sequence, number, tensors_bytes, len(record), tags)
         now = time.monotonic()
-        was_linked = self._is_linked(0.0)
         self._flights[draft.sequence] = _Flight(draft, details, number, staged, urgent, now - started, now)
-        if was_linked:
-            self._send(staged)
+        self._fenced = draft.sequence, fence
+        self._is_linked(0.0)
+        if fence.done:
+            self._close_fence()
         return True
 
+    def _close_fence(self) -> None:
+        """Complete the snapshot that is being copied, and hand it over."""
+        if self._fenced is None:
+            return
+        (sequence, fence), self._fenced = self._fenced, None
+        flight, compared = self._flights.get(sequence), self._fencing.compares
+        if flight is None:
+            return  # given up
+        if not self._fencing.judge(fence.close()) and not compared:
+            del self._flights[sequence]
+            error = StorageError(
+                "Parameters were changed outside of the optimizer's step while they were copied.",
+                do="From now on everything is copied before training goes on.",
+            )
+            self._decided.append(Outcome(sequence=sequence, error=error))
+            return
+        flight.complete = True
+        self._send(flight.staged)
+
     def _take_slot(self, need_bytes: int) -> int | None:
-        """A free slot that is large enough; waits for one. None if there is no memory for even one."""
+        """A slot that is free and large enough; waits for one. None if there is no memory for any."""
         while self._instead is None:
-            free = [n for n in range(len(self._slots)) if n not in {f.slot for f in self._flights.values()}]
-            fitting = [n for n in free if self._slots[n].size_bytes >= need_bytes]
-            if fitting:
-                return fitting[0]
-            if free or len(self._slots) < self._limit:
-                made = self._make_slot(free[0] if free else len(self._slots), need_bytes)
-                if made is not None:
-                    return made
+            try:
+                number = self._slots.take({f.slot for f in self._flights.values()}, need_bytes)
+            except MemoryError as lacking:
+                need = f"{lacking.args[0] / 1e6:.0f} MB of memory"
+                self._save_by_itself(f"saving in the background needs {need}, which is not there")
+                return None
+            if number is not None:
+                return number
             self._listen(_WAIT_SECONDS)
         return None
-
-    def _make_slot(self, number: int, need_bytes: int) -> int | None:
-        room_bytes = (need_bytes // _ROOM_STEP_BYTES + 2) * _ROOM_STEP_BYTES
-        if number < len(self._slots):
-            self._slots[number].close()
-        try:
-            slot = Slot.create(room_bytes) if available_bytes() >= room_bytes + SPARE_BYTES else None
-        except OSError:
-            slot = None
-        if slot is None:
-            self._lacks_memory(number, room_bytes)
-            return None
-        self._slots[number:] = [slot, *self._slots[number + 1 :]]
-        if self._link is not None:
-            self._send(NewSlot(number), slot)
-        return number
-
-    def _lacks_memory(self, number: int, room_bytes: int) -> None:
-        if number > 0:
-            self._limit = len(self._slots)  # fewer saves at once will do
-            return
-        self._save_by_itself(
-            f"saving in the background needs {room_bytes / 1e6:.0f} MB of memory, which is not there"
-        )
 
     # -- the agent ---------------------------------------------------------------------
 
@@ -221,9 +239,9 @@ class Background:
         except AgentUnavailableError as error:
             self._save_by_itself(f"no agent can be started ({error})")
             return False
-        for number, slot in enumerate(self._slots):
+        for number, slot in self._slots:
             self._send(NewSlot(number), slot)
-        for flight in list(self._flights.values()):
+        for flight in [f for f in self._flights.values() if f.complete]:
             self._send(flight.staged)
         return self._link is not None
 
@@ -308,6 +326,7 @@ class Background:
 
     def _save_by_itself(self, why: str) -> None:
         """From now on save in this process, beginning with what is on its way."""
+        self._close_fence()
         self._warn(f"{why}; saves hold up training from now on.")
         if self._link is not None:
             self._link.close()
@@ -327,7 +346,7 @@ class Background:
         deadline = time.monotonic() + _WAIT_SECONDS
         while sequence in self._flights and time.monotonic() < deadline:
             self._listen(_WAIT_SECONDS)
-        return len(self._flights) < self._limit
+        return len(self._flights) < self._slots.limit
 
 
 def introduce(

@@ -16,6 +16,7 @@ from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.training.collecting import collector_paused
+from holdfast.training.leaves import leaves
 from holdfast.training.ways import Outcome, Way
 
 FIRST_PAUSE_SECONDS = 5.0
@@ -207,7 +208,9 @@ class Saver:
         for save in asked:
             save._wait = self._wait_for(save)
         try:
-            self._way.submit(draft, [s.tag for s in asked if s.tag], urgent=loud or insist)
+            self._way.submit(
+                draft, [s.tag for s in asked if s.tag], urgent=loud or insist, versions=self._versions()
+            )
         except BaseException:
             del self._open[draft.sequence]
             raise
@@ -239,6 +242,17 @@ class Saver:
         deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
         while self._open and (left := deadline - time.monotonic()) > 0:
             self._settle(self._way.outcomes(min(left, LONGEST_WAIT_SECONDS)))
+
+    def before_step(self) -> None:
+        """An optimizer is about to step."""
+        self._way.before_step()
+
+    def _versions(self) -> dict[int, Callable[[], int]]:
+        values = leaves(self._state)
+        found: dict[int, Callable[[], int]] = {}
+        for framework in registry.active():
+            found |= framework.changed_by_steps_only(values)
+        return found
 
     def close(self) -> None:
         """Let go of what makes drafts durable."""

@@ -64,7 +64,7 @@ class Session:
         self._reports = Reports(options.keep, self.warn)
         self._told_of_gradients = False
         self._saved_step = self._saved_epoch = 0
-        self._watch = StepWatch(state)
+        self._watch = StepWatch(state, self._before_step)
         self._turns = 0
         self.loops = Loops(self, self._data_seed())
         self.restored: Restored | None = None
@@ -188,6 +188,10 @@ class Session:
         self._turns += 1
         self._watch.turn()
         self._triggers.guard_workers()
+
+    def _before_step(self) -> None:
+        if os.getpid() == self._pid:
+            self._saver.before_step()
 
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()

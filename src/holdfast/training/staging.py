@@ -1,10 +1,15 @@
-"""Copying a snapshot into shared memory, by threads that hold Python up as little as can be."""
+"""Copying a snapshot into shared memory, by threads that hold Python up as little as can be.
+
+What only an optimizer's step changes is copied behind the forward and backward pass: the fence. The
+next step waits for what is left. Everything else is copied before training goes on.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from holdfast.domain.tensors import TensorSource
@@ -16,42 +21,145 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-PIECE_BYTES = 16 * 1024 * 1024
+Versions = Mapping[int, Callable[[], int]]
+"""Address of memory that only a step changes → its version, which most other changes move."""
+PIECE_BYTES = 8 * 1024 * 1024
+SAMPLE_BYTES = 1024
 GATHERED = 1000
 """Buffers that one system call takes; Linux allows 1024."""
-COPIERS = 2
 
 
-def stage(sources: Mapping[str, TensorSource], places: Mapping[str, Place], slot: Slot) -> None:
-    """Copy every tensor to its place in the slot; on return the live ones may change again."""
+class Fence:
+    """Copies that are made while training goes on, up to the optimizer's next step.
+
+    Parameters
+    ----------
+    pieces : sequence of (target, source)
+        What to copy, or (``compare``) what must still be the same.
+    versions : sequence of callable
+        Of every tensor that the pieces are of.
+    samples : sequence of (target, bytes)
+        Some of the bytes as they were when the fence opened: that the copy must agree.
+    compare : bool
+        The copies are made already: see whether the live bytes are still those.
+    """
+
+    def __init__(
+        self,
+        pieces: Sequence[tuple[Bytes, Bytes]],
+        versions: Sequence[Callable[[], int]] = (),
+        samples: Sequence[tuple[Bytes, Bytes]] = (),
+        *,
+        compare: bool = False,
+    ) -> None:
+        self._left = deque(pieces)
+        self._work = _same if compare else _copied
+        self._versions = [(version, version()) for version in versions]
+        self._samples = samples
+        self._failed = False
+        self._helper: threading.Thread | None = None
+        if not compare:  # what is compared too early proves nothing
+            self._help()
+
+    def _help(self) -> None:
+        if self._left:
+            self._helper = threading.Thread(target=self._do_all, daemon=True)
+            self._helper.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether closing takes no time."""
+        return not self._left and (self._helper is None or not self._helper.is_alive())
+
+    def close(self) -> bool:
+        """Do what is left, here and in the helping thread; whether every tensor stayed as it was."""
+        if self._helper is None:
+            self._help()
+        self._do_all()
+        if self._helper is not None:
+            self._helper.join()
+        untouched = all(version() == before for version, before in self._versions)
+        return not self._failed and untouched and all(_same(*sample) for sample in self._samples)
+
+    def _do_all(self) -> None:
+        while True:
+            try:
+                target, source = self._left.popleft()
+            except IndexError:
+                return
+            if not self._work(target, source):
+                self._failed = True
+
+
+def _copied(target: Bytes, source: Bytes) -> bool:
+    import numpy as np
+
+    np.copyto(target, source)  # releases the GIL
+    return True
+
+
+def _same(target: Bytes, source: Bytes) -> bool:
+    import numpy as np
+
+    return bool(np.array_equal(target, source))
+
+
+def stage(
+    sources: Mapping[str, TensorSource],
+    places: Mapping[str, Place],
+    slot: Slot,
+    versions: Versions,
+    *,
+    compare: bool,
+) -> Fence:
+    """Copy to the slot at once what may change in the next moment, and begin to copy the rest.
+
+    Parameters
+    ----------
+    versions : mapping
+        Says what may be copied behind the fence.
+    compare : bool
+        Copy all of it at once, and have the fence compare.
+
+    Returns
+    -------
+    Fence
+        Until it is closed the snapshot is not complete.
+    """
     small: list[tuple[int, Bytes]] = []
-    pieces: list[tuple[Bytes, Bytes]] = []
+    now: list[tuple[Bytes, Bytes]] = []
+    later: list[tuple[Bytes, Bytes]] = []
+    watched: list[Callable[[], int]] = []
+    samples: list[tuple[Bytes, Bytes]] = []
     for name, source in sources.items():
         place = places[name]
         data = source.read()
         if len(data) < SMALL_BYTES:
             small.append((place.offset, data))
+            continue
+        target = slot.memory[place.offset : place.offset + len(data)]
+        pieces = _cut(target, data)
+        version = versions.get(data.__array_interface__["data"][0])
+        if version is None:
+            now += pieces
         else:
-            pieces += _cut(slot.memory[place.offset : place.offset + len(data)], data)
-    _copy(pieces)
+            watched.append(version)
+            later += pieces
+            samples.append(_sampled(target, data, place.offset))
+    Fence(now + later if compare else now).close()
     _gather(slot, small)
+    return Fence(later, watched, samples, compare=compare)
+
+
+def _sampled(target: Bytes, data: Bytes, seed: int) -> tuple[Bytes, Bytes]:
+    """A few bytes from somewhere in a tensor; the same place in it at every save, another in each."""
+    start = seed * 2654435761 % (len(data) - SAMPLE_BYTES)  # Knuth's multiplicative hash
+    return target[start : start + SAMPLE_BYTES], data[start : start + SAMPLE_BYTES].copy()
 
 
 def _cut(target: Bytes, data: Bytes) -> Iterator[tuple[Bytes, Bytes]]:
     for start in range(0, len(data), PIECE_BYTES):
         yield target[start : start + PIECE_BYTES], data[start : start + PIECE_BYTES]
-
-
-def _copy(pieces: Sequence[tuple[Bytes, Bytes]]) -> None:
-    import numpy as np
-
-    if sum(len(data) for _, data in pieces) <= PIECE_BYTES:
-        for target, data in pieces:
-            np.copyto(target, data)
-        return
-    with ThreadPoolExecutor(COPIERS) as pool:
-        for _ in pool.map(lambda piece: np.copyto(*piece), pieces):
-            pass
 
 
 def _gather(slot: Slot, small: Sequence[tuple[int, Bytes]]) -> None:

@@ -20,6 +20,8 @@ class StepWatch:
     ----------
     state : mapping
         The user's; optimizers may come and go.
+    before_step : callable
+        Called before each step of any.
 
     Attributes
     ----------
@@ -28,8 +30,9 @@ class StepWatch:
         waited for no more.
     """
 
-    def __init__(self, state: Mapping[str, Any]) -> None:
+    def __init__(self, state: Mapping[str, Any], before_step: Callable[[], None]) -> None:
         self._state = state
+        self._before_step = before_step
         self._stepped: set[int] = set()
         self._watched: list[Any] = []
         self._undos: list[Callable[[], None]] = []
@@ -44,7 +47,7 @@ class StepWatch:
         self._watched = self._candidates()
         for value in self._watched:
             stepped = partial(self._stepped.add, id(value))
-            self._undos += [f.watch_steps([value], stepped) for f in registry.active()]
+            self._undos += [f.watch_steps([value], stepped, self._before_step) for f in registry.active()]
 
     def end(self) -> None:
         """Leave the optimizers as they were."""

@@ -13,6 +13,7 @@ from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError
 from holdfast.repository.commit import Draft
 from holdfast.repository.persisting import Persister
+from holdfast.training.staging import Versions
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,16 +57,25 @@ class Way(Protocol):
         """Whether a draft that can be done without would be welcome now."""
         ...
 
-    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool) -> None:
-        """Take the draft; on return the live state may change again.
+    def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool, versions: Versions) -> None:
+        """Take the draft; on return the live state may change again, but for what ``versions`` knows.
 
-        An ``urgent`` one, which somebody asked for, never makes room for a newer one.
+        Parameters
+        ----------
+        urgent : bool
+            Somebody asked for it: it never makes room for a newer one.
+        versions : mapping
+            Memory that only an optimizer's step changes: it is left alone until `before_step`.
 
         Raises
         ------
         UnsupportedError
             Something in it cannot be kept exactly; nothing was taken.
         """
+        ...
+
+    def before_step(self) -> None:
+        """An optimizer is about to step: copy what is left of a draft."""
         ...
 
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
@@ -93,7 +103,13 @@ class Blocking:
         return True
 
     def submit(
-        self, draft: Draft, tags: Sequence[str], *, urgent: bool, details: Details | None = None
+        self,
+        draft: Draft,
+        tags: Sequence[str],
+        *,
+        urgent: bool,
+        versions: Versions | None = None,
+        details: Details | None = None,
     ) -> None:
         started = time.monotonic()
         try:
@@ -113,6 +129,9 @@ class Blocking:
                 burden_seconds=time.monotonic() - started,
             )
         )
+
+    def before_step(self) -> None:
+        """Nothing is left to copy."""
 
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
         decided, self._outcomes = self._outcomes, []

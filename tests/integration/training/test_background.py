@@ -29,7 +29,7 @@ from tests.integration.training.launching import (
 
 import holdfast
 from agents import agent_of, agents_of, stop_agent
-from holdfast.training import background, saving
+from holdfast.training import background, saving, slots
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -299,7 +299,7 @@ def test_a_fault_stops_the_run_where_that_is_wanted(tmp_path: Path) -> None:
 def test_too_little_memory_is_said_once_and_costs_no_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
-    monkeypatch.setattr(background, "SPARE_BYTES", 1 << 60)
+    monkeypatch.setattr(slots, "SPARE_BYTES", 1 << 60)
     count(tmp_path, save="every 1 step", keep="all")
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert capsys.readouterr().err.count("needs 4 MB of memory, which is not there") == 1

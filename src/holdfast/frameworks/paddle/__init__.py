@@ -12,7 +12,7 @@ from paddle.optimizer.lr import LRScheduler
 from holdfast.domain.tensors import TensorSource, TensorSpec, TensorTarget
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import ComponentAdapter, Environment, LoadWalk, PositionedLoader
-from holdfast.frameworks.paddle import environment, rng, sparse, stepping, tensors
+from holdfast.frameworks.paddle import environment, fencing, rng, sparse, stepping, tensors
 from holdfast.frameworks.paddle.imported import IMPORTERS as IMPORTERS
 from holdfast.frameworks.paddle.layers import LayerAdapter
 from holdfast.frameworks.paddle.optimizers import OptimizerAdapter
@@ -78,8 +78,16 @@ class PaddleFramework:
 
         return positioned(value)
 
-    def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
-        return stepping.watch_steps(values, on_step)
+    def watch_steps(
+        self,
+        values: Iterable[object],
+        on_step: Callable[[], None],
+        before_step: Callable[[], None] | None = None,
+    ) -> Callable[[], None]:
+        return stepping.watch_steps(values, on_step, before_step)
+
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+        return fencing.changed_by_steps_only(values)
 
     def has_gradients(self, values: Iterable[object]) -> bool:
         return stepping.has_gradients(values)

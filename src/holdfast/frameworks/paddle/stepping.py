@@ -13,9 +13,11 @@ _ENTRIES = ("step", "minimize", "_apply_optimize")
 """Every way into an update; each may call the next."""
 
 
-def watch_steps(values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
-    """Call ``on_step`` after each update of the optimizers among ``values``; returns the undo."""
-    undos = [_watch(value, on_step) for value in values if is_optimizer(value)]
+def watch_steps(
+    values: Iterable[object], on_step: Callable[[], None], before_step: Callable[[], None] | None = None
+) -> Callable[[], None]:
+    """Call these around each update of the optimizers among ``values``; returns the undo."""
+    undos = [_watch(value, on_step, before_step) for value in values if is_optimizer(value)]
 
     def undo() -> None:
         for one in undos:
@@ -42,13 +44,17 @@ def _has_gradient(tensor: Any) -> bool:
     return any(g is not None and (g.is_selected_rows() or tensors.Source(g).read().any()) for g in found)
 
 
-def _watch(optimizer: Any, on_step: Callable[[], None]) -> Callable[[], None]:
+def _watch(
+    optimizer: Any, on_step: Callable[[], None], before_step: Callable[[], None] | None
+) -> Callable[[], None]:
     depth = 0
 
     def wrap(entry: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(entry)
         def watched(*args: Any, **kwargs: Any) -> Any:
             nonlocal depth
+            if depth == 0 and before_step is not None:
+                before_step()
             depth += 1
             try:
                 result = entry(*args, **kwargs)

@@ -13,6 +13,7 @@ from holdfast.domain.tensors import TensorSource, TensorSpec, TensorTarget
 from holdfast.frameworks.base import ComponentAdapter, Environment, PositionedLoader
 from holdfast.frameworks.torch import gradients, rng, sparse, tensors
 from holdfast.frameworks.torch.environment import environment
+from holdfast.frameworks.torch.fencing import changed_by_steps_only
 from holdfast.frameworks.torch.imported import IMPORTERS as IMPORTERS
 from holdfast.frameworks.torch.modules import ModuleAdapter
 from holdfast.frameworks.torch.optimizers import OptimizerAdapter
@@ -71,18 +72,32 @@ class TorchFramework:
 
         return positioned(value)
 
-    def watch_steps(self, values: Iterable[object], on_step: Callable[[], None]) -> Callable[[], None]:
+    def watch_steps(
+        self,
+        values: Iterable[object],
+        on_step: Callable[[], None],
+        before_step: Callable[[], None] | None = None,
+    ) -> Callable[[], None]:
         def stepped(optimizer: Optimizer, *_: Any) -> None:
             gradients.spend(optimizer)
             on_step()
 
-        handles = [o.register_step_post_hook(stepped) for o in _optimizers(values)]
+        def steps(*_: Any) -> None:
+            if before_step is not None:
+                before_step()
+
+        optimizers = list(_optimizers(values))
+        handles = [o.register_step_post_hook(stepped) for o in optimizers]
+        handles += [o.register_step_pre_hook(steps) for o in optimizers]
 
         def undo() -> None:
             for handle in handles:
                 handle.remove()
 
         return undo
+
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+        return changed_by_steps_only(values)
 
     def has_gradients(self, values: Iterable[object]) -> bool:
         groups = (group for optimizer in _optimizers(values) for group in optimizer.param_groups)

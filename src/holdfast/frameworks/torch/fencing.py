@@ -1,0 +1,60 @@
+"""Which tensors nothing but an optimizer's step changes: they may be copied while training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+WORTH_BYTES = 64 * 1024
+"""A smaller tensor is copied faster than it is looked up."""
+
+
+def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], int]]:
+    """Large tensors that only ``step()`` of torch's own optimizers changes, on the host and dense.
+
+    Left out is what a forward pass changes: the weights of an embedding with ``max_norm``.
+
+    Returns
+    -------
+    dict[int, callable]
+        Address of the memory → a function that gives the tensor's version, which most changes
+        by others move.
+    """
+    values = list(values)
+    renormed = {id(weight) for value in values for weight in _renormed(value)}
+    found: dict[int, Callable[[], int]] = {}
+    for value in values:
+        if isinstance(value, Optimizer) and type(value).__module__.startswith("torch.optim"):
+            for tensor in _tensors(value):
+                if id(tensor) not in renormed and _is_worth_it(tensor):
+                    found[tensor.data_ptr()] = partial(_version, tensor)
+    return found
+
+
+def _tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    for group in optimizer.param_groups:
+        yield from group["params"]
+    for state in optimizer.state.values():
+        if isinstance(state, dict):
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+def _is_worth_it(tensor: torch.Tensor) -> bool:
+    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    return dense and tensor.nbytes >= WORTH_BYTES and not tensor.is_inference()
+
+
+def _renormed(value: object) -> Iterator[Any]:
+    if isinstance(value, torch.nn.Module):
+        for module in value.modules():
+            if getattr(module, "max_norm", None) is not None:
+                yield from module.parameters(recurse=False)
+
+
+def _version(tensor: Any) -> int:
+    version: int = tensor._version
+    return version

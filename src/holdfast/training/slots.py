@@ -1,0 +1,77 @@
+"""The memory that an attempt's snapshots take: made when needed, used again, bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+
+from holdfast.node.arena import Slot
+from holdfast.node.memory import SPARE_BYTES, available_bytes
+
+IN_FLIGHT = 2
+_STEP_BYTES = 2 * 1024 * 1024
+
+
+class Slots:
+    """Slots by number.
+
+    Parameters
+    ----------
+    on_new : callable
+        Called with number and slot of each that is made.
+
+    Attributes
+    ----------
+    limit : int
+        How many there may be: `IN_FLIGHT`, or fewer where memory lacks.
+    """
+
+    def __init__(self, on_new: Callable[[int, Slot], None]) -> None:
+        self._on_new = on_new
+        self._slots: list[Slot] = []
+        self.limit = IN_FLIGHT
+
+    def __getitem__(self, number: int) -> Slot:
+        return self._slots[number]
+
+    def __iter__(self) -> Iterator[tuple[int, Slot]]:
+        return iter(enumerate(self._slots))
+
+    def take(self, busy: Collection[int], need_bytes: int) -> int | None:
+        """A slot of this size that is not busy; None if one has to become free first.
+
+        Raises
+        ------
+        MemoryError
+            There is no memory for even one; says how many bytes it takes.
+        """
+        free = [number for number, _ in self if number not in busy]
+        fitting = [number for number in free if self._slots[number].size_bytes >= need_bytes]
+        if fitting:
+            return fitting[0]
+        if not free and len(self._slots) >= self.limit:
+            return None
+        number = free[0] if free else len(self._slots)
+        room_bytes = (need_bytes // _STEP_BYTES + 2) * _STEP_BYTES  # records grow: so does the room, ahead
+        if free:
+            self._slots[number].close()
+        slot = _created(room_bytes)
+        if slot is not None:
+            self._slots[number:] = [slot, *self._slots[number + 1 :]]
+            self._on_new(number, slot)
+            return number
+        if not busy:
+            raise MemoryError(room_bytes)
+        self.limit = max(len(busy), 1)  # fewer saves at once will do
+        return None
+
+    def close(self) -> None:
+        """Let go of all of them."""
+        for slot in self._slots:
+            slot.close()
+
+
+def _created(size_bytes: int) -> Slot | None:
+    try:
+        return Slot.create(size_bytes) if available_bytes() >= size_bytes + SPARE_BYTES else None
+    except OSError:
+        return None
