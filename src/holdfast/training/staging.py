@@ -153,7 +153,7 @@ def stage(
 
 def _sampled(target: Bytes, data: Bytes, seed: int) -> tuple[Bytes, Bytes]:
     """A few bytes from somewhere in a tensor; the same place in it at every save, another in each."""
-    start = seed * 2654435761 % (len(data) - SAMPLE_BYTES)  # Knuth's multiplicative hash
+    start = seed * 2654435761 % max(len(data) - SAMPLE_BYTES, 1)  # Knuth's multiplicative hash
     return target[start : start + SAMPLE_BYTES], data[start : start + SAMPLE_BYTES].copy()
 
 

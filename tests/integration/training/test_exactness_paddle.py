@@ -33,7 +33,9 @@ def warm(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.mark.timeout(240)
 @pytest.mark.parametrize("case", CASES, ids="-".join)
-def test_killed_twice_it_ends_as_if_nothing_had_happened(case: tuple[str, ...], tmp_path: Path) -> None:
+def test_killed_twice_it_ends_as_if_nothing_had_happened(
+    case: tuple[str, ...], tmp_path: Path, saving: str
+) -> None:
     chance = random.Random("-".join(case))
     model, optimizer, scheduler, loader = case
     script = functools.partial(
