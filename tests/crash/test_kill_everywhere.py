@@ -84,3 +84,11 @@ def test_a_failing_system_call_is_an_error_and_nothing_more(
     result = run_program("crash_failing.py", tmp_path, scenario, features, calls)
     assert result["tried"] >= least
     assert result["failed"] >= result["tried"] / 3
+
+
+@pytest.mark.parametrize(("who", "parts", "part", "least"), [("trainer", 4, 1, 40), ("agent", 24, 5, 25)])
+def test_trainer_or_agent_killed_at_any_system_call_of_a_background_save(
+    tmp_path: Path, who: str, parts: int, part: int, least: int
+) -> None:
+    result = run_program("crash_background.py", tmp_path, who, str(part), str(parts))
+    assert result["tried"] >= least
