@@ -171,6 +171,7 @@ def _repository(repository: Repository) -> Iterator[Check]:
     yield Check("ok", "repository", counted)
     for run in runs:
         yield from _attempts(run)
+        yield from _snapshots(run)
     damaged = len({record.pack for record in read_damage(repository.storage)})
     if damaged:
         packs = text.several(damaged, "pack")
@@ -179,6 +180,23 @@ def _repository(repository: Repository) -> Iterator[Check]:
     if rejected:
         told = text.several(rejected, "checkpoint")
         yield Check("note", "repository", f"{told} rejected as damaged: 'holdfast repair' may mend them.")
+
+
+def _snapshots(run: Any) -> Iterator[Check]:
+    """Whether a run could save in the background, by the size of its last checkpoint."""
+    from holdfast.errors import HoldfastError
+    from holdfast.node.memory import available_bytes
+
+    try:
+        latest = run.latest()
+        copy_bytes = run.summary(latest).size_bytes if latest is not None else 0
+    except HoldfastError:
+        return  # said by another check
+    if 2 * copy_bytes > available_bytes():
+        need = (
+            f"Saves in the background take up to 2 x {text.size(copy_bytes)} of memory, more than there is."
+        )
+        yield Check("note", f"run {run.name}", f"{need} They would be one at a time, or hold up training.")
 
 
 def _attempts(run: Any) -> Iterator[Check]:
