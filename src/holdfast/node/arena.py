@@ -55,7 +55,9 @@ class Slot:
         self.descriptor = descriptor
         self._closing = weakref.finalize(self, os.close, descriptor)
         self.size_bytes = os.fstat(descriptor).st_size
-        mapped = mmap.mmap(descriptor, self.size_bytes)
+        # all of it now: mapping page by page would make the first copy several times as long
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        mapped = mmap.mmap(descriptor, self.size_bytes, flags=flags)
         with suppress(AttributeError, OSError):  # a forked data worker must not keep it alive
             mapped.madvise(mmap.MADV_DONTFORK)
         self.memory: Bytes = np.frombuffer(mapped, np.uint8)
