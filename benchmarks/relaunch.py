@@ -29,7 +29,7 @@ def relaunch(size: str, folder: Path) -> dict[str, Any]:
     killed = _launch(size, folder, until_step=KILLED_STEP)
     again = _launch(size, folder, until_step=None)
     own = again["built"] - again["begun"]
-    first = min(step for step in again["steps"])
+    first = min(again["steps"])
     return {
         "kill_to_step": again["steps"][first] - killed["killed"] - own,
         "kill_to_restored": again["restored"] - killed["killed"] - own,
@@ -50,8 +50,8 @@ def _launch(size: str, folder: Path, *, until_step: int | None) -> dict[str, Any
         try:
             _follow(trainee, seen, until_step)
         finally:
-            trainee.send_signal(signal.SIGKILL)
             seen["killed"] = time.monotonic()
+            trainee.send_signal(signal.SIGKILL)
     return seen
 
 

@@ -10,7 +10,8 @@ EVERY = 2
 
 
 def main() -> None:
-    from training_model import SHAPES, Trainer
+    from sizes import SHAPES
+    from training_model import Trainer
 
     from holdfast import Checkpointer, every
 

@@ -13,13 +13,15 @@ import os
 import shutil
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from limit import Limit
 from measure import settle
+from sizes import SHAPES, Shape
 from training_figures import EVERY
-from training_model import SHAPES, Shape, Trainer
+from training_model import Trainer
 from training_ways import WAYS, Way
 
 WARM_STEPS = 6
@@ -78,7 +80,7 @@ class Training:
         settle()
         try:
             turn = self._turn(name, folder, last=rotation == self._rotations - 1)
-        except Exception as error:  # noqa: BLE001 - whatever its reason
+        except Exception as error:
             self._failed[name] = f"{type(error).__name__}: {error}"
             print(f"  {name} FAILED: {self._failed[name]}", flush=True)
             return
@@ -125,18 +127,28 @@ def train(trainer: Trainer, way: Way, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _divert_chatter(log: Path) -> None:
-    """Processes that ways start log each save to standard error; errors are still shown."""
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+def _divert_errors(log: Path) -> None:
+    """Ways and the processes they start tell of each save on standard error."""
     with log.open("w") as opened:
         os.dup2(opened.fileno(), 2)
 
 
+def _warnings(log: Path) -> list[str]:
+    return [line for line in log.read_text().splitlines() if "WARNING" in line]
+
+
 def main() -> None:
     size, rotations, folder, result = sys.argv[1:5]
-    shape = SHAPES[size]
-    _divert_chatter(Path(folder) / "chatter.log")
-    measured = Training(shape, Path(folder), int(rotations) or shape.rotations).measure()
+    log, shape = Path(folder) / "errors.log", SHAPES[size]
+    _divert_errors(log)
+    try:
+        measured = Training(shape, Path(folder), int(rotations) or shape.rotations).measure()
+    except BaseException:
+        print(log.read_text(), traceback.format_exc(), flush=True)
+        raise
+    measured["warnings"] = _warnings(log)
+    for warning in measured["warnings"]:
+        print(f"  {warning}", flush=True)
     Path(result).write_text(json.dumps(measured))
 
 

@@ -93,3 +93,7 @@ def _rarely(turns: list[Turn], baseline: list[Turn]) -> float | None:
     measured = [turn["rarely"] for turn in turns if "rarely" in turn]
     beside = [turn["rarely"] for turn in baseline if "rarely" in turn]
     return median(map(_kept, measured, beside)) if measured and beside else None
+
+
+def relaunch_figures(relaunches: list[dict[str, float]]) -> dict[str, float]:
+    return {name: median(one[name] for one in relaunches) for name in relaunches[0]}

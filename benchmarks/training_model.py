@@ -4,45 +4,15 @@ from __future__ import annotations
 
 import sysconfig
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from sizes import Shape
 from torch import nn
 from torch.nn import functional
 
 TEXT_BYTES = 8_000_000
 VALUES = 256
-
-
-class Shape(NamedTuple):
-    """Of a model and its batches, and how long it is trained in a benchmark.
-
-    Attributes
-    ----------
-    batch, context : int
-        Chosen so that forward and backward last longer than a copy of the state in memory.
-    rotations : int
-        How often every contender has its turn.
-    segment_steps : int
-        Steps of a turn, with a save every ten.
-    long_steps : int
-        Steps of a last turn with one save; 0 where that would take too long.
-    """
-
-    width: int
-    layers: int
-    batch: int
-    context: int
-    rotations: int
-    segment_steps: int
-    long_steps: int
-
-
-SHAPES = {
-    "10MB": Shape(128, 4, batch=2, context=128, rotations=3, segment_steps=60, long_steps=100),
-    "150MB": Shape(512, 4, batch=1, context=128, rotations=2, segment_steps=30, long_steps=100),
-    "1.5GB": Shape(1024, 10, batch=1, context=128, rotations=2, segment_steps=20, long_steps=0),
-}
 
 
 class Model(nn.Module):

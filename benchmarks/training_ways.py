@@ -229,6 +229,6 @@ WAYS: dict[str, type[Way]] = {
     "torch.save, fsync": TorchSave,
     "DCP save": Dcp,
     "DCP async_save, thread": DcpAsync,
-    "DCP async_save, thread, staged behind": DcpAsyncBehind,
+    "DCP async_save, behind": DcpAsyncBehind,
     "DCP async_save, process": DcpAsyncProcess,
 }
