@@ -14,8 +14,9 @@ OURS, THEIRS, LIMIT, QUICK = "#1b6ca8", "#b9bec6", "#e07a3f", "#dfe2e7"
 _LEGENDS = {
     "stall": "seconds: bar p50, line to p99; orange: memcpy of as much",
     "durable": "seconds, median; orange: O_DIRECT write of as much",
-    "often_computed": "of that without saving; orange: all of it",
+    "often_computed": "of that of the same turn's steps without saving; orange: all of it",
 }
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 _TITLES = {"torch": "PyTorch", "paddle": "PaddlePaddle"}
 
 
@@ -68,8 +69,8 @@ def _ways(
             end = max(end, one["stall_p99"])
             axis.plot([one[what], end], [row, row], color="black", lw=1)
         text = f"{one[what]:.1%}" if what.startswith("often") else f"{one[what]:.3f} s"
-        axis.text(max(end, 0) + 0.012 * longest, row, text, va="center", fontsize=9)
-    axis.axvline(limit, color=LIMIT, lw=1.5)
+        axis.text(max(end, 0) + 0.012 * longest, row, text, va="center", fontsize=9, bbox=_PAPER)
+    axis.axvline(limit, color=LIMIT, lw=1.5, zorder=0)
     axis.set_yticks(range(len(ways)), list(ways) if named else [""] * len(ways))
     axis.invert_yaxis()
     axis.set_xlim(min(0, *values), longest * 1.28)

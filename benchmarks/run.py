@@ -2,7 +2,7 @@
 is saved, and small things.
 
     python benchmarks/run.py [--quick] [--only torch paddle memory training small] [--repetitions N]
-                             [--sizes 10MB 150MB 1.5GB] [--rotations N] [--folder PATH]
+                             [--sizes 10MB 150MB 1.5GB] [--rotations N] [--long] [--folder PATH]
 
 Writes results.json and charts to benchmarks/out. Everything else it makes lies in a temporary
 folder there, or in --folder, which decides the disk that is measured, and is removed.
@@ -58,6 +58,7 @@ def _options() -> argparse.Namespace:
         "--sizes", nargs="+", choices=SHAPES, default=["150MB"], metavar="SIZE", help=str([*SHAPES])
     )
     parser.add_argument("--rotations", type=int, default=0, help="turns of each way of saving while training")
+    parser.add_argument("--long", action="store_true", help="train a hundred steps with one save, too")
     parser.add_argument("--checkpoints", type=int, help="of the repository that is listed (5000, or 500)")
     parser.add_argument(
         "--folder", type=Path, default=HERE / "out", help="where to measure: decides the disk"
@@ -102,7 +103,7 @@ def _training(
     from training_figures import relaunch_figures, training_figures
 
     print(f"training, {size}: stalls, durability, throughput", flush=True)
-    raw = _in_process(folder, "training.py", size, str(options.rotations))
+    raw = _in_process(folder, "training.py", size, str(options.rotations), str(int(options.long)))
     raw |= _in_process(folder, "relaunch.py", size, str(RELAUNCHES))
     results["raw"].setdefault("training", {})[size] = raw
     return training_figures(raw) | {"relaunch": relaunch_figures(raw["relaunches"])}

@@ -29,8 +29,8 @@ class Shape(NamedTuple):
         How often every contender has its turn.
     segment_steps : int
         Steps of a turn, with a save every ten.
-    long_steps : int
-        Steps of a last turn with one save; 0 where that would take too long.
+    long_turn : bool
+        Whether the last turn goes on for a hundred steps with one save, even if nobody asks for it.
     """
 
     width: int
@@ -39,11 +39,11 @@ class Shape(NamedTuple):
     context: int
     rotations: int
     segment_steps: int
-    long_steps: int
+    long_turn: bool
 
 
 SHAPES = {
-    "10MB": Shape(128, 4, batch=2, context=128, rotations=3, segment_steps=60, long_steps=100),
-    "150MB": Shape(512, 4, batch=1, context=128, rotations=2, segment_steps=30, long_steps=100),
-    "1.5GB": Shape(1024, 10, batch=1, context=128, rotations=2, segment_steps=20, long_steps=0),
+    "10MB": Shape(128, 4, batch=2, context=128, rotations=3, segment_steps=60, long_turn=True),
+    "150MB": Shape(512, 4, batch=1, context=128, rotations=3, segment_steps=30, long_turn=False),
+    "1.5GB": Shape(1024, 10, batch=1, context=128, rotations=2, segment_steps=20, long_turn=False),
 }

@@ -1,9 +1,9 @@
-"""Training while it is saved, in one process: python training.py SIZE ROTATIONS FOLDER RESULT.json
+"""Training while it is saved, in one process: python training.py SIZE ROTATIONS LONG FOLDER RESULT.json
 
 Every rotation measures the limit and then gives each way of saving its turn, in an order that
 rotates. A turn is some steps with a save every ten, after two saves that are not counted: the first
-ones take memory, start processes and prove what may be copied behind the next step. A last turn of
-each has one save in a hundred steps.
+ones take memory, start processes and prove what may be copied behind the next step. Where LONG is 1,
+or the size is small, the last turn of each goes on with one save in a hundred steps.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from limit import Limit
 from measure import settle
 from sizes import SHAPES, Shape
-from training_figures import EVERY
+from training_figures import EVERY, RARELY
 from training_model import Trainer
 from training_ways import WAYS, Way
 
@@ -44,13 +44,14 @@ def plan(steps: int, every: int) -> Plan:
 class Training:
     """The turns of one size, and what they gave."""
 
-    def __init__(self, shape: Shape, folder: Path, rotations: int) -> None:
+    def __init__(self, shape: Shape, folder: Path, rotations: int, *, long: bool) -> None:
         self._shape = shape
         self._folder = folder
         self._trainer = Trainer(shape)
         self._trainer.learn()
         self._trainer.step()
-        self._rotations = rotations
+        self._rotations = rotations or shape.rotations
+        self._long = long or shape.long_turn
         self._state_bytes = sum(tensor.nbytes for tensor in self._trainer.tensors)
         self._turns: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
         self._failed: dict[str, str] = {}
@@ -94,10 +95,8 @@ class Training:
         with WAYS[name](self._trainer, folder) as way:
             turn = {"first": train(self._trainer, way, Plan(WARM_STEPS, WARM_SAVES))}
             turn["often"] = train(self._trainer, way, plan(self._shape.segment_steps, EVERY))
-            if last and self._shape.long_steps:
-                turn["rarely"] = train(
-                    self._trainer, way, plan(self._shape.long_steps, self._shape.long_steps)
-                )
+            if last and self._long:
+                turn["rarely"] = train(self._trainer, way, plan(RARELY, RARELY))
         return turn
 
 
@@ -138,11 +137,12 @@ def _warnings(log: Path) -> list[str]:
 
 
 def main() -> None:
-    size, rotations, folder, result = sys.argv[1:5]
-    log, shape = Path(folder) / "errors.log", SHAPES[size]
+    size, rotations, long, folder, result = sys.argv[1:6]
+    log = Path(folder) / "errors.log"
     _divert_errors(log)
     try:
-        measured = Training(shape, Path(folder), int(rotations) or shape.rotations).measure()
+        training = Training(SHAPES[size], Path(folder), int(rotations), long=long == "1")
+        measured = training.measure()
     except BaseException:
         print(log.read_text(), traceback.format_exc(), flush=True)
         raise
