@@ -6,12 +6,13 @@ A way is told before each optimizer step and after it. What it does in there hol
 from __future__ import annotations
 
 import os
+import threading
 import time
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -148,11 +149,6 @@ class Dcp(Way):
             self.durable_seconds.append(time.perf_counter() - started)
 
 
-class _Started(NamedTuple):
-    seconds: float
-    upload: Future[Any]
-
-
 class DcpAsync(Way):
     """async_save in a thread; its stager is kept, so that its memory is used again."""
 
@@ -166,6 +162,7 @@ class DcpAsync(Way):
         self._stager = DefaultStager(StagingOptions(False, shared, self.staged_behind, False))
         self._upload: Future[Any] | None = None
         self._staging: Future[Any] | None = None
+        self._noted = threading.Event()
         self._saves = 0
         return self
 
@@ -189,6 +186,7 @@ class DcpAsync(Way):
     def finish(self) -> None:
         if self._upload is not None:
             self._upload.result()
+            self._noted.wait()
             self._upload = None
 
     def _begin(self, path: Path, started: float) -> None:
@@ -203,7 +201,13 @@ class DcpAsync(Way):
             self._staging, self._upload = begun.staging_completion, begun.upload_completion
         else:
             self._upload = begun
-        self._upload.add_done_callback(lambda _: self.durable_seconds.append(time.perf_counter() - started))
+        self._noted.clear()
+        self._upload.add_done_callback(lambda _: self._note(started))
+
+    def _note(self, started: float) -> None:
+        """In the thread that saves."""
+        self.durable_seconds.append(time.perf_counter() - started)
+        self._noted.set()
 
 
 class DcpAsyncBehind(DcpAsync):
