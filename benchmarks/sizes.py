@@ -44,6 +44,6 @@ class Shape(NamedTuple):
 
 SHAPES = {
     "10MB": Shape(128, 4, batch=2, context=128, rotations=3, segment_steps=60, long_turn=True),
-    "150MB": Shape(512, 4, batch=1, context=128, rotations=3, segment_steps=30, long_turn=False),
+    "150MB": Shape(512, 4, batch=1, context=128, rotations=2, segment_steps=30, long_turn=False),
     "1.5GB": Shape(1024, 10, batch=1, context=128, rotations=2, segment_steps=20, long_turn=False),
 }
