@@ -11,6 +11,12 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 OURS, THEIRS, LIMIT, QUICK = "#1b6ca8", "#b9bec6", "#e07a3f", "#dfe2e7"
+_LEGENDS = {
+    "stall": "seconds: bar p50, line to p99; orange: memcpy of as much",
+    "durable": "seconds, median; orange: O_DIRECT write of as much",
+    "often_computed": "of that of the same turn's steps without saving; orange: all of it",
+}
+_PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 _TITLES = {"torch": "PyTorch", "paddle": "PaddlePaddle"}
 
 
@@ -29,8 +35,53 @@ def draw(figures: dict[str, Any], folder: Path) -> list[Path]:
         title = f"{_TITLES[framework]}, {size}"
         _bars(left, f"{title}\nsave until durable", found, "durable", "write")
         _bars(right, "\nload (holdfast: verified)", found, "load", "read", named=False)
+    return _written(drawn, folder, "benchmark")
+
+
+def draw_training(training: dict[str, Any], folder: Path) -> list[Path]:
+    """Stalls, durability and throughput of every way of saving, a row for each size."""
+    plt.rcParams.update({"font.size": 10, "svg.hashsalt": "holdfast", "font.family": "DejaVu Sans"})
+    heights = [len(found["ways"]) + 1 for found in training.values()]
+    drawn, axes = plt.subplots(
+        len(training),
+        3,
+        figsize=(14, 0.4 + 0.52 * sum(heights)),
+        squeeze=False,
+        gridspec_kw={"height_ratios": heights},
+    )
+    for row, (size, found) in zip(axes, training.items(), strict=True):
+        ways, limit = found["ways"], found["limit"]
+        _ways(row[0], f"{size} of state: stall of training by a save", ways, "stall", limit["memcpy"])
+        _ways(row[1], "from its beginning until durable", ways, "durable", limit["write"], named=False)
+        _ways(row[2], "throughput saving every 10 steps", ways, "often_computed", 1.0, named=False)
+    return _written(drawn, folder, "training")
+
+
+def _ways(
+    axis: Any, title: str, ways: dict[str, Any], what: str, limit: float, *, named: bool = True
+) -> None:
+    values = [one[what] for one in ways.values()]
+    longest = max(limit, *values, *(one["stall_p99"] for one in ways.values() if what == "stall"))
+    for row, (name, one) in enumerate(ways.items()):
+        axis.barh(row, one[what], color=OURS if name.startswith("holdfast") else THEIRS, height=0.68)
+        end = one[what]
+        if what == "stall":
+            end = max(end, one["stall_p99"])
+            axis.plot([one[what], end], [row, row], color="black", lw=1)
+        text = f"{one[what]:.1%}" if what.startswith("often") else f"{one[what]:.3f} s"
+        axis.text(max(end, 0) + 0.012 * longest, row, text, va="center", fontsize=9, bbox=_PAPER)
+    axis.axvline(limit, color=LIMIT, lw=1.5, zorder=0)
+    axis.set_yticks(range(len(ways)), list(ways) if named else [""] * len(ways))
+    axis.invert_yaxis()
+    axis.set_xlim(min(0, *values), longest * 1.28)
+    axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
+    axis.set_xlabel(_LEGENDS[what], fontsize=8)
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+def _written(drawn: Any, folder: Path, name: str) -> list[Path]:
     drawn.tight_layout()
-    paths = [folder / "benchmark.png", folder / "benchmark.svg"]
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     for path in paths:
         drawn.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
     plt.close(drawn)

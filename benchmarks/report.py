@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from figures import TARGETS
-from rich import box
 from rich.console import Console
 from rich.table import Table
+from tables import seconds_text as _s
+from tables import table as _table
+from training_report import print_training
 
 
 def print_report(results: dict[str, Any]) -> None:
@@ -16,15 +18,10 @@ def print_report(results: dict[str, Any]) -> None:
         console.print(_contest(framework, found))
     if "memory" in results:
         console.print(_memory(results["memory"]))
+    for size, found in results.get("training", {}).items():
+        print_training(console, size, found)
     if "small" in results:
         console.print(_small(results["small"]))
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", no_wrap=True)
-    return table
 
 
 def _contest(framework: str, found: dict[str, Any]) -> Table:
@@ -68,7 +65,3 @@ def _small(small: dict[str, Any]) -> Table:
         named = f"{small['checkpoints']} checkpoints, cold: {name.replace('_', ' ')}"
         table.add_row(named, _s(seconds), _s(target) if target else "")
     return table
-
-
-def _s(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms" if seconds < 0.2 else f"{seconds:.2f} s"

@@ -1,8 +1,10 @@
-"""Side by side with the rivals: save until durable and load of a real training state, and small things.
+"""Side by side with the rivals: save until durable and load of a real training state, training while it
+is saved, and small things.
 
-    python benchmarks/run.py [--quick] [--only torch paddle memory small] [--repetitions N] [--folder PATH]
+    python benchmarks/run.py [--quick] [--only torch paddle memory training small] [--repetitions N]
+                             [--sizes 10MB 150MB 1.5GB] [--rotations N] [--long] [--folder PATH]
 
-Writes results.json and a chart to benchmarks/out. Everything else it makes lies in a temporary
+Writes results.json and charts to benchmarks/out. Everything else it makes lies in a temporary
 folder there, or in --folder, which decides the disk that is measured, and is removed.
 """
 
@@ -23,7 +25,8 @@ CONTENDERS = {
     "torch": ("holdfast", "torch.save", "safetensors", "torch.distributed.checkpoint"),
     "paddle": ("holdfast", "paddle.save"),
 }
-PARTS = ("torch", "paddle", "memory", "small")
+PARTS = ("torch", "paddle", "memory", "training", "small")
+RELAUNCHES = 3
 DISK_BYTES = {"full": 9_000_000_000, "quick": 1_500_000_000}
 
 
@@ -35,8 +38,9 @@ def main() -> None:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.folder) as folder:
         size = "quick" if options.quick else "full"
-        if shutil.disk_usage(folder).free < DISK_BYTES[size]:
-            raise SystemExit(f"{folder} has too little room: {DISK_BYTES[size] / 1e9:.1f} GB are needed.")
+        need_bytes = DISK_BYTES["full" if "1.5GB" in options.sizes else size]
+        if shutil.disk_usage(folder).free < need_bytes:
+            raise SystemExit(f"{folder} has too little room: {need_bytes / 1e9:.1f} GB are needed.")
         results = measure(Path(folder), size, options)
     results["seconds"] = time.monotonic() - started
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n")
@@ -44,10 +48,17 @@ def main() -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    from sizes import SHAPES
+
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a state of 150 MB instead of 1.5 GB")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, metavar="PART", help=str(PARTS))
     parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument(
+        "--sizes", nargs="+", choices=SHAPES, default=["150MB"], metavar="SIZE", help=str([*SHAPES])
+    )
+    parser.add_argument("--rotations", type=int, default=0, help="turns of each way of saving while training")
+    parser.add_argument("--long", action="store_true", help="train a hundred steps with one save, too")
     parser.add_argument("--checkpoints", type=int, help="of the repository that is listed (5000, or 500)")
     parser.add_argument(
         "--folder", type=Path, default=HERE / "out", help="where to measure: decides the disk"
@@ -70,6 +81,8 @@ def measure(folder: Path, size: str, options: argparse.Namespace) -> dict[str, A
     if "memory" in options.only:
         print("memory", flush=True)
         results["memory"] = {framework: _memory(folder, framework, size) for framework in CONTENDERS}
+    if "training" in options.only:
+        results["training"] = {size: _training(folder, size, options, results) for size in options.sizes}
     if "small" in options.only:
         print("small things", flush=True)
         count = options.checkpoints or (500 if size == "quick" else 5000)
@@ -82,6 +95,18 @@ def _memory(folder: Path, framework: str, size: str) -> dict[str, Any]:
         name: _in_process(folder, "contest.py", framework, size, "0", extra=[name])
         for name in CONTENDERS[framework]
     }
+
+
+def _training(
+    folder: Path, size: str, options: argparse.Namespace, results: dict[str, Any]
+) -> dict[str, Any]:
+    from training_figures import relaunch_figures, training_figures
+
+    print(f"training, {size}: stalls, durability, throughput", flush=True)
+    raw = _in_process(folder, "training.py", size, str(options.rotations), str(int(options.long)))
+    raw |= _in_process(folder, "relaunch.py", size, str(RELAUNCHES))
+    results["raw"].setdefault("training", {})[size] = raw
+    return training_figures(raw) | {"relaunch": relaunch_figures(raw["relaunches"])}
 
 
 def _in_process(folder: Path, script: str, *arguments: str, extra: list[str] | None = None) -> dict[str, Any]:
@@ -97,12 +122,13 @@ def _in_process(folder: Path, script: str, *arguments: str, extra: list[str] | N
 
 
 def _show(results: dict[str, Any], out: Path) -> None:
-    from chart import draw
+    from chart import draw, draw_training
     from report import print_report
 
     print()
     print_report(results)
     paths = draw(results["figures"], out) if results["figures"] else []
+    paths += draw_training(results["training"], out) if "training" in results else []
     written = ", ".join(str(p) for p in [out / "results.json", *paths])
     print(f"Took {results['seconds'] / 60:.1f} minutes. Written: {written}")
 
