@@ -24,7 +24,8 @@ from holdfast.node import channel, link, spawning
 from holdfast.repository.persisting import Persister
 from holdfast.repository.retaining import Retention
 from holdfast.storage.local import LocalStorage
-from holdfast.training.background import Background, introduce
+from holdfast.training.background import Background
+from holdfast.training.opening import introduce
 from tracing import Trace, run_traced
 
 SECONDS = 20.0

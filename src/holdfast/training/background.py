@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 
-from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.manifest import Details
-from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError, StorageError
-from holdfast.node import channel, link
 from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, lay_out
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError, Link
@@ -24,11 +24,8 @@ from holdfast.training.fencing import Fencing
 from holdfast.training.slots import Slots
 from holdfast.training.staging import Fence, Versions, stage
 from holdfast.training.ways import Blocking, Outcome
-from holdfast.version import __version__
 
 DEADLINE_SECONDS = 1800.0
-FORMER_SECONDS = 300.0
-"""How long a launch waits for what the one before has staged."""
 PATIENCE_DEATHS = 3
 """Agents that may die one after the other over the same snapshots before training saves by itself."""
 _WAIT_SECONDS = 0.5
@@ -82,12 +79,14 @@ class Background:
         self._warn = warn
         self._on_busy = on_busy
         self._link: Link | None = None
+        self._knows_all = False
         self._slots = Slots(lambda number, slot: self._send(NewSlot(number), slot))
         self._flights: dict[int, _Flight] = {}
         self._decided: list[Outcome] = []
         self._deaths = 0
         self._fencing = Fencing.chosen(warn)
         self._fenced: tuple[int, Fence] | None = None
+        self._completing = threading.RLock()
         self._instead: Blocking | None = None
         self._closed = False
 
@@ -114,20 +113,24 @@ class Background:
             self._instead.submit(draft, tags, urgent=urgent, details=details)
 
     def before_step(self) -> None:
-        started = time.monotonic()
-        if self._fenced is not None:
-            flight = self._flights[self._fenced[0]]
-            self._close_fence()
+        fenced, started = self._fenced, time.monotonic()
+        if fenced is None:
+            return
+        flight = self._flights.get(fenced[0])
+        self._close_fence()
+        if flight is not None:
             flight.stall_seconds += time.monotonic() - started
 
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
-        if self._fenced is not None and (wait_seconds or self._fenced[1].done):
+        if wait_seconds:
             self._close_fence()
+        self._fencing.tell()
         if self._instead is not None:
             self._decided += self._instead.outcomes()
         if not self._decided:
             self._listen(wait_seconds)
-        decided, self._decided = self._decided, []
+        with self._completing:
+            decided, self._decided = self._decided, []
         return decided
 
     def close(self) -> None:
@@ -179,36 +182,53 @@ class Background:
         staged = Staged(draft.sequence, number, tensors_bytes, len(record), tags)
         now = time.monotonic()
         self._flights[draft.sequence] = _Flight(draft, details, number, staged, urgent, now - started, now)
-        self._fenced = draft.sequence, fence
         self._is_linked(0.0)
+        self._fenced = draft.sequence, fence
         if fence.done:
-            self._close_fence()
+            self._complete()
+        else:
+            fence.begin(self._complete)
         return True
 
     def _close_fence(self) -> None:
-        """Complete the snapshot that is being copied, and hand it over."""
-        if self._fenced is None:
-            return
-        (sequence, fence), self._fenced = self._fenced, None
-        flight, compared = self._flights.get(sequence), self._fencing.compares
-        if flight is None:
-            return  # given up
-        if not self._fencing.judge(fence.close()) and not compared:
+        """Have the snapshot that is being copied complete, and handed over."""
+        fenced = self._fenced
+        if fenced is not None:
+            fenced[1].finish()
+            self._complete()
+
+    def _complete(self) -> None:
+        """Hand over what is copied; also called by the thread that copies, the moment it is done."""
+        with self._completing:
+            if self._fenced is None:
+                return
+            (sequence, fence), self._fenced = self._fenced, None
+            flight, compared = self._flights.get(sequence), self._fencing.compares
+            if flight is None:
+                return  # given up
+            if self._fencing.judge(fence.held()) or compared:
+                flight.complete = True
+                self._deliver(flight)
+                return
             del self._flights[sequence]
             error = StorageError(
                 "Parameters were changed outside of the optimizer's step while they were copied.",
                 do="From now on everything is copied before training goes on.",
             )
             self._decided.append(Outcome(sequence=sequence, error=error))
-            return
-        flight.complete = True
-        self._send(flight.staged)
+
+    def _deliver(self, flight: _Flight) -> None:
+        """Tell the agent, if it is there and alive; else it, or its successor, is told later."""
+        link = self._link
+        if link is not None and self._knows_all:
+            with suppress(ChannelClosedError):
+                link.send(flight.staged)
 
     def _take_slot(self, need_bytes: int) -> int | None:
         """A slot that is free and large enough; waits for one. None if there is no memory for any."""
         while self._instead is None:
             try:
-                number = self._slots.take({f.slot for f in self._flights.values()}, need_bytes)
+                number = self._slots.take({f.slot for f in list(self._flights.values())}, need_bytes)
             except MemoryError as lacking:
                 need = f"{lacking.args[0] / 1e6:.0f} MB of memory"
                 self._save_by_itself(f"saving in the background needs {need}, which is not there")
@@ -222,6 +242,7 @@ class Background:
 
     def start(self) -> None:
         """Start an agent now, so that the first save need not wait for it."""
+        self._knows_all = False
         parent = self._newest_durable()
         hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
         try:
@@ -231,7 +252,7 @@ class Background:
 
     def _is_linked(self, wait_seconds: float) -> bool:
         """Whether there is an agent; one that has just come to be is told everything."""
-        if self._link is None or self._link.ready:
+        if self._link is None or self._knows_all:
             return self._link is not None
         try:
             if not self._link.approach(wait_seconds):
@@ -239,11 +260,23 @@ class Background:
         except AgentUnavailableError as error:
             self._save_by_itself(f"no agent can be started ({error})")
             return False
-        for number, slot in self._slots:
-            self._send(NewSlot(number), slot)
-        for flight in [f for f in self._flights.values() if f.complete]:
-            self._send(flight.staged)
-        return self._link is not None
+        return self._tell_everything(self._link)
+
+    def _tell_everything(self, link: Link) -> bool:
+        """Tell a new agent of all slots and complete snapshots; before that it is told of none."""
+        try:
+            with self._completing:
+                for number, slot in self._slots:
+                    link.send(NewSlot(number), [slot.descriptor])
+                for flight in self._complete_flights():
+                    link.send(flight.staged)
+                self._knows_all = True
+        except ChannelClosedError:
+            self._agent_died()
+        return self._knows_all
+
+    def _complete_flights(self) -> list[_Flight]:
+        return [flight for flight in list(self._flights.values()) if flight.complete]
 
     def _newest_durable(self) -> CheckpointId | None:
         mine = self._durable()
@@ -260,7 +293,7 @@ class Background:
         return {c.sequence: c for c in own if c.kind == "full"}
 
     def _send(self, message: Message, slot: Slot | None = None) -> None:
-        if self._link is None or not self._link.ready:
+        if self._link is None or not self._knows_all:
             return  # it is told once it is there
         try:
             self._link.send(message, [] if slot is None else [slot.descriptor])
@@ -294,7 +327,7 @@ class Background:
             self._decided.append(_outcome(message, flight))
 
     def _give_up_late_ones(self) -> None:
-        late = [f for f in self._flights.values() if time.monotonic() - f.staged_at > DEADLINE_SECONDS]
+        late = [f for f in list(self._flights.values()) if time.monotonic() - f.staged_at > DEADLINE_SECONDS]
         if not late or self._link is None:
             return
         self._link.kill()
@@ -315,7 +348,7 @@ class Background:
             self._link = None
         self._deaths += 1
         durable = self._durable()
-        for sequence in [s for s in self._flights if s in durable]:
+        for sequence in [s for s in list(self._flights) if s in durable]:
             flight = self._flights.pop(sequence)
             self._decided.append(_outcome(Done(sequence, checkpoint=str(durable[sequence])), flight))
         if self._deaths > PATIENCE_DEATHS:
@@ -332,13 +365,13 @@ class Background:
             self._link.close()
             self._link = None
         self._instead = Blocking(self._persister(self._newest_durable()))
-        for flight in self._flights.values():
+        for flight in list(self._flights.values()):
             self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)
         self._flights.clear()
 
     def _withdraw_newest(self) -> bool:
         """Make room by forgetting the newest snapshot that nobody asked for and that is not begun."""
-        waiting = [f for f in self._flights.values() if not f.urgent]
+        waiting = [f for f in list(self._flights.values()) if not f.urgent]
         if not waiting:
             return False
         sequence = waiting[-1].draft.sequence
@@ -347,39 +380,6 @@ class Background:
         while sequence in self._flights and time.monotonic() < deadline:
             self._listen(_WAIT_SECONDS)
         return len(self._flights) < self._slots.limit
-
-
-def introduce(
-    run: Run,
-    attempt: AttemptId,
-    base: CheckpointId | None,
-    keep: KeepRule,
-    persister: Callable[[CheckpointId | None], Persister],
-    warn: Callable[[str], None],
-    *,
-    on_busy: str,
-) -> Background:
-    """The way for one attempt of a run that another process of this machine can reach."""
-    hello = Hello(
-        version=__version__,
-        location=run.storage.location,
-        run=run.name,
-        attempt=str(attempt),
-        parent=str(base) if base is not None else None,
-        keep=keep,
-    )
-    way = Background(run, _address(run), hello, persister=persister, warn=warn, on_busy=on_busy)
-    way.start()
-    return way
-
-
-def wait_for_agent_of_before(run: Run) -> bool:
-    """Let what a killed trainer of this run has staged become durable; False if that takes too long."""
-    return link.wait_for_agent_of_before(_address(run), FORMER_SECONDS)
-
-
-def _address(run: Run) -> bytes:
-    return channel.address(run.repository.id, run.storage.location, run.name)
 
 
 def _outcome(done: Done, flight: _Flight) -> Outcome:

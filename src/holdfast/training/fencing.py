@@ -26,6 +26,7 @@ class Fencing:
     def __init__(self, mode: str, warn: Callable[[str], None]) -> None:
         self._mode = mode
         self._warn = warn
+        self._told = True
         self._checked = 0
 
     @classmethod
@@ -49,9 +50,14 @@ class Fencing:
         """Take the verdict on a snapshot; returns it. One that failed ends the use of the fence."""
         self._checked += 1
         if not unchanged and self._mode != "off":
-            self._mode = "off"
+            self._mode, self._told = "off", False
+        return unchanged
+
+    def tell(self) -> None:
+        """Say that it is not used any more, if that was not said; for the training thread alone."""
+        if not self._told:
+            self._told = True
             self._warn(
                 "parameters change outside of the optimizer's step, so saves copy everything "
                 "before training goes on; that takes longer."
             )
-        return unchanged

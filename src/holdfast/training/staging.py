@@ -53,42 +53,61 @@ class Fence:
         compare: bool = False,
     ) -> None:
         self._left = deque(pieces)
-        self._work = _same if compare else _copied
+        self._open = len(pieces)
+        self._counting = threading.Lock()
+        self._compare = compare
         self._versions = [(version, version()) for version in versions]
         self._samples = samples
         self._failed = False
         self._helper: threading.Thread | None = None
-        if not compare:  # what is compared too early proves nothing
-            self._help()
-
-    def _help(self) -> None:
-        if self._left:
-            self._helper = threading.Thread(target=self._do_all, daemon=True)
-            self._helper.start()
 
     @property
     def done(self) -> bool:
-        """Whether closing takes no time."""
-        return not self._left and (self._helper is None or not self._helper.is_alive())
+        """Whether nothing is left to copy or compare."""
+        return self._open == 0
 
-    def close(self) -> bool:
-        """Do what is left, here and in the helping thread; whether every tensor stayed as it was."""
-        if self._helper is None:
-            self._help()
-        self._do_all()
+    def begin(self, on_done: Callable[[], None]) -> None:
+        """Copy in a thread; it calls ``on_done`` if it was the one to finish.
+
+        What is compared waits for `finish`: compared too early, it proves nothing.
+        """
+        if self._left and not self._compare:
+            self._help(on_done)
+
+    def finish(self) -> None:
+        """Do what is left, here and in the helping thread."""
+        if self._helper is None and len(self._left) > 1:
+            self._help(lambda: None)
+        self._work_off()
         if self._helper is not None:
             self._helper.join()
+
+    def held(self) -> bool:
+        """Whether every tensor stayed as it was; asked once, when it is `done`."""
         untouched = all(version() == before for version, before in self._versions)
         return not self._failed and untouched and all(_same(*sample) for sample in self._samples)
 
-    def _do_all(self) -> None:
+    def _help(self, on_done: Callable[[], None]) -> None:
+        def help_out() -> None:
+            if self._work_off():
+                on_done()
+
+        self._helper = threading.Thread(target=help_out, daemon=True)
+        self._helper.start()
+
+    def _work_off(self) -> bool:
+        """Take pieces until none is left; whether this thread finished the last one."""
+        last = False
         while True:
             try:
                 target, source = self._left.popleft()
             except IndexError:
-                return
-            if not self._work(target, source):
-                self._failed = True
+                return last
+            good = _same(target, source) if self._compare else _copied(target, source)
+            with self._counting:
+                self._failed = self._failed or not good
+                self._open -= 1
+                last = self._open == 0
 
 
 def _copied(target: Bytes, source: Bytes) -> bool:
@@ -124,7 +143,7 @@ def stage(
     Returns
     -------
     Fence
-        Until it is closed the snapshot is not complete.
+        Not begun. Until it is done the snapshot is not complete.
     """
     small: list[tuple[int, Bytes]] = []
     now: list[tuple[Bytes, Bytes]] = []
@@ -146,7 +165,7 @@ def stage(
             watched.append(version)
             later += pieces
             samples.append(_sampled(target, data, place.offset))
-    Fence(now + later if compare else now).close()
+    Fence(now + later if compare else now).finish()
     _gather(slot, small)
     return Fence(later, watched, samples, compare=compare)
 

@@ -143,13 +143,13 @@ def test_with_gradients_accumulated(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("trusted", "slow_copies")
 def test_the_next_step_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed: list[bool] = []
-    close = staging.Fence.close
+    finish = staging.Fence.finish
 
-    def noted(fence: staging.Fence) -> bool:
-        closed.append(bool(fence._left))
-        return close(fence)
+    def noted(fence: staging.Fence) -> None:
+        closed.append(bool(fence._left) and fence._helper is not None)
+        finish(fence)
 
-    monkeypatch.setattr(staging.Fence, "close", noted)
+    monkeypatch.setattr(staging.Fence, "finish", noted)
     train(tmp_path, OPTIMIZERS["adamw"])
     assert any(closed), "nothing was ever left to copy: this test proves nothing"
 
