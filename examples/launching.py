@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOK_SECONDS = 0.0005
+PATIENCE_SECONDS = 0.6
+"""A few saves long: on a busy machine a manifest is written between two looks."""
 _BEGINS = re.compile(
     r"^holdfast: run \S+ (starts|resumes after step (\d+) \(epoch (\d+)(?:, batch (\d+))?)", re.M
 )
@@ -98,13 +100,14 @@ class Launch:
         return part
 
     def kill_in_save(self, part: str) -> str | None:
-        """Kill it while it writes a pack or a manifest; None if it ended before it wrote one."""
-        while self.exit_code() is None:
+        """Kill it while it writes a pack or a manifest; at any moment if it is not seen doing so for long."""
+        patient_until = time.monotonic() + PATIENCE_SECONDS
+        while self.exit_code() is None and time.monotonic() < patient_until:
             killed_in = self.kill(part)
             if killed_in is not None:
                 return killed_in
             time.sleep(LOOK_SECONDS)
-        return None
+        return self.kill() if self.exit_code() is None else None
 
     def writing(self) -> str | None:
         """The part of a checkpoint that it has open for writing and that has no name yet."""
