@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 LOOK_SECONDS = 0.0005
-PATIENCE_SECONDS = 0.6
-"""A few saves long: on a busy machine a manifest is written between two looks."""
+PATIENCE_SECONDS = {"pack": 10.0, "manifest": 0.6}
+"""On a busy machine a manifest, which is small, is written between two looks."""
 _BEGINS = re.compile(
     r"^holdfast: run \S+ (starts|resumes after step (\d+) \(epoch (\d+)(?:, batch (\d+))?)", re.M
 )
@@ -101,7 +101,7 @@ class Launch:
 
     def kill_in_save(self, part: str) -> str | None:
         """Kill it while it writes a pack or a manifest; at any moment if it is not seen doing so for long."""
-        patient_until = time.monotonic() + PATIENCE_SECONDS
+        patient_until = time.monotonic() + PATIENCE_SECONDS[part]
         while self.exit_code() is None and time.monotonic() < patient_until:
             killed_in = self.kill(part)
             if killed_in is not None:
