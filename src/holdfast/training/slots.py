@@ -52,10 +52,10 @@ class Slots:
             return None
         number = free[0] if free else len(self._slots)
         room_bytes = (need_bytes // _STEP_BYTES + 2) * _STEP_BYTES  # records grow: so does the room, ahead
-        if free:
-            self._slots[number].close()
         slot = _created(room_bytes)
         if slot is not None:
+            for outgrown in self._slots[number : number + 1]:
+                outgrown.close()
             self._slots[number:] = [slot, *self._slots[number + 1 :]]
             self._on_new(number, slot)
             return number
