@@ -26,9 +26,26 @@ from holdfast.repository.retaining import Retention
 from holdfast.storage.local import LocalStorage
 from holdfast.training.background import Background
 from holdfast.training.opening import introduce
+from holdfast.training.options import Options
 from tracing import Trace, run_traced
 
 SECONDS = 20.0
+OPTIONS = Options(
+    run=RUN,
+    resume="auto",
+    changed="refuse",
+    save=None,
+    memory=None,
+    keep=KeepRule(last=None),
+    on_fault="pause",
+    signals=False,
+    rng=False,
+    grace_seconds=0.0,
+    config={},
+    background=True,
+    on_busy="wait",
+    memory_seconds=0.0,
+)
 
 
 class _Started:
@@ -41,13 +58,12 @@ class _Started:
 def way_to(storage: LocalStorage) -> Background:
     run = open_run(storage)
     attempt, base = run.attempts()[-1].id, run.latest()
-    keep = KeepRule(last=None)
 
     def persister(parent: CheckpointId | None) -> Persister:
-        retention = Retention(run, attempt, keep, print)
+        retention = Retention(run, attempt, OPTIONS.keep, print)
         return Persister(run, attempt, parent=parent, retention=retention, warn=print)
 
-    return introduce(run, attempt, base, keep, persister, lambda text: None, on_busy="wait")
+    return introduce(run, attempt, base, OPTIONS, persister, lambda text: None)
 
 
 def train(storage: LocalStorage) -> bool:
@@ -59,7 +75,7 @@ def train(storage: LocalStorage) -> bool:
     outcomes = []
     while not outcomes and time.monotonic() < deadline:
         outcomes = way.outcomes(0.5)
-    way.close()
+    way.close(done=True)
     return bool(outcomes) and outcomes[0].checkpoint is not None
 
 

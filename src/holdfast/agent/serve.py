@@ -10,14 +10,19 @@ import socket
 import time
 from contextlib import suppress
 
+from holdfast.agent.holdings import Holdings
 from holdfast.agent.work import Worker
 from holdfast.node.arena import Slot
 from holdfast.node.channel import Channel, ChannelClosedError, listen
+from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import (
+    Done,
     Finish,
     Hello,
+    Inherit,
     Message,
     NewSlot,
+    Reclaim,
     Refused,
     Staged,
     ToAgent,
@@ -30,6 +35,8 @@ from holdfast.version import __version__
 NICE = 5
 """Beside a busy trainer hashing is about half as fast as at 0; at 19 it would be a sixth."""
 UNCALLED_SECONDS = 60.0
+LOOK_SECONDS = 5.0
+"""How often, when the trainer is dead, to see whether there still is memory for what it left."""
 LISTEN_SECONDS = 10.0
 """How long an address may stay taken by an agent that is just ending."""
 
@@ -37,19 +44,24 @@ LISTEN_SECONDS = 10.0
 class Agent:
     """Serves one run on this machine.
 
-    It ends when the trainer is gone and all that was staged is durable. The trainer's death is
-    proved by its process, never by an end of file: a forked data worker may hold its descriptors.
+    It ends when the trainer has said that it is done and all that was staged is durable. A trainer
+    that dies without a word may have a successor: its newest snapshot is made durable, and kept in
+    memory for some time. The trainer's death is proved by its process, never by an end of file: a
+    forked data worker may hold its descriptors.
     """
 
     def __init__(self, listener: socket.socket, starter_pid: int, call_off: int) -> None:
         self._listener = listener
         self._trainer: Channel | None = None
-        self._life = _watch(starter_pid)
+        self._life = _Life(starter_pid)
         self._call_off: int | None = call_off
-        self._slots: dict[int, Slot] = {}
+        self._holdings = Holdings()
+        self._memory_seconds = 0.0
+        self._memory_until = 0.0
         self._waiting: list[Channel] = []
+        self._heirs: dict[Channel, bool] = {}
         self._called = time.monotonic()
-        self._ended = self._life is None
+        self._ended = self._life.over
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._worker = Worker(self._tell, self._awake)
@@ -60,36 +72,76 @@ class Agent:
             poll = select.poll()
             for descriptor in self._watched():
                 poll.register(descriptor, select.POLLIN)
-            ready = {descriptor for descriptor, _ in poll.poll(UNCALLED_SECONDS * 1000)}
+            pause_seconds = LOOK_SECONDS if self._ended else UNCALLED_SECONDS
+            ready = {descriptor for descriptor, _ in poll.poll(pause_seconds * 1000)}
             self._look(ready)
+            if self._ended:
+                self._keep()
         self._listener.close()
 
     def _over(self) -> bool:
-        if self._trainer is not None or not self._worker.idle:
+        if self._trainer is not None or self._heirs or not self._worker.idle:
             return False
-        return self._ended or time.monotonic() - self._called >= UNCALLED_SECONDS
+        if self._ended:
+            return not self._holdings.any_kept or time.monotonic() >= self._memory_until
+        return time.monotonic() - self._called >= UNCALLED_SECONDS
 
     def _watched(self) -> list[int]:
-        found = [self._listener.fileno(), self._woken, *(channel.fileno() for channel in self._waiting)]
-        if self._trainer is not None:
-            found.append(self._trainer.fileno())
-        found += [d for d in (self._life, self._call_off) if d is not None]
-        return found
+        callers = [*self._waiting, *([self._trainer] if self._trainer is not None else [])]
+        found = [self._listener.fileno(), self._woken, *(channel.fileno() for channel in callers)]
+        if not self._ended and self._life.descriptor is not None:
+            found.append(self._life.descriptor)
+        return found + ([self._call_off] if self._call_off is not None else [])
 
     def _look(self, ready: set[int]) -> None:
         if self._woken in ready:
             os.read(self._woken, 4096)
         if self._trainer is not None and self._trainer.fileno() in ready:
             self._hear(self._trainer)
-        if self._life is not None and self._life in ready:
+        if not self._ended and self._life.descriptor in ready:
             self._let_go()
         if self._call_off is not None and self._call_off in ready:
             os.close(self._call_off)
-            self._call_off, self._ended = None, True
+            self._call_off, self._ended = None, self._ended or self._trainer is None
         for channel in [c for c in self._waiting if c.fileno() in ready]:
-            self._introduced(channel)
+            self._called_by(channel)
         if self._listener.fileno() in ready:
             self._accept()
+
+    # -- after the trainer -------------------------------------------------------------
+
+    def _let_go(self) -> None:
+        """The trainer is gone; what it staged complete is made durable all the same."""
+        trainer = self._trainer
+        if trainer is not None:
+            with suppress(ChannelClosedError):  # its last words, which came before its death
+                self._listen(trainer)
+            trainer.close()
+        self._trainer, self._ended = None, True
+        self._memory_until = time.monotonic() + self._memory_seconds
+        self._save_newest(failed_seconds_ago=0.0)
+
+    def _save_newest(self, *, failed_seconds_ago: float) -> None:
+        unsaved = self._holdings.take_unsaved(failed_seconds_ago=failed_seconds_ago)
+        if unsaved is not None:
+            self._worker.add(unsaved)
+
+    def _keep(self) -> None:
+        """See to what the trainer left, while there is memory for it; answer successors."""
+        self._save_newest(failed_seconds_ago=LOOK_SECONDS)
+        if available_bytes() < SPARE_BYTES:
+            self._memory_until = 0.0
+        if self._worker.idle:
+            for heir in [heir for heir, answered in self._heirs.items() if not answered]:
+                self._bequeath(heir)
+
+    def _bequeath(self, heir: Channel) -> None:
+        if not self._life.over and self._life.pid != heir.peer_pid:
+            self._holdings.clear()  # the trainer before may wake up, and write
+        message, descriptors = self._holdings.inheritance()
+        self._heirs[heir] = True
+        with suppress(ChannelClosedError):
+            heir.send(message, descriptors)
 
     # -- who calls ---------------------------------------------------------------------
 
@@ -101,81 +153,97 @@ class Agent:
         else:
             channel.close()
 
-    def _introduced(self, channel: Channel) -> None:
-        """The first message of a caller says what it is: the trainer, or one who waits for the end."""
+    def _called_by(self, channel: Channel) -> None:
+        """A caller says what it is: a trainer, one to be, or one who waits for the end of this process."""
         try:
             received = channel.receive()
         except ChannelClosedError:
-            self._waiting.remove(channel)
+            self._forget(channel)
             channel.close()
             return
         if received is None:
             return
-        if isinstance(received[0], Finish):  # the end of this process is the answer
-            if self._trainer is not None:  # it may be stopped, but it has lost its lease
-                self._hear(self._trainer)
-            self._let_go()
-            return
-        self._waiting.remove(channel)
         message = received[0]
+        if isinstance(message, Finish):  # the end of this process is the answer
+            self._let_go()
+            self._memory_until = 0.0
+            self._heirs.pop(channel, None)
+            return
         why = self._objection(message)
-        with suppress(ChannelClosedError):
-            channel.send(Welcome(os.getpid()) if why is None else Refused(why))
-        if why is None:
+        if why is not None:
+            self._refuse(channel, why)
+        elif isinstance(message, Hello):
             self._take(channel, message)
-        else:
-            channel.close()
+        else:  # the trainer before may be stopped, but it has lost its lease
+            self._let_go()
+            self._heirs[channel] = False
+
+    def _forget(self, channel: Channel) -> None:
+        self._heirs.pop(channel, None)
+        self._waiting.remove(channel)
+
+    def _refuse(self, channel: Channel, why: str) -> None:
+        self._forget(channel)
+        with suppress(ChannelClosedError):
+            channel.send(Refused(why))
+        channel.close()
 
     def _objection(self, message: Message) -> str | None:
-        if not isinstance(message, Hello):
+        if not isinstance(message, Hello | Inherit):
             return "it did not introduce itself"
         if message.version != __version__:
             return f"this agent is of version {__version__}"
-        return "another trainer is served" if self._trainer is not None else None
+        serving = self._trainer is not None and isinstance(message, Hello)
+        return "another trainer is served" if serving else None
 
     def _take(self, channel: Channel, hello: Hello) -> None:
-        if self._life is not None:
-            os.close(self._life)
-        self._trainer, self._ended, self._life = channel, False, _watch(channel.peer_pid)
+        self._forget(channel)
+        with suppress(ChannelClosedError):
+            channel.send(Welcome(os.getpid()))
+        self._holdings.drop_unsaved()
+        self._life.close()
+        self._life = _Life(channel.peer_pid)
+        self._trainer, self._ended = channel, False
+        self._memory_seconds = hello.memory_seconds
         self._worker.add(hello)
-        if self._life is None:
+        if self._life.over:
             self._let_go()
 
-    def _let_go(self) -> None:
-        """The trainer is gone; what it staged complete is made durable all the same."""
-        if self._life is not None:
-            os.close(self._life)
-        trainer, self._trainer, self._life = self._trainer, None, None
-        self._ended = True
-        if trainer is not None:
-            trainer.close()
-
-    # -- what it says ------------------------------------------------------------------
+    # -- what the trainer says ---------------------------------------------------------
 
     def _hear(self, trainer: Channel) -> None:
         try:
-            received = trainer.receive()
-            while received is not None:
-                self._act(trainer, *received)
-                received = trainer.receive()
+            self._listen(trainer)
         except ChannelClosedError:
             self._let_go()
 
+    def _listen(self, trainer: Channel) -> None:
+        received = trainer.receive()
+        while received is not None:
+            self._act(trainer, *received)
+            received = trainer.receive()
+
     def _act(self, trainer: Channel, message: Message, descriptors: list[int]) -> None:
-        if isinstance(message, NewSlot) and len(descriptors) == 1:
-            old = self._slots.get(message.number)
-            self._slots[message.number] = Slot(descriptors[0])
-            if old is not None:
-                old.close()
-        elif isinstance(message, Staged) and message.slot in self._slots:
-            self._worker.add((message, self._slots[message.slot]))
+        if isinstance(message, NewSlot) and len(descriptors) == 1 and message.number <= len(self._holdings):
+            self._holdings.put(message.number, Slot(descriptors[0]))
+        elif isinstance(message, Staged) and message.slot in self._holdings:
+            self._holdings.staged(message)
+            if message.durable:
+                self._worker.add((message, self._holdings[message.slot]))
         elif isinstance(message, Withdraw):
             if self._worker.withdraw(message.sequence):
+                self._holdings.withdrawn(message.sequence)
                 trainer.send(Withdrawn(message.sequence))
+        elif isinstance(message, Reclaim):
+            self._holdings.reclaimed(message.slot)
+        elif isinstance(message, Finish):
+            self._memory_seconds = 0.0
         else:
             raise ChannelClosedError
 
     def _tell(self, message: Message) -> None:
+        if isinstance(message, Done):
+            self._holdings.decided(message)
         trainer = self._trainer
         if trainer is not None:
             with suppress(ChannelClosedError):
@@ -186,17 +254,29 @@ class Agent:
             os.write(self._wake, b".")
 
 
-def _watch(pid: int) -> int | None:
-    """A descriptor that tells of a process's death; None if it is dead already."""
-    try:
-        return os.pidfd_open(pid)
-    except OSError:
-        return None
+class _Life:
+    """A process, and a descriptor that tells of its death."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        try:
+            self.descriptor: int | None = os.pidfd_open(pid)
+        except OSError:  # it is dead already
+            self.descriptor = None
+
+    @property
+    def over(self) -> bool:
+        return self.descriptor is None or _is_readable(self.descriptor, 0.0)
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+            self.descriptor = None
 
 
-def _is_called_off(call_off: int, wait_seconds: float) -> bool:
+def _is_readable(descriptor: int, wait_seconds: float) -> bool:
     poll = select.poll()
-    poll.register(call_off, select.POLLIN)
+    poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(wait_seconds * 1000))
 
 
@@ -218,7 +298,7 @@ def main(address: bytes, starter_pid: int, call_off: int) -> None:
         os.nice(NICE)
     deadline = time.monotonic() + LISTEN_SECONDS
     listener = listen(address)
-    while listener is None and time.monotonic() < deadline and not _is_called_off(call_off, 0.02):
+    while listener is None and time.monotonic() < deadline and not _is_readable(call_off, 0.02):
         listener = listen(address)
     if listener is not None:
         Agent(listener, starter_pid, call_off).serve()

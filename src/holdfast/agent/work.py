@@ -96,6 +96,8 @@ class _Attempt:
     def persist(self, staged: Staged, slot: Slot) -> Done:
         started, cpu = time.monotonic(), time.process_time()
         record = read_record(slot, staged.start, staged.size_bytes)
+        if record.attempt != self._hello.attempt:
+            raise HoldfastError(f"A snapshot of attempt {record.attempt} came from {self._hello.attempt}.")
         persisted = self._opened().persist(_draft(record, slot), staged.tags, details=record.details)
         return _done(
             staged.sequence,

@@ -21,12 +21,8 @@ def claimed(run: Run) -> Iterator[None]:
     BusyError
         Somebody trains it, or a launch is just beginning.
     """
-    from holdfast.errors import BusyError
     from holdfast.node import lease
 
-    name = lease.claim_lock_name(run.name)
-    with run.storage.lock(name, shared=False, wait_seconds=_WAIT_SECONDS) as held:
-        if not held and run.storage.exclusive_locks:
-            raise BusyError(f"The run {run.name} is just being launched.", do="Try again in a moment.")
+    with lease.claiming(run.storage, run.name, _WAIT_SECONDS):
         lease.refuse_if_held(run.storage, run.layout.leases, f"The run {run.name}")
         yield

@@ -30,12 +30,14 @@ class Restored(Event, frozen=True):
     step: int
     progress: Progress
     seconds: float
-    at_end: bool = False
+    place: str | None = None
 
     def __str__(self) -> str:
         p = self.progress
         where = f"epoch {p.epoch}" + (f", batch {p.batch}" if p.batch else "")
-        return f"run {self.run} resumes after step {self.step} ({where}), restored in {self.seconds:.2f} s"
+        source = f" from {self.place}" if self.place is not None else ""
+        how = f"restored{source} in {self.seconds:.2f} s"
+        return f"run {self.run} resumes after step {self.step} ({where}), {how}"
 
 
 class Rejected(Event, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from operator import index
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from holdfast.errors import UsageError
 
 _EXAMPLES = (
     'Write for example "every 100 steps", "every 10 minutes", "every 1 epoch", "best", "auto", '
-    '"save 900 1, 300 10", or several joined by " | ".'
+    '"save 900 1, 300 10", "memory every 1 step, disk every 100 steps", or several joined by " | ".'
 )
 _MINUTE_SECONDS = 60
 _HOUR_SECONDS = 3600
@@ -75,6 +76,10 @@ class Rule(msgspec.Struct, frozen=True):
 
     def __ror__(self, other: SaveRule | str) -> Rule:
         return any_of(parse(other), self)
+
+    def in_memory(self) -> Rule:
+        """By this rule, hold a snapshot in memory instead of saving."""
+        return InMemory(self)
 
 
 class EverySteps(Rule, frozen=True):
@@ -175,6 +180,36 @@ class AnyOf(Rule, frozen=True):
         return " | ".join(map(str, self.rules)) or "never"
 
 
+class InMemory(Rule, frozen=True):
+    """Hold a snapshot in memory when ``rule`` says so; asks for no save."""
+
+    rule: SaveRule
+
+    def _holds(self, seen: Observation) -> bool:
+        return False
+
+    def in_memory(self) -> Rule:
+        return self
+
+    def __str__(self) -> str:
+        return f"memory {self.rule}"
+
+
+def tiers(rule: SaveRule) -> tuple[SaveRule | None, SaveRule | None]:
+    """Part a rule into what goes to the disk and what stays in memory; None for what is not asked for.
+
+    If it speaks of memory only, the disk's part is `Auto`: memory does not outlive the machine.
+    """
+    parts = any_of(rule).rules
+    on_disk = [part for part in parts if not isinstance(part, InMemory)]
+    in_memory = [part.rule for part in parts if isinstance(part, InMemory)]
+    return _one_of(on_disk) or (Auto() if in_memory else None), _one_of(in_memory)
+
+
+def _one_of(rules: Sequence[SaveRule]) -> SaveRule | None:
+    return any_of(*rules) if len(rules) > 1 else next(iter(rules), None)
+
+
 def any_of(*rules: SaveRule) -> AnyOf:
     """Join rules into one, flat."""
     flat: list[SaveRule] = []
@@ -238,7 +273,7 @@ def parse(rule: SaveRule | str | None) -> SaveRule:
         if callable(getattr(rule, "due", None)):
             return rule
         raise UsageError(f"A save rule cannot be a {type(rule).__name__}.", do=_EXAMPLES)
-    parts = re.split(r"\s*\|\s*|\s+or\s+", rule.strip(), flags=re.IGNORECASE)
+    parts = re.split(_BETWEEN, rule.strip(), flags=re.IGNORECASE)
     rules = [_parse_one(part, rule) for part in parts]
     return rules[0] if len(rules) == 1 else any_of(*rules)
 
@@ -249,6 +284,7 @@ _WORDS: dict[str, Rule] = {
     "on improvement": OnImprovement(),
     "never": AnyOf(),
 }
+_BETWEEN = r"\s*\|\s*|\s+or\s+|\s*,\s*(?=memory\s|disk\s)"
 _EVERY = re.compile(
     r"(?:(?P<every>every)\s+)?(?:(?P<number>\d+(?:\.\d+)?(?:e[+-]?\d+)?)\s*)?"
     r"(?P<unit>steps?|epochs?|s|secs?|seconds?|m|mins?|minutes?|h|hours?)"
@@ -259,6 +295,10 @@ _UNIT_SECONDS = {"s": 1, "m": _MINUTE_SECONDS, "h": _HOUR_SECONDS}
 
 def _parse_one(text: str, whole: str) -> Rule:
     words = " ".join(text.lower().split())
+    tier, _, rest = words.partition(" ")
+    if tier in ("memory", "disk"):
+        rule = _parse_one(rest, whole)
+        return rule.in_memory() if tier == "memory" else rule
     if words in _WORDS:
         return _WORDS[words]
     if found := _LADDER.fullmatch(words):

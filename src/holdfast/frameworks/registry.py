@@ -115,3 +115,9 @@ def scalar(value: object, name: str) -> float:
     raise UsageError(
         f"The metric {name} is a {type(value).__name__}, not a number.", do=f"Report {name} as a number."
     )
+
+
+def data_seed() -> int:
+    """The seed that the script chose, as the first framework has it that can tell; else 0."""
+    seeds = (framework.data_seed() for framework in active())
+    return next((seed for seed in seeds if seed is not None), 0)

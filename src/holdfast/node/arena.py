@@ -42,26 +42,38 @@ class Slot:
     ----------
     descriptor : int
         Of the anonymous file; owned from now on.
-
-    Attributes
-    ----------
-    memory : ndarray
-        ``uint8[size_bytes]``, shared with whoever has the descriptor.
+    at_once : bool
+        Map all of it now: page by page makes the first copy into it several times as long.
     """
 
-    def __init__(self, descriptor: int) -> None:
-        import numpy as np
-
+    def __init__(self, descriptor: int, *, at_once: bool = True) -> None:
         self.descriptor = descriptor
         self._closing = weakref.finalize(self, os.close, descriptor)
         self.size_bytes = os.fstat(descriptor).st_size
-        # all of it now: mapping page by page would make the first copy several times as long
-        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
-        mapped = mmap.mmap(descriptor, self.size_bytes, flags=flags)
+        self._memory = self._mapped(mmap.MAP_POPULATE) if at_once else None
+        _open_slots.add(self)
+
+    @property
+    def memory(self) -> Bytes:
+        """``uint8[size_bytes]``, shared with whoever has the descriptor."""
+        if self._memory is None:
+            self._memory = self._mapped(0)
+        return self._memory
+
+    def _mapped(self, flags: int) -> Bytes:
+        import numpy as np
+
+        mapped = mmap.mmap(self.descriptor, self.size_bytes, flags=mmap.MAP_SHARED | flags)
         with suppress(AttributeError, OSError):  # a forked data worker must not keep it alive
             mapped.madvise(mmap.MADV_DONTFORK)
-        self.memory: Bytes = np.frombuffer(mapped, np.uint8)
-        _open_slots.add(self)
+        return np.frombuffer(mapped, np.uint8)
+
+    def forget(self) -> None:
+        """In a forked child, where it is not mapped."""
+        import numpy as np
+
+        self.close()
+        self._memory = np.empty(0, np.uint8)
 
     @classmethod
     def create(cls, size_bytes: int) -> Slot:
@@ -90,11 +102,8 @@ class Slot:
 
 
 def _forget_in_child() -> None:
-    import numpy as np
-
     for slot in list(_open_slots):
-        slot.close()
-        slot.memory = np.empty(0, np.uint8)  # it is not mapped here
+        slot.forget()
 
 
 os.register_at_fork(after_in_child=_forget_in_child)

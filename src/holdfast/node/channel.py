@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast.node.messages import MAX_MESSAGE_BYTES, Message
+from holdfast.node.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Message
 
 _CREDENTIALS = struct.Struct("3i")
 _open_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
@@ -92,7 +92,7 @@ class Channel:
         try:
             if not _readable(self._socket, wait_seconds):
                 return None
-            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, 4)
+            data, descriptors, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE_BYTES, MAX_DESCRIPTORS)
         except OSError as error:
             raise ChannelClosedError from error
         if not data:

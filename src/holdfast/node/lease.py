@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import msgspec
 
-from holdfast.errors import BusyError, DamagedError, NotFoundError
+from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
 from holdfast.node.process import ProcessIdentity
 from holdfast.storage.base import Storage
 
 LEASE_SECONDS = 300.0
 """Without news for so long, a holder that cannot be looked at is taken for dead."""
-_CLAIM_WAIT_SECONDS = 30.0
+CLAIM_WAIT_SECONDS = 30.0
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
@@ -36,7 +38,8 @@ class Lease:
         """Renew once a quarter of the lease time has passed; cheap to call at every step."""
         if time.monotonic() - self._renewed > LEASE_SECONDS / 4:
             self._renewed = time.monotonic()
-            self._storage.put(self._key, [msgspec.json.encode(self._record)])
+            with suppress(StorageError):  # the next renewal, or a save, will tell
+                self._storage.put(self._key, [msgspec.json.encode(self._record)])
 
     def release(self) -> None:
         """Give the run back."""
@@ -67,7 +70,7 @@ def refuse_if_held(storage: Storage, folder: str, what: str) -> None:
 
 
 def take(storage: Storage, key: str) -> Lease:
-    """Write the lease of this process; the caller has called `refuse_if_held` under `claim_lock`."""
+    """Write the lease of this process; the caller has called `refuse_if_held` under `claiming`."""
     record = LeaseRecord(ProcessIdentity.of_this_process(), storage.now_seconds())
     storage.put(key, [msgspec.json.encode(record)])
     return Lease(storage, key, record)
@@ -78,8 +81,19 @@ def claim_lock_name(run: str) -> str:
     return f"run-{hashlib.sha256(run.encode()).hexdigest()[:16]}"
 
 
-def claim_wait_seconds() -> float:
-    return _CLAIM_WAIT_SECONDS
+@contextmanager
+def claiming(storage: Storage, run: str, wait_seconds: float = CLAIM_WAIT_SECONDS) -> Iterator[None]:
+    """Hold the run's claim: while it is held no other launch of it can begin.
+
+    Raises
+    ------
+    BusyError
+        Somebody else holds it.
+    """
+    with storage.lock(claim_lock_name(run), shared=False, wait_seconds=wait_seconds) as held:
+        if not held and storage.exclusive_locks:
+            raise BusyError(f"The run {run} is just being launched.", do="Try again in a moment.")
+        yield
 
 
 def _records(storage: Storage, folder: str) -> list[tuple[str, LeaseRecord | None, bool]]:

@@ -1,4 +1,4 @@
-"""The trainer's side of its agent: start one, talk to it, wait for the end of another's."""
+"""The trainer's side of its agent: start one, or go on with one that is there; talk to it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.node.channel import Channel, ChannelClosedError, connect
-from holdfast.node.messages import Finish, Hello, Refused, ToTrainer, Welcome
+from holdfast.node.messages import Hello, Refused, ToTrainer, Welcome
 from holdfast.node.spawning import spawn_agent
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from holdfast.node.messages import Message
 
 START_SECONDS = 30.0
+LEFT_SECONDS = 5.0
+"""How long an agent that waits for a trainer may take to answer one."""
 _PAUSE_SECONDS = 0.01
 
 
@@ -26,7 +28,7 @@ class AgentUnavailableError(Exception):
 
 
 class Link:
-    """An agent that is being started, and then the connection to it.
+    """The connection to an agent that is being started, or that a trainer before has left.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ class Link:
         Where it listens.
     hello : Hello
         How this trainer introduces itself.
+    left : Channel, optional
+        Connection to an agent that waits for a trainer; owned from now on.
 
     Raises
     ------
@@ -41,21 +45,30 @@ class Link:
         No process can be started.
     """
 
-    def __init__(self, address: bytes, hello: Hello) -> None:
+    def __init__(self, address: bytes, hello: Hello, left: Channel | None = None) -> None:
         self._address = address
         self._hello = hello
         self._channel: Channel | None = None
+        self._starter: _Starter | None = None
         self._agent_pid: int | None = None
         self._why = "it does not answer"
         self._deadline = time.monotonic() + START_SECONDS
-        called_off, self._call_off = os.pipe()
+        if left is None or not self._taken_by(left):
+            self._starter = _Starter(address)
+
+    def _taken_by(self, left: Channel) -> bool:
+        """Introduce this trainer to an agent that is there; whether it is taken."""
+        self._channel = left
         try:
-            self._starter = spawn_agent(address, called_off)
-        except OSError as error:
-            os.close(self._call_off)
-            raise AgentUnavailableError(str(error)) from error
-        finally:
-            os.close(called_off)
+            left.send(self._hello)
+            answer = left.receive(LEFT_SECONDS)
+        except ChannelClosedError:
+            answer = None
+        if answer is None or not isinstance(answer[0], Welcome):
+            self._drop()
+            return False
+        self._agent_pid = answer[0].pid
+        return True
 
     @property
     def ready(self) -> bool:
@@ -128,30 +141,26 @@ class Link:
     def close(self) -> None:
         """Hang up: the agent ends once all that it was given is durable."""
         self._drop()
+        if self._starter is not None:
+            self._starter.call_off()
+
+
+class _Starter:
+    """The process that starts an agent, and the pipe by which that is called off."""
+
+    def __init__(self, address: bytes) -> None:
+        called_off, self._call_off = os.pipe()
+        try:
+            self._process = spawn_agent(address, called_off)
+        except OSError as error:
+            os.close(self._call_off)
+            raise AgentUnavailableError(str(error)) from error
+        finally:
+            os.close(called_off)
+
+    def call_off(self) -> None:
+        """Say that the agent is not wanted, unless it serves somebody by now."""
         with suppress(OSError):  # it may be dead
             os.write(self._call_off, b".")
         os.close(self._call_off)
-        self._starter.wait()  # it ends at once, having started the agent
-
-
-def wait_for_agent_of_before(address: bytes, timeout_seconds: float) -> bool:
-    """Let an agent that a dead trainer left behind finish what was staged.
-
-    Returns
-    -------
-    bool
-        False if it has not come to an end in time.
-    """
-    deadline = time.monotonic() + timeout_seconds
-    while (left := deadline - time.monotonic()) > 0:
-        channel = connect(address, ToTrainer)
-        if channel is None:
-            return True
-        try:
-            channel.send(Finish())
-            channel.receive(left)
-        except ChannelClosedError:
-            continue  # it has ended; or another one took its place meanwhile
-        finally:
-            channel.close()
-    return False
+        self._process.wait()  # it ends at once, having started the agent

@@ -8,6 +8,7 @@ from holdfast import errors
 from holdfast.domain.keep_rules import KeepRule
 
 MAX_MESSAGE_BYTES = 64 * 1024
+MAX_DESCRIPTORS = 8
 _LONGEST_TEXT = 4000
 
 
@@ -26,6 +27,8 @@ class Hello(Message, frozen=True):
     parent : str or None
         Checkpoint that the attempt starts from.
     keep : KeepRule
+    memory_seconds : float
+        For how long to keep the newest snapshot for a successor, should this trainer die.
     """
 
     version: str
@@ -34,10 +37,11 @@ class Hello(Message, frozen=True):
     attempt: str
     parent: str | None
     keep: KeepRule
+    memory_seconds: float
 
 
 class NewSlot(Message, frozen=True):
-    """Memory for snapshots; its descriptor comes along. A number known already is replaced."""
+    """Memory for snapshots; its descriptor comes along. Of a number known already, or the next one."""
 
     number: int
 
@@ -51,6 +55,8 @@ class Staged(Message, frozen=True):
         Where its record lies.
     tags : tuple[str, ...]
         Names that the checkpoint gets.
+    durable : bool
+        Make it durable now; else only if the trainer dies before a newer one is staged.
     """
 
     sequence: int
@@ -58,6 +64,7 @@ class Staged(Message, frozen=True):
     start: int
     size_bytes: int
     tags: tuple[str, ...] = ()
+    durable: bool = True
 
 
 class Withdraw(Message, frozen=True):
@@ -66,8 +73,58 @@ class Withdraw(Message, frozen=True):
     sequence: int
 
 
+class Reclaim(Message, frozen=True):
+    """The snapshot in this slot is about to be written over."""
+
+    slot: int
+
+
 class Finish(Message, frozen=True):
     """Make durable what is staged, then end; the connection closes when that is done."""
+
+
+class Inherit(Message, frozen=True):
+    """A new trainer asks for what the one before has left; answered once all of that is durable.
+
+    Attributes
+    ----------
+    version : str
+        As in `Hello`.
+    """
+
+    version: str
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """A snapshot that is durable, and still in memory.
+
+    Attributes
+    ----------
+    checkpoint : str
+        What it has become.
+    slot, start, size_bytes : int
+        As in `Staged`.
+    """
+
+    checkpoint: str
+    slot: int
+    start: int
+    size_bytes: int
+
+
+class Inheritance(Message, frozen=True):
+    """What a trainer has left to the next; the descriptors of its slots come along, by number from 0.
+
+    Attributes
+    ----------
+    kept : Kept or None
+        The newest snapshot.
+    lost : str or None
+        Why the newest snapshot cannot be resumed from.
+    """
+
+    kept: Kept | None = None
+    lost: str | None = None
 
 
 class Welcome(Message, frozen=True):
@@ -128,8 +185,8 @@ class Told(Message, frozen=True):
     text: str
 
 
-ToAgent = Hello | NewSlot | Staged | Withdraw | Finish
-ToTrainer = Welcome | Refused | Done | Withdrawn | Told
+ToAgent = Hello | NewSlot | Staged | Withdraw | Reclaim | Finish | Inherit
+ToTrainer = Welcome | Refused | Done | Withdrawn | Told | Inheritance
 
 
 def describe(error: BaseException) -> Failure:

@@ -34,11 +34,11 @@ class _Filling:
         self._buffers: dict[int, Bytes] = {}
         self._lock = threading.Lock()
         for number, name in enumerate(self._names):
-            pieces = list(_pieces(manifest.tensors[name], manifest.chunk_bytes))
-            self._open.append(len(pieces))
-            for digest, start, size in pieces:
+            parts = list(pieces(manifest.tensors[name], manifest.chunk_bytes))
+            self._open.append(len(parts))
+            for digest, start, size in parts:
                 self._places[digest].append((number, start, size))
-            if not pieces:
+            if not parts:
                 self._targets[number].commit()
 
     @property
@@ -70,7 +70,8 @@ class _Filling:
         return {self._names[number] for number, _, _ in self._places[digest]}
 
 
-def _pieces(entry: TensorEntry, chunk_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+def pieces(entry: TensorEntry, chunk_bytes: int) -> Iterator[tuple[bytes, int, int]]:
+    """Digest, start and size of each chunk of a tensor; FormatError if it is divided among ranks."""
     if len(entry.shards) != 1 or entry.shards[0].sizes != entry.shape:
         raise FormatError(
             "The checkpoint holds a tensor divided among ranks, which this version cannot join.",

@@ -7,6 +7,8 @@ import os
 
 from holdfast.errors import UsageError
 
+MEMORY_SECONDS = 600.0
+"""Restarts of a crashed run come sooner, and who gave it up wants the memory back."""
 _LARGEST_STEP = 10**18 - 1
 """As many digits as names of checkpoints have."""
 
@@ -35,10 +37,18 @@ def check_grace(seconds: object) -> None:
         )
 
 
-def chosen_background(background: object) -> bool:
-    """Whether to save in the background: as given, else ``$HOLDFAST_BACKGROUND``, else not."""
-    if isinstance(background, bool):
-        return background
+def chosen_background(background: object, *, in_memory: bool) -> bool:
+    """Whether to save in the background: as given, else ``$HOLDFAST_BACKGROUND``, else not.
+
+    Snapshots in memory need it.
+    """
+    if background is False and in_memory:
+        raise UsageError(
+            "Snapshots are to stay in memory, but nothing may run in the background.",
+            do="Leave background= out.",
+        )
+    if isinstance(background, bool) or in_memory:
+        return bool(background) or in_memory
     chosen = os.environ.get("HOLDFAST_BACKGROUND") or "0" if background is None else background
     if chosen not in ("0", "1"):
         what = f"background={background!r}" if background is not None else f"HOLDFAST_BACKGROUND={chosen}"
@@ -46,3 +56,17 @@ def chosen_background(background: object) -> bool:
             f"{what} says neither yes nor no.", do="Use background=True, or HOLDFAST_BACKGROUND=1."
         )
     return chosen == "1"
+
+
+def chosen_memory_seconds() -> float:
+    """For how long memory is held for a successor of this process: ``$HOLDFAST_MEMORY_SECONDS``."""
+    chosen = os.environ.get("HOLDFAST_MEMORY_SECONDS") or str(MEMORY_SECONDS)
+    try:
+        seconds = float(chosen)
+    except ValueError:
+        seconds = -1.0
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UsageError(
+            f"HOLDFAST_MEMORY_SECONDS={chosen} is not a number of seconds.", do="Use for example 600."
+        )
+    return seconds

@@ -2,46 +2,48 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError, StorageError
-from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, lay_out
+from holdfast.node.arena import SlotSource
 from holdfast.node.channel import ChannelClosedError
-from holdfast.node.link import AgentUnavailableError, Link
-from holdfast.node.messages import Done, Hello, Message, NewSlot, Staged, Told, Withdraw, Withdrawn, revive
+from holdfast.node.link import AgentUnavailableError
+from holdfast.node.messages import (
+    Done,
+    Hello,
+    Message,
+    NewSlot,
+    Reclaim,
+    Staged,
+    Told,
+    Withdraw,
+    Withdrawn,
+)
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
+from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing
-from holdfast.training.slots import Slots
+from holdfast.training.flights import Flight, outcome, table_of
+from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
 from holdfast.training.ways import Blocking, Outcome
+
+if TYPE_CHECKING:
+    from holdfast.node.legacy import Legacy
 
 DEADLINE_SECONDS = 1800.0
 PATIENCE_DEATHS = 3
 """Agents that may die one after the other over the same snapshots before training saves by itself."""
 _WAIT_SECONDS = 0.5
-
-
-class _Flight(msgspec.Struct):
-    """A snapshot on its way."""
-
-    draft: Draft
-    details: Details
-    slot: int
-    staged: Staged
-    urgent: bool
-    stall_seconds: float
-    staged_at: float
-    complete: bool = False
 
 
 class Background:
@@ -60,6 +62,10 @@ class Background:
     warn : callable
     on_busy : {"wait", "skip", "replace"}
         What a save does that finds two others on their way.
+    keeps : bool
+        Whether snapshots are to stay in memory beside those on their way.
+    legacy : Legacy, optional
+        What a trainer before has left; owned from now on.
     """
 
     def __init__(
@@ -71,34 +77,39 @@ class Background:
         persister: Callable[[CheckpointId | None], Persister],
         warn: Callable[[str], None],
         on_busy: str,
+        keeps: bool = False,
+        legacy: Legacy | None = None,
     ) -> None:
         self._run = run
-        self._address = address
         self._hello = hello
         self._persister = persister
         self._warn = warn
         self._on_busy = on_busy
-        self._link: Link | None = None
-        self._knows_all = False
-        self._slots = Slots(lambda number, slot: self._send(NewSlot(number), slot))
-        self._flights: dict[int, _Flight] = {}
+        self._agent = Conversation(address, self._everything)
+        self._slots = Slots(
+            lambda number, slot: self._say(NewSlot(number), [slot.descriptor]),
+            limit=WITH_SNAPSHOTS if keeps else IN_FLIGHT,
+            slots=legacy.slots if legacy is not None else (),
+        )
+        self._spared = legacy.kept.slot if legacy is not None and legacy.kept is not None else None
+        self._flights: dict[int, Flight] = {}
+        self._newest: Flight | None = None
         self._decided: list[Outcome] = []
         self._deaths = 0
         self._fencing = Fencing.chosen(warn)
-        self._fenced: tuple[int, Fence] | None = None
+        self._fenced: tuple[Flight, Fence] | None = None
         self._completing = threading.RLock()
         self._instead: Blocking | None = None
-        self._closed = False
+        self._told_of_room = self._closed = False
+        self._start(legacy)
 
     # -- the contract of a way ---------------------------------------------------------
 
     def has_room(self) -> bool:
-        if self._instead is not None or self._on_busy == "wait" or len(self._flights) < self._slots.limit:
+        if self._instead is not None or self._on_busy == "wait" or self._may_fly:
             return True
         self._listen(0.0)
-        return len(self._flights) < self._slots.limit or (
-            self._on_busy == "replace" and self._withdraw_newest()
-        )
+        return self._may_fly or (self._on_busy == "replace" and self._withdraw_newest())
 
     def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool, versions: Versions) -> None:
         self._close_fence()
@@ -106,20 +117,27 @@ class Background:
         details = encode_details(draft)
         if self._closed and self._instead is None:  # a session that another one has taken over
             self._instead = Blocking(self._persister(self._newest_durable()))
-        taken = self._instead is None and self._stage(
-            draft, details, tuple(tags), urgent=urgent, versions=versions, started=started
-        )
-        if not taken and self._instead is not None:
+        flight = self._stage(draft, details, versions, tags, durable=True, urgent=urgent, started=started)
+        if flight is None and self._instead is not None:
             self._instead.submit(draft, tags, urgent=urgent, details=details)
+
+    def keep(self, draft: Draft, *, versions: Versions) -> None:
+        self._close_fence()
+        self._listen(0.0)
+        started = time.monotonic()
+        if self._closed or self._instead is not None:
+            return
+        details = encode_details(draft)
+        flight = self._stage(draft, details, versions, (), durable=False, urgent=False, started=started)
+        if flight is None and not self._told_of_room:
+            self._told_of_room = True
+            self._warn("there is no memory to hold a snapshot while the next is taken: some are left out.")
 
     def before_step(self) -> None:
         fenced, started = self._fenced, time.monotonic()
-        if fenced is None:
-            return
-        flight = self._flights.get(fenced[0])
-        self._close_fence()
-        if flight is not None:
-            flight.stall_seconds += time.monotonic() - started
+        if fenced is not None:
+            self._close_fence()
+            fenced[0].stall_seconds += time.monotonic() - started
 
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
         if wait_seconds:
@@ -133,15 +151,17 @@ class Background:
             decided, self._decided = self._decided, []
         return decided
 
-    def close(self) -> None:
+    def close(self, *, done: bool) -> None:
         self._close_fence()
-        while self._flights and self._link is not None and not self._is_linked(_WAIT_SECONDS):
+        while self._is_owed() and self._agent.begun and not self._is_linked(_WAIT_SECONDS):
             pass  # what is staged must have an owner before this one lets go
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self._agent.end(done=done)
         self._slots.close()
         self._closed = True
+
+    def _is_owed(self) -> bool:
+        """Whether the agent has to know of a snapshot."""
+        return bool(self._flights) or (self._newest is not None and not self._newest.durable)
 
     # -- staging -----------------------------------------------------------------------
 
@@ -149,46 +169,36 @@ class Background:
         self,
         draft: Draft,
         details: Details,
-        tags: tuple[str, ...],
-        *,
-        urgent: bool,
         versions: Versions,
+        tags: Sequence[str],
+        *,
+        durable: bool,
+        urgent: bool,
         started: float,
-    ) -> bool:
-        """Copy the draft and hand it over; False if this process has to save it itself."""
-        places, tensors_bytes = lay_out({name: source.spec for name, source in draft.sources.items()})
-        record = msgspec.msgpack.encode(
-            SnapshotRecord(
-                attempt=str(draft.attempt),
-                sequence=draft.sequence,
-                progress=draft.progress,
-                reason=draft.reason,
-                metrics=draft.metrics,
-                done=draft.done,
-                monitor=draft.monitor,
-                tensors=places,
-                details=details,
-            )
-        )
-        number = self._take_slot(tensors_bytes + len(record))
+    ) -> Flight | None:
+        """Copy the draft and hand it over; None if there is no memory for it."""
+        places, tensors_bytes, record = table_of(draft, details)
+        number = self._take_slot(tensors_bytes + len(record), wait=durable)
         if number is None:
-            return False
+            return None
         slot = self._slots[number]
         fence = stage(
             draft.sources, places, slot, self._fencing.usable(versions), compare=self._fencing.compares
         )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
-        staged = Staged(draft.sequence, number, tensors_bytes, len(record), tags)
+        staged = Staged(draft.sequence, number, tensors_bytes, len(record), tuple(tags), durable)
         now = time.monotonic()
-        self._flights[draft.sequence] = _Flight(draft, details, number, staged, urgent, now - started, now)
+        flight = Flight(draft, details, staged, urgent, now - started, now)
+        if durable:
+            self._flights[draft.sequence] = flight
         self._is_linked(0.0)
-        self._fenced = draft.sequence, fence
+        self._fenced = flight, fence
         if fence.done:
             self._complete()
         else:
             fence.begin(self._complete)
-        return True
+        return flight
 
     def _close_fence(self) -> None:
         """Have the snapshot that is being copied complete, and handed over."""
@@ -202,81 +212,91 @@ class Background:
         with self._completing:
             if self._fenced is None:
                 return
-            (sequence, fence), self._fenced = self._fenced, None
-            flight, compared = self._flights.get(sequence), self._fencing.compares
-            if flight is None:
+            (flight, fence), self._fenced = self._fenced, None
+            compared, sequence = self._fencing.compares, flight.draft.sequence
+            if flight.staged.durable and sequence not in self._flights:
                 return  # given up
             if self._fencing.judge(fence.held()) or compared:
-                flight.complete = True
-                self._deliver(flight)
+                flight.complete, self._newest, self._spared = True, flight, None
+                with suppress(ChannelClosedError):  # a successor of the agent is told later
+                    self._agent.say(flight.staged)
                 return
-            del self._flights[sequence]
-            error = StorageError(
-                "Parameters were changed outside of the optimizer's step while they were copied.",
-                do="From now on everything is copied before training goes on.",
-            )
-            self._decided.append(Outcome(sequence=sequence, error=error))
+            if self._flights.pop(sequence, None) is not None:
+                error = StorageError(
+                    "Parameters were changed outside of the optimizer's step while they were copied.",
+                    do="From now on everything is copied before training goes on.",
+                )
+                self._decided.append(Outcome(sequence=sequence, error=error))
 
-    def _deliver(self, flight: _Flight) -> None:
-        """Tell the agent, if it is there and alive; else it, or its successor, is told later."""
-        link = self._link
-        if link is not None and self._knows_all:
-            with suppress(ChannelClosedError):
-                link.send(flight.staged)
+    @property
+    def _may_fly(self) -> bool:
+        return len(self._flights) < min(IN_FLIGHT, self._slots.limit)
 
-    def _take_slot(self, need_bytes: int) -> int | None:
-        """A slot that is free and large enough; waits for one. None if there is no memory for any."""
+    def _take_slot(self, need_bytes: int, *, wait: bool) -> int | None:
+        """A slot that is free and large enough, if need be after a wait; None if there is no memory."""
         while self._instead is None:
-            try:
-                number = self._slots.take({f.slot for f in list(self._flights.values())}, need_bytes)
-            except MemoryError as lacking:
-                need = f"{lacking.args[0] / 1e6:.0f} MB of memory"
-                self._save_by_itself(f"saving in the background needs {need}, which is not there")
-                return None
-            if number is not None:
-                return number
+            if self._may_fly or not wait:
+                try:
+                    number = self._slots.take(self._busy_slots(), need_bytes, self._spared_slot())
+                except MemoryError as lacking:
+                    need = f"{lacking.args[0] / 1e6:.0f} MB of memory"
+                    self._save_by_itself(f"saving in the background needs {need}, which is not there")
+                    return None
+                if number is not None:
+                    self._reclaim(number)
+                if number is not None or not wait:
+                    return number
+                if not self._flights:  # the newest snapshot fills all the memory there is
+                    self._newest = None
+                    continue
             self._listen(_WAIT_SECONDS)
         return None
 
+    def _busy_slots(self) -> set[int]:
+        owed = [self._newest] if self._newest is not None and not self._newest.durable else []
+        return {flight.slot for flight in (*list(self._flights.values()), *owed)}
+
+    def _spared_slot(self) -> int | None:
+        """Where the newest snapshot is, if it is durable: a restart from memory is faster than from disk."""
+        return self._newest.slot if self._newest is not None else self._spared
+
+    def _reclaim(self, number: int) -> None:
+        """Say that the snapshot in this slot is going to be written over."""
+        if number == self._spared_slot():
+            self._newest = self._spared = None
+            self._say(Reclaim(number))
+
     # -- the agent ---------------------------------------------------------------------
 
-    def start(self) -> None:
+    def _start(self, legacy: Legacy | None = None) -> None:
         """Start an agent now, so that the first save need not wait for it."""
-        self._knows_all = False
         parent = self._newest_durable()
         hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
         try:
-            self._link = Link(self._address, hello)
+            self._agent.begin(hello, legacy.channel if legacy is not None else None)
         except AgentUnavailableError as error:
             self._save_by_itself(f"no agent can be started ({error})")
 
     def _is_linked(self, wait_seconds: float) -> bool:
-        """Whether there is an agent; one that has just come to be is told everything."""
-        if self._link is None or self._knows_all:
-            return self._link is not None
-        try:
-            if not self._link.approach(wait_seconds):
-                return False
-        except AgentUnavailableError as error:
-            self._save_by_itself(f"no agent can be started ({error})")
-            return False
-        return self._tell_everything(self._link)
-
-    def _tell_everything(self, link: Link) -> bool:
-        """Tell a new agent of all slots and complete snapshots; before that it is told of none."""
+        """Whether there is an agent."""
         try:
             with self._completing:
-                for number, slot in self._slots:
-                    link.send(NewSlot(number), [slot.descriptor])
-                for flight in self._complete_flights():
-                    link.send(flight.staged)
-                self._knows_all = True
+                return self._agent.ready(wait_seconds)
+        except AgentUnavailableError as error:
+            self._save_by_itself(f"no agent can be started ({error})")
         except ChannelClosedError:
             self._agent_died()
-        return self._knows_all
+        return False
 
-    def _complete_flights(self) -> list[_Flight]:
-        return [flight for flight in list(self._flights.values()) if flight.complete]
+    def _everything(self) -> Iterator[Telling]:
+        """All slots and complete snapshots; called while none can become complete."""
+        for number, slot in self._slots:
+            yield NewSlot(number), [slot.descriptor]
+        newest, flights = self._newest, [f for f in self._flights.values() if f.complete]
+        if newest is not None and not newest.durable and newest not in flights:
+            yield msgspec.structs.replace(newest.staged, durable=False), []
+        for flight in flights:
+            yield flight.staged, []
 
     def _newest_durable(self) -> CheckpointId | None:
         mine = self._durable()
@@ -292,22 +312,20 @@ class Background:
             return {}  # what cannot be looked up is saved again, which does no harm
         return {c.sequence: c for c in own if c.kind == "full"}
 
-    def _send(self, message: Message, slot: Slot | None = None) -> None:
-        if self._link is None or not self._knows_all:
-            return  # it is told once it is there
+    def _say(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         try:
-            self._link.send(message, [] if slot is None else [slot.descriptor])
+            self._agent.say(message, descriptors)
         except ChannelClosedError:
             self._agent_died()
 
     def _listen(self, wait_seconds: float) -> None:
         """Take what the agent says; wait for the first message if anything is on its way."""
-        if not self._flights or not self._is_linked(wait_seconds):
+        if not self._is_owed() or not self._is_linked(wait_seconds):
             return
-        link = self._link
+        deaths = self._deaths
         try:
-            while link is not None and self._link is link:
-                message = link.receive(0.0 if self._decided else wait_seconds)
+            while self._agent.begun and self._deaths == deaths:
+                message = self._agent.hear(0.0 if self._decided else wait_seconds)
                 if message is None:
                     break
                 self._heard(message)
@@ -324,13 +342,14 @@ class Background:
         elif isinstance(message, Done) and message.sequence in self._flights:
             self._deaths = 0
             flight = self._flights.pop(message.sequence)
-            self._decided.append(_outcome(message, flight))
+            flight.durable = message.checkpoint is not None
+            self._decided.append(outcome(message, flight))
 
     def _give_up_late_ones(self) -> None:
         late = [f for f in list(self._flights.values()) if time.monotonic() - f.staged_at > DEADLINE_SECONDS]
-        if not late or self._link is None:
+        if not late or not self._agent.begun:
             return
-        self._link.kill()
+        self._agent.kill()
         for flight in late:
             del self._flights[flight.draft.sequence]
             error = StorageError(
@@ -343,27 +362,24 @@ class Background:
 
     def _agent_died(self) -> None:
         """Nothing is lost: the snapshots are in this process's memory, too."""
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self._agent.end()
         self._deaths += 1
         durable = self._durable()
         for sequence in [s for s in list(self._flights) if s in durable]:
             flight = self._flights.pop(sequence)
-            self._decided.append(_outcome(Done(sequence, checkpoint=str(durable[sequence])), flight))
+            flight.durable = True
+            self._decided.append(outcome(Done(sequence, checkpoint=str(durable[sequence])), flight))
         if self._deaths > PATIENCE_DEATHS:
             self._save_by_itself("its agent keeps dying")
             return
         self._warn("the process that saves in the background has died; another one goes on with its work.")
-        self.start()
+        self._start()
 
     def _save_by_itself(self, why: str) -> None:
         """From now on save in this process, beginning with what is on its way."""
         self._close_fence()
         self._warn(f"{why}; saves hold up training from now on.")
-        if self._link is not None:
-            self._link.close()
-            self._link = None
+        self._agent.end()
         self._instead = Blocking(self._persister(self._newest_durable()))
         for flight in list(self._flights.values()):
             self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)
@@ -375,22 +391,8 @@ class Background:
         if not waiting:
             return False
         sequence = waiting[-1].draft.sequence
-        self._send(Withdraw(sequence))
+        self._say(Withdraw(sequence))
         deadline = time.monotonic() + _WAIT_SECONDS
         while sequence in self._flights and time.monotonic() < deadline:
             self._listen(_WAIT_SECONDS)
-        return len(self._flights) < self._slots.limit
-
-
-def _outcome(done: Done, flight: _Flight) -> Outcome:
-    cores = os.cpu_count() or 1
-    return Outcome(
-        sequence=done.sequence,
-        checkpoint=CheckpointId.parse(done.checkpoint) if done.checkpoint is not None else None,
-        error=revive(done.failure) if done.failure is not None else None,
-        untagged={tag: revive(failure) for tag, failure in done.untagged.items()},
-        size_bytes=done.size_bytes,
-        new_bytes=done.new_bytes,
-        seconds=time.monotonic() - flight.staged_at + flight.stall_seconds,
-        burden_seconds=flight.stall_seconds + done.cpu_seconds / cores,
-    )
+        return self._may_fly

@@ -18,7 +18,7 @@ from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
-from holdfast.training.arguments import check_grace, check_state, chosen_background
+from holdfast.training.arguments import check_grace, check_state, chosen_background, chosen_memory_seconds
 from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.options import Options
@@ -49,7 +49,8 @@ class Checkpointer:
         If the script gives other values (``lr``, ``config`` ...) than the checkpoint recorded.
     save : SaveRule or str, optional
         When to save, besides signals, requests and the end: ``"auto"`` (at most 1 % of the
-        time, at least every 30 min), ``every(steps=100)``, ``"every 10 minutes"`` ...
+        time, at least every 30 min), ``every(steps=100)``, ``"every 10 minutes"`` ... With
+        ``"memory every 1 step, disk every 100 steps"`` snapshots stay in memory, too.
     keep : KeepRule or str
         What to keep: ``"last 3"``, ``keep(last=3, best=2, monitor="val_loss")`` ...
     on_fault : {"pause", "raise"}
@@ -102,19 +103,22 @@ class Checkpointer:
             check_state(state)
         self._location = chosen_place(repository)
         self._state = {} if state is None else state
+        on_disk, in_memory = save_rules.tiers(save_rules.parse(save))
         self._options = Options(
             run=validate_run(run if run not in (None, "") else os.environ.get("HOLDFAST_RUN") or "main"),
             resume=resume,
             changed=changed,
-            save=None if save is None else save_rules.parse(save),
+            save=on_disk,
+            memory=in_memory,
             keep=keep_rules.parse(keep),
             on_fault=on_fault,
             signals=signals,
             rng=rng,
             grace_seconds=grace_seconds,
             config=flatten_config(config),
-            background=chosen_background(background),
+            background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
+            memory_seconds=chosen_memory_seconds(),
         )
         self._listeners: list[Listener] = [console.show]
         self._session: Session | None = None

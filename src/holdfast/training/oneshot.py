@@ -38,9 +38,7 @@ class _Writer:
         self.pid = os.getpid()
         self.key = key
         self.sequence = 0
-        with run.storage.lock(lease.claim_lock_name(run.name), shared=False, wait_seconds=30) as held:
-            if not held and run.storage.exclusive_locks:
-                raise BusyError(f"The run {run.name} is being claimed by another process.", do="Try again.")
+        with lease.claiming(run.storage, run.name):
             if any(holder.is_this_process() for holder in lease.holders(run.storage, run.layout.leases)):
                 raise BusyError(
                     f"A Checkpointer of this process trains the run {run.name}.",

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.repository.persisting import Persister
 from holdfast.repository.retaining import Retention
@@ -17,6 +16,7 @@ from holdfast.training.ways import Blocking, Way
 from holdfast.version import __version__
 
 if TYPE_CHECKING:
+    from holdfast.node.legacy import Legacy
     from holdfast.training.background import Background
 
 EARLIER_SECONDS = 300.0
@@ -29,6 +29,7 @@ def open_way(
     base: CheckpointId | None,
     options: Options,
     warn: Callable[[str], None],
+    legacy: Legacy | None = None,
 ) -> Way:
     """In the background where that is wanted and another process can reach the storage; else blocking."""
 
@@ -36,22 +37,25 @@ def open_way(
         retention = Retention(run, attempt, options.keep, warn)
         return Persister(run, attempt, parent=parent, retention=retention, warn=warn)
 
-    if not options.background or not _is_shared(run):
-        return Blocking(persister(base))
-    return introduce(run, attempt, base, options.keep, persister, warn, on_busy=options.on_busy)
+    if options.background and _is_shared(run):
+        return introduce(run, attempt, base, options, persister, warn, legacy)
+    if legacy is not None:
+        legacy.decline()
+    if options.memory is not None:
+        warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
+    return Blocking(persister(base))
 
 
 def introduce(
     run: Run,
     attempt: AttemptId,
     base: CheckpointId | None,
-    keep: KeepRule,
+    options: Options,
     persister: Callable[[CheckpointId | None], Persister],
     warn: Callable[[str], None],
-    *,
-    on_busy: str,
+    legacy: Legacy | None = None,
 ) -> Background:
-    """The way through an agent, which is started now."""
+    """The way through an agent, which is started now unless a trainer before has left one."""
     from holdfast.node.messages import Hello
     from holdfast.training.background import Background
 
@@ -61,26 +65,46 @@ def introduce(
         run=run.name,
         attempt=str(attempt),
         parent=str(base) if base is not None else None,
-        keep=keep,
+        keep=options.keep,
+        memory_seconds=options.memory_seconds,
     )
-    way = Background(run, _address(run), hello, persister=persister, warn=warn, on_busy=on_busy)
-    way.start()
-    return way
+    return Background(
+        run,
+        _address(run),
+        hello,
+        persister=persister,
+        warn=warn,
+        on_busy=options.on_busy,
+        keeps=options.memory is not None,
+        legacy=legacy,
+    )
 
 
-def wait_for_earlier_snapshots(run: Run) -> bool:
-    """Let what a killed trainer of this run has staged become durable, before an attempt supersedes it.
+def inherit_snapshots(run: Run, warn: Callable[[str], None]) -> Legacy | None:
+    """Take over what a trainer of this run, which has died, left in memory.
 
-    Returns
-    -------
-    bool
-        False if that takes too long.
+    Before an attempt supersedes it, what it has staged becomes durable.
     """
     if not _is_shared(run):
-        return True
-    from holdfast.node.link import wait_for_agent_of_before
+        return None
+    from holdfast.node.legacy import inherit
 
-    return wait_for_agent_of_before(_address(run), EARLIER_SECONDS)
+    try:
+        legacy = inherit(_address(run), __version__, EARLIER_SECONDS)
+    except TimeoutError:
+        warn("the saves of an earlier launch are still on their way; they are not waited for.")
+        return None
+    if legacy is not None and legacy.lost is not None:
+        warn(f"the newest snapshot of the launch before, in memory only, is lost: {legacy.lost}")
+    return legacy
+
+
+def wait_for_earlier_snapshots(run: Run) -> None:
+    """Let what a killed trainer of this run has staged become durable, and its memory go."""
+    if _is_shared(run):
+        from holdfast.node.legacy import wait_for_agent_of_before
+
+        wait_for_agent_of_before(_address(run), EARLIER_SECONDS)
 
 
 def _address(run: Run) -> bytes:

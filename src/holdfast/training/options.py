@@ -11,12 +11,21 @@ from holdfast.domain.save_rules import SaveRule
 
 
 class Options(msgspec.Struct, frozen=True):
-    """As `Checkpointer` takes them."""
+    """As `Checkpointer` takes them.
+
+    Attributes
+    ----------
+    save, memory : SaveRule or None
+        When to make a checkpoint; when to hold a snapshot in memory.
+    memory_seconds : float
+        For how long memory is held for a successor of this process, should it die.
+    """
 
     run: str
     resume: int | str
     changed: str
     save: SaveRule | None
+    memory: SaveRule | None
     keep: KeepRule
     on_fault: str
     signals: bool
@@ -25,3 +34,4 @@ class Options(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     background: bool
     on_busy: str
+    memory_seconds: float

@@ -6,7 +6,7 @@ import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -24,10 +24,14 @@ from holdfast.errors import (
 )
 from holdfast.frameworks import walk
 from holdfast.repository.reading import read_tensors
+from holdfast.repository.recalling import Wanted, recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.training import poison
 from holdfast.training.collecting import collector_paused
+
+if TYPE_CHECKING:
+    from holdfast.repository.recalling import Bytes
 
 READ_TRIES = 3
 
@@ -46,6 +50,8 @@ class Restored(msgspec.Struct, frozen=True):
     seconds : float
     skipped : list[str]
         Entries passed over with ``strict=False``.
+    from_memory : bool
+        Whether no tensor had to be read from the storage.
     """
 
     id: CheckpointId
@@ -54,6 +60,7 @@ class Restored(msgspec.Struct, frozen=True):
     given: dict[str, Any]
     seconds: float
     skipped: list[str]
+    from_memory: bool = False
 
 
 class Restorer:
@@ -70,6 +77,8 @@ class Restorer:
         ``refuse``, ``keep`` or ``apply``: what to do where they differ from those recorded.
     environment : mapping
         Of this process, to be compared.
+    in_memory : callable, optional
+        Gives the bytes of those tensors of a checkpoint, by its name, that are in memory; not trusted.
     """
 
     def __init__(
@@ -81,6 +90,7 @@ class Restorer:
         changed: str = "keep",
         environment: Mapping[str, Mapping[str, str]] | None = None,
         emit: Callable[[Event], None],
+        in_memory: Callable[[str], Mapping[str, Bytes]] | None = None,
     ) -> None:
         self._run = run
         self._state = state
@@ -88,6 +98,7 @@ class Restorer:
         self._changed = changed
         self._environment = environment
         self._emit = emit
+        self._in_memory = in_memory
 
     def newest(self, *, only: Iterable[str] | None = None, strict: bool = True) -> Restored | None:
         """Restore the newest recovery point that verifies, walking back past damaged ones.
@@ -172,7 +183,9 @@ class Restorer:
             skipped = plan.raise_differences(what, strict=strict)
             hints = self._run.hints(checkpoint)
             with poison.while_writing(self._entries(only)), self._judging(manifest, hints):
-                read_tensors(self._run.repository.reader, manifest, hints, plan.reads, what)
+                reads = self._recall(checkpoint, manifest, plan.reads)
+                if reads:
+                    read_tensors(self._run.repository.reader, manifest, hints, reads, what)
                 plan.finish()
             self._run.repository.dependable |= packs_of(self._run, checkpoint, manifest=manifest)
         walk.apply_given(self._state, resolution.apply)
@@ -180,7 +193,13 @@ class Restorer:
             self._emit(Warned(self._run.name, resolution.warning))
         training = tree.decode(manifest.details.training)
         seconds = time.monotonic() - started
-        return Restored(checkpoint, manifest, training, recorded, seconds, skipped)
+        from_memory = bool(plan.reads) and not reads
+        return Restored(checkpoint, manifest, training, recorded, seconds, skipped, from_memory)
+
+    def _recall(self, checkpoint: CheckpointId, manifest: Manifest, wanted: Wanted) -> Wanted:
+        """Take from memory what is there; the rest."""
+        held = self._in_memory(str(checkpoint)) if self._in_memory is not None else {}
+        return recall_tensors(held, manifest, wanted) if held else wanted
 
     @contextmanager
     def _judging(self, manifest: Manifest, hints: list[str]) -> Iterator[None]:

@@ -127,8 +127,10 @@ class Saver:
 
     Attributes
     ----------
-    burden_seconds : float or None
-        What the last save cost training.
+    burden_seconds, hold_seconds : float or None
+        What the last save cost training; and the last snapshot that stayed in memory.
+    saved_at, held_at : float
+        When they were taken, on the monotonic clock.
     lost : bool
         A save that was taken has failed since: what it held is not durable.
     durable : tuple[int, int]
@@ -168,7 +170,8 @@ class Saver:
         self.durable = (0, 0)
         self.left_out = 0
         self.burden_seconds: float | None = None
-        self.saved_at = time.monotonic()
+        self.hold_seconds: float | None = None
+        self.saved_at = self.held_at = time.monotonic()
 
     def paused(self) -> bool:
         """Whether a fault is too fresh to try again for a rule's sake."""
@@ -214,9 +217,25 @@ class Saver:
         except BaseException:
             del self._open[draft.sequence]
             raise
-        self.saved_at = time.monotonic()
+        self.saved_at = self.held_at = time.monotonic()
         self.wait() if insist else self.poll()
         return all(save.error is None or save.checkpoint is not None for save in asked)
+
+    @collector_paused()
+    def hold(self, point: SavePoint, reason: str) -> None:
+        """Hold a snapshot in memory, for a successor of this process; it never touches the disk before.
+
+        Raises
+        ------
+        UnsupportedError
+            As from `save`.
+        """
+        started = time.monotonic()
+        metrics = self._numbers(point.metrics)
+        if math.isfinite(metrics.get("loss", 0.0)):
+            self._way.keep(self._draft(point, reason, metrics), versions=self._versions())
+            self.held_at = time.monotonic()
+            self.hold_seconds = self.held_at - started
 
     def gives_way(self, step: int) -> bool:
         """Whether a save that nobody asked for is left out, because earlier ones are still on their way."""
@@ -254,9 +273,9 @@ class Saver:
             found |= framework.changed_by_steps_only(values)
         return found
 
-    def close(self) -> None:
-        """Let go of what makes drafts durable."""
-        self._way.close()
+    def close(self, *, done: bool) -> None:
+        """Let go of what makes drafts durable; ``done``: no successor is expected soon."""
+        self._way.close(done=done)
 
     def _wait_for(self, save: Save) -> Callable[[float | None], None]:
         def wait(timeout_seconds: float | None) -> None:

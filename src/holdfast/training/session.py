@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from holdfast.domain import events
 from holdfast.domain.events import Ended, Event, Started, Warned
 from holdfast.domain.names import validate_tag
-from holdfast.domain.save_rules import Observation
-from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import poison
+from holdfast.training.due import Due
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
-from holdfast.training.opening import open_way, wait_for_earlier_snapshots
+from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
@@ -30,6 +29,9 @@ from holdfast.training.saving import Save, SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint
+
+if TYPE_CHECKING:
+    from holdfast.node.legacy import Legacy
 
 
 class Session:
@@ -55,7 +57,6 @@ class Session:
         self._emit = emit
         self._run = repository.run(options.run)
         self._pid = os.getpid()
-        self._started = time.monotonic()
         self._triggers = Triggers(options.grace_seconds)
         self._requests = Requests(self._run)
         self._outermost = True
@@ -63,11 +64,12 @@ class Session:
         self._request_reasons: list[str] = []
         self._reports = Reports(options.keep, self.warn)
         self._told_of_gradients = False
-        self._saved_step = self._saved_epoch = 0
+        self._due, self._due_in_memory = Due(options.save), Due(options.memory)
         self._watch = StepWatch(state, self._before_step)
         self._turns = 0
-        self.loops = Loops(self, self._data_seed())
+        self.loops = Loops(self, registry.data_seed())
         self.restored: Restored | None = None
+        self._legacy: Legacy | None = None
 
     # -- entering ----------------------------------------------------------------------
 
@@ -92,6 +94,8 @@ class Session:
             self._make_saver(given, surroundings)
             self._watch.begin()
         except BaseException:
+            if self._legacy is not None:
+                self._legacy.decline()
             with contextlib.suppress(HoldfastError):
                 self._lease.release()
             raise
@@ -105,21 +109,15 @@ class Session:
         for other in list(Session._open):
             if (other._run.storage.location, other._run.name) == (self._run.storage.location, self._run.name):
                 other._let_go()
-                other._saver.close()
+                other._saver.close(done=False)
         self._outermost = not Session._open
 
     def _claim(self) -> None:
         storage, layout = self._run.storage, self._run.layout
-        name, wait_seconds = lease.claim_lock_name(self._run.name), lease.claim_wait_seconds()
-        with storage.lock(name, shared=False, wait_seconds=wait_seconds) as held:
-            if not held and storage.exclusive_locks:
-                raise BusyError(
-                    f"The run {self._run.name} is being claimed by another process.", do="Try again."
-                )
+        with lease.claiming(storage, self._run.name):
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
             self._take_over()
-            if not wait_for_earlier_snapshots(self._run):
-                self.warn("the saves of an earlier launch are still on their way; they are not waited for.")
+            self._legacy = inherit_snapshots(self._run, self.warn)
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
 
@@ -132,6 +130,7 @@ class Session:
             changed=options.changed,
             environment=surroundings,
             emit=self._emit,
+            in_memory=self._legacy.tensors if self._legacy is not None else None,
         )
         self.restored = restore_for_launch(restorer, self._run, options.resume)
         if self.restored is None:
@@ -149,9 +148,18 @@ class Session:
             self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
         if rng is not None:
             restore_rng(rng)
-        self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
+        self._mark(self._due, self._due_in_memory)
         self.loops.metrics = dict(restored.manifest.summary.metrics)
-        self._emit(events.Restored(self._run.name, progress.step, progress, restored.seconds))
+        name, place = self._run.name, "memory" if restored.from_memory else None
+        self._emit(events.Restored(name, progress.step, progress, restored.seconds, place))
+
+    @property
+    def _here(self) -> tuple[int, int]:
+        return self.loops.steps_counted, self.loops.epochs_counted
+
+    def _mark(self, *saved: Due) -> None:
+        for due in saved:
+            due.mark(*self._here)
 
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         keep, base = self._options.keep, self.restored.id if self.restored is not None else None
@@ -159,28 +167,24 @@ class Session:
             self._run.name,
             self._attempt,
             self._state,
-            open_way(self._run, self._attempt, base, self._options, self.warn),
+            open_way(self._run, self._attempt, base, self._options, self.warn, self._legacy),
             given=self.restored.given if self.restored is not None else given,
             environment=surroundings,
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
             on_fault=self._options.on_fault,
             emit=self._emit,
         )
-        self._saver.durable = (self._saved_step, self._saved_epoch)
+        self._legacy = None  # it has a new owner
+        self._saver.durable = (self._due.step, self._due.epoch)
         self._reports.monitored = monitored_so_far(self._run, keep)
 
     @property
     def _keeps_rng(self) -> bool:
         return self._options.rng and self._outermost
 
-    def _data_seed(self) -> int:
-        seeds = (f.data_seed() for f in registry.active())
-        return next((s for s in seeds if s is not None), 0)
-
     def restored_checkpoint(self) -> Checkpoint | None:
         """What this attempt resumed from, to look at."""
-        seen = self.restored
-        return Checkpoint(self._run, seen.id, seen.manifest) if seen is not None else None
+        return Checkpoint(self._run, self.restored.id, self.restored.manifest) if self.restored else None
 
     # -- what loops ask of their host --------------------------------------------------
 
@@ -216,18 +220,21 @@ class Session:
         """Save if something asks for it; leave if a signal asked for that."""
         if os.getpid() != self._pid:
             return  # a forked child has no say
-        self._lease_renewed()
+        self._lease.renew_if_old()
         self._learn_of_saves()
         if self._outermost:
             self._take_requests()
         reason = self._reason() if counted else None
-        if not counted or (reason is not None and not self._gradients_settled()):
+        to_hold = self._reason_to_hold() if counted and reason is None else None
+        if not counted or ((reason or to_hold) is not None and not self._gradients_settled()):
             return  # it moves to the next safe point
         leaving = self._triggers.leaving is not None
         if leaving:
             self._triggers.begin_last_save()
         if reason is not None:
             self._save(reason, loud=leaving)
+        elif to_hold is not None:
+            self._hold(to_hold)
         if leaving:
             self._saver.wait()
             self._triggers.leave()
@@ -237,12 +244,8 @@ class Session:
         self._saver.poll()
         if self._saver.lost:
             self._saver.lost = False
-            self._saved_step, self._saved_epoch = self._saver.durable
+            self._due.mark(*self._saver.durable)
             self.loops.unmoved = False
-
-    def _lease_renewed(self) -> None:
-        with contextlib.suppress(StorageError):  # the next renewal, or the save, will tell
-            self._lease.renew_if_old()
 
     def _take_requests(self) -> None:
         for request in self._requests.poll(now=self._triggers.save_asked):
@@ -257,58 +260,51 @@ class Session:
             return ", ".join(self._request_reasons) or "save()"
         if self._triggers.save_asked:
             return "SIGUSR1"
-        rule = self._options.save
-        if self._saver.paused() or (rule is None and not self._reports.improved):
+        improved = self._reports.improved
+        if self._saver.paused():
             return None
-        seen = self._observation()
-        if not seen.moved and not self._reports.improved:
-            return None
-        return (rule.due(seen) if rule is not None else None) or (
-            "best so far" if self._reports.improved else None
+        reason = self._due.reason(
+            *self._here,
+            since=self._saver.saved_at,
+            cost_seconds=self._saver.burden_seconds,
+            improved=improved,
         )
+        return reason or ("best so far" if improved else None)
 
-    def _observation(self) -> Observation:
-        now = time.monotonic()
-        return Observation(
-            step=self.loops.steps_counted,
-            epoch=self.loops.epochs_counted,
-            saved_step=self._saved_step,
-            saved_epoch=self._saved_epoch,
-            seconds_since_save=now - self._saver.saved_at,
-            save_seconds=self._saver.burden_seconds,
-            started_seconds_ago=now - self._started,
-            improved=self._reports.improved,
-        )
+    def _reason_to_hold(self) -> str | None:
+        """Why to hold a snapshot in memory at this safe point; None if there is no reason."""
+        saver = self._saver
+        return self._due_in_memory.reason(*self._here, since=saver.held_at, cost_seconds=saver.hold_seconds)
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
-            self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
+            self._mark(self._due)
             return
         asked = self._asked or [Save()]
         self._asked, self._request_reasons = [], []
         self._triggers.save_asked = False
-        point = SavePoint(
-            self.loops.progress,
-            self._training(),
-            self.loops.metrics | self._reports.metrics,
-            done=done,
-        )
         try:
-            taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
+            taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
         finally:
             self._reports.improved = False
         if taken:
-            self._saved_step, self._saved_epoch = self.loops.steps_counted, self.loops.epochs_counted
+            self._mark(self._due, self._due_in_memory)
             self.loops.unmoved = True
             self._reports.unsaved = False
 
-    def _training(self) -> dict[str, Any]:
+    def _hold(self, reason: str) -> None:
+        poison.refuse(self._state.values())
+        self._saver.hold(self._point(), reason)
+        self._mark(self._due_in_memory)
+
+    def _point(self, *, done: bool = False) -> SavePoint:
         training: dict[str, Any] = {"position": self.loops.state()}
         if self._keeps_rng:
             training["rng"] = capture_rng()
-        return training
+        metrics = self.loops.metrics | self._reports.metrics
+        return SavePoint(self.loops.progress, training, metrics, done=done)
 
     # -- what the user calls -----------------------------------------------------------
 
@@ -353,7 +349,7 @@ class Session:
             ending = failure
             raise
         finally:
-            self._close(self._cause(ending), done=ending is None)
+            self._close(self._cause(ending), ending)
         if kind is None and self._triggers.leaving is not None:
             self._triggers.leave()
 
@@ -376,12 +372,16 @@ class Session:
             return self._triggers.leaving.name
         if error is not None:
             return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
-        idle = self.restored is not None and not self._turns and self.loops.unmoved
-        asked = self.loops.asked
-        if self.restored is not None and idle and (asked or self._run.had_ended(self.restored.id.attempt)):
-            how = f"been stopped already ({self.loops.stopped})" if self.loops.stopped else "finished already"
-            return f"it had {how}; more epochs or steps would continue it"
-        return self.loops.stopped or "finished"
+        return self._why_nothing_was_done() or self.loops.stopped or "finished"
+
+    def _why_nothing_was_done(self) -> str | None:
+        restored = self.restored
+        if restored is None or self._turns or not self.loops.unmoved:
+            return None
+        if not self.loops.asked and not self._run.had_ended(restored.id.attempt):
+            return None
+        how = f"been stopped already ({self.loops.stopped})" if self.loops.stopped else "finished already"
+        return f"it had {how}; more epochs or steps would continue it"
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
@@ -389,11 +389,12 @@ class Session:
         if self in Session._open:
             Session._open.remove(self)
 
-    def _close(self, cause: str, *, done: bool) -> None:
+    def _close(self, cause: str, error: BaseException | None) -> None:
         self._let_go()
-        self._saver.close()
+        crashed = isinstance(error, Exception) and self._triggers.leaving is None
+        self._saver.close(done=not crashed)
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
-            self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)
+            self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=error is None)
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from holdfast.node.arena import Slot
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 
 IN_FLIGHT = 2
+WITH_SNAPSHOTS = IN_FLIGHT + 2
+"""Where snapshots stay in memory: the newest, and the one being copied."""
 _STEP_BYTES = 2 * 1024 * 1024
 
 
@@ -18,17 +20,16 @@ class Slots:
     ----------
     on_new : callable
         Called with number and slot of each that is made.
-
-    Attributes
-    ----------
     limit : int
-        How many there may be: `IN_FLIGHT`, or fewer where memory lacks.
+        How many there may be; fewer where memory lacks.
+    slots : iterable of Slot
+        Those that there are already.
     """
 
-    def __init__(self, on_new: Callable[[int, Slot], None]) -> None:
+    def __init__(self, on_new: Callable[[int, Slot], None], limit: int, slots: Iterable[Slot] = ()) -> None:
         self._on_new = on_new
-        self._slots: list[Slot] = []
-        self.limit = IN_FLIGHT
+        self._slots = list(slots)
+        self.limit = limit
 
     def __getitem__(self, number: int) -> Slot:
         return self._slots[number]
@@ -36,15 +37,20 @@ class Slots:
     def __iter__(self) -> Iterator[tuple[int, Slot]]:
         return iter(enumerate(self._slots))
 
-    def take(self, busy: Collection[int], need_bytes: int) -> int | None:
+    def take(self, busy: Collection[int], need_bytes: int, spared: int | None = None) -> int | None:
         """A slot of this size that is not busy; None if one has to become free first.
+
+        Parameters
+        ----------
+        spared : int, optional
+            A slot that is used only if no other one is there.
 
         Raises
         ------
         MemoryError
             There is no memory for even one; says how many bytes it takes.
         """
-        free = [number for number, _ in self if number not in busy]
+        free = sorted((n for n, _ in self if n not in busy), key=lambda number: number == spared)
         fitting = [number for number in free if self._slots[number].size_bytes >= need_bytes]
         if fitting:
             return fitting[0]

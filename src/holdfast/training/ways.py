@@ -74,6 +74,13 @@ class Way(Protocol):
         """
         ...
 
+    def keep(self, draft: Draft, *, versions: Versions) -> None:
+        """Hold the draft in memory in place of the one before, for a successor should this process die.
+
+        It may be left out where there is no room. Parameters and errors are those of `submit`.
+        """
+        ...
+
     def before_step(self) -> None:
         """An optimizer is about to step: copy what is left of a draft."""
         ...
@@ -82,8 +89,14 @@ class Way(Protocol):
         """What has been decided since the last call; waits until something is, if anything is open."""
         ...
 
-    def close(self) -> None:
-        """Let go; what was submitted is still made durable."""
+    def close(self, *, done: bool) -> None:
+        """Let go; what was submitted is still made durable.
+
+        Parameters
+        ----------
+        done : bool
+            Nobody is expected to go on from here soon: no memory is held for a successor.
+        """
         ...
 
 
@@ -130,6 +143,9 @@ class Blocking:
             )
         )
 
+    def keep(self, draft: Draft, *, versions: Versions) -> None:
+        """Nobody would outlive this process."""
+
     def before_step(self) -> None:
         """Nothing is left to copy."""
 
@@ -137,5 +153,5 @@ class Blocking:
         decided, self._outcomes = self._outcomes, []
         return decided
 
-    def close(self) -> None:
+    def close(self, *, done: bool) -> None:
         """Nothing is held."""

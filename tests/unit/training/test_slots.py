@@ -19,7 +19,7 @@ def made() -> list[int]:
 
 @pytest.fixture
 def some(made: list[int]) -> slots.Slots:
-    return slots.Slots(lambda number, slot: made.append(number))
+    return slots.Slots(lambda number, slot: made.append(number), slots.IN_FLIGHT)
 
 
 def test_a_free_one_is_used_again_and_two_are_the_limit(some: slots.Slots, made: list[int]) -> None:

@@ -1,0 +1,72 @@
+"""Snapshots on their way from a draft to a checkpoint, as the trainer sees them."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import msgspec
+
+from holdfast.domain.manifest import Details
+from holdfast.domain.names import CheckpointId
+from holdfast.node.arena import Place, SnapshotRecord, lay_out
+from holdfast.node.messages import Done, Staged, revive
+from holdfast.repository.commit import Draft
+from holdfast.training.ways import Outcome
+
+
+class Flight(msgspec.Struct):
+    """A snapshot: on its way to the disk, or the newest one in memory.
+
+    Attributes
+    ----------
+    complete : bool
+        Copied, and the agent's from now on.
+    durable : bool
+        It has become a checkpoint.
+    """
+
+    draft: Draft
+    details: Details
+    staged: Staged
+    urgent: bool
+    stall_seconds: float
+    staged_at: float
+    complete: bool = False
+    durable: bool = False
+
+    @property
+    def slot(self) -> int:
+        return self.staged.slot
+
+
+def table_of(draft: Draft, details: Details) -> tuple[dict[str, Place], int, bytes]:
+    """Where each tensor goes in a slot, the bytes that they take, and the table that follows them."""
+    places, tensors_bytes = lay_out({name: source.spec for name, source in draft.sources.items()})
+    record = SnapshotRecord(
+        attempt=str(draft.attempt),
+        sequence=draft.sequence,
+        progress=draft.progress,
+        reason=draft.reason,
+        metrics=draft.metrics,
+        done=draft.done,
+        monitor=draft.monitor,
+        tensors=places,
+        details=details,
+    )
+    return places, tensors_bytes, msgspec.msgpack.encode(record)
+
+
+def outcome(done: Done, flight: Flight) -> Outcome:
+    """What became of a snapshot, from the agent's answer."""
+    cores = os.cpu_count() or 1
+    return Outcome(
+        sequence=done.sequence,
+        checkpoint=CheckpointId.parse(done.checkpoint) if done.checkpoint is not None else None,
+        error=revive(done.failure) if done.failure is not None else None,
+        untagged={tag: revive(failure) for tag, failure in done.untagged.items()},
+        size_bytes=done.size_bytes,
+        new_bytes=done.new_bytes,
+        seconds=time.monotonic() - flight.staged_at + flight.stall_seconds,
+        burden_seconds=flight.stall_seconds + done.cpu_seconds / cores,
+    )
