@@ -19,11 +19,17 @@ def agents_of(repository: Path, run: str = "main") -> list[int]:
     return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and listens_at in _words(p)]
 
 
+def agents_below(folder: Path) -> list[int]:
+    """Process ids of the agents of all runs named ``main`` in repositories below a folder."""
+    repositories = [config.parent for config in folder.glob("**/holdfast.json")]
+    return [agent for repository in repositories for agent in agents_of(repository)]
+
+
 def agent_of(ckpt: holdfast.Checkpointer) -> int:
     """Process id of the agent that a Checkpointer talks to."""
     way = ckpt._entered._saver._way
     assert way._is_linked(10.0)  # type: ignore[attr-defined]
-    pid: int = way._link._agent_pid  # type: ignore[attr-defined]
+    pid: int = way._agent._link._agent_pid  # type: ignore[attr-defined]
     return pid
 
 

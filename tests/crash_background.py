@@ -1,6 +1,7 @@
 """Kill trainer or agent at each system call of a save in the background; look at what that leaves.
 
-Run as a program by the tests: ``python tests/crash_background.py FOLDER trainer|agent PART PARTS``.
+Run as a program by the tests: ``python tests/crash_background.py FOLDER trainer|agent save|hold PART PARTS``.
+``hold`` is a snapshot that stays in memory until its trainer is gone.
 """
 
 from __future__ import annotations
@@ -79,12 +80,24 @@ def train(storage: LocalStorage) -> bool:
     return bool(outcomes) and outcomes[0].checkpoint is not None
 
 
+def hold(storage: LocalStorage) -> bool:
+    """Hold one snapshot in memory, and let go: who kills the agent as well kills the snapshot."""
+    way = way_to(storage)
+    attempt = open_run(storage).attempts()[-1].id
+    way.keep(draft(attempt, 4, NEXT, make_state(NEXT)), versions={})
+    way.close(done=False)
+    return True
+
+
+TRAININGS = {"save": train, "hold": hold}
+
+
 def address_of(storage: LocalStorage) -> bytes:
     run = open_run(storage)
     return channel.address(run.repository.id, storage.location, RUN)
 
 
-def kill_trainer(stage: Stage, point: int | None) -> Trace:
+def kill_trainer(stage: Stage, training: str, point: int | None) -> Trace:
     """The agent lives, and finishes what it was given."""
     storage = stage.reset()
     read, write = os.pipe()
@@ -93,23 +106,20 @@ def kill_trainer(stage: Stage, point: int | None) -> Trace:
     spawn = link.spawn_agent
     link.spawn_agent = lambda address, call_off: _Started()  # type: ignore[assignment, return-value]
     try:
-        trace = run_traced(lambda: 0 if train(storage) else 1, kill_at=point)
+        trace = run_traced(lambda: 0 if TRAININGS[training](storage) else 1, kill_at=point)
     finally:
         link.spawn_agent = spawn
     os.write(write, b".")
     os.close(read), os.close(write)
-    deadline = time.monotonic() + SECONDS
-    while agents_of(stage.root, RUN):
-        assert time.monotonic() < deadline, f"the agent does not end: {trace}"
-        time.sleep(0.005)
+    _wait_for_ends(stage, trace)
     return trace
 
 
-def kill_agent(stage: Stage, point: int | None) -> Trace:
+def kill_agent(stage: Stage, training: str, point: int | None) -> Trace:
     """The trainer lives, and loses nothing."""
     storage = stage.reset()
     address = address_of(storage)
-    program = [sys.executable, __file__, "train", str(stage.root)]
+    program = [sys.executable, __file__, "train", training, str(stage.root)]
     trainer = subprocess.Popen(program, stdout=subprocess.PIPE)
     assert trainer.stdout is not None
     assert trainer.stdout.readline() == b"begins\n"
@@ -124,10 +134,11 @@ def kill_agent(stage: Stage, point: int | None) -> Trace:
     trace = run_traced(serve, kill_at=point)
     assert trainer.wait(SECONDS) == 0, f"the trainer lost its save: {trace}"
     trainer.stdout.close()
+    _wait_for_ends(stage, trace)
     return trace
 
 
-def train_patiently(root: str) -> None:
+def train_patiently(training: str, root: str) -> None:
     """As a trainer whose first agent is started by another, and whose next ones are real."""
     starts = iter([lambda address, call_off: _Started()])
     real = link.spawn_agent
@@ -138,7 +149,7 @@ def train_patiently(root: str) -> None:
     link.spawn_agent = spawn
     link.START_SECONDS = 2.0  # one that dies before it listens is not waited for any longer
     print("begins", flush=True)
-    sys.exit(0 if train(LocalStorage(Path(root))) else 1)
+    sys.exit(0 if TRAININGS[training](LocalStorage(Path(root))) else 1)
 
 
 def _wait_for_listener(address: bytes) -> None:
@@ -149,14 +160,22 @@ def _wait_for_listener(address: bytes) -> None:
         time.sleep(0.005)
 
 
-def sweep(stage: Stage, who: str, part: int, parts: int) -> int:
+def _wait_for_ends(stage: Stage, trace: Trace) -> None:
+    """Until no agent is left."""
+    deadline = time.monotonic() + SECONDS
+    while agents_of(stage.root, RUN):
+        assert time.monotonic() < deadline, f"the agent does not end: {trace}"
+        time.sleep(0.005)
+
+
+def sweep(stage: Stage, who: str, training: str, part: int, parts: int) -> int:
     kill = kill_trainer if who == "trainer" else kill_agent
-    total = kill(stage, None).calls
+    total = kill(stage, training, None).calls
     tried = 0
     for point in range(1 + part, total + 1, parts):
-        trace = kill(stage, point)
+        trace = kill(stage, training, point)
         try:
-            if who == "agent":
+            if who == "agent" and training == "save":
                 assert any(c.step == NEXT for c in open_run(LocalStorage(stage.root)).checkpoints())
             stage.check()
         except Exception as error:
@@ -168,11 +187,11 @@ def sweep(stage: Stage, who: str, part: int, parts: int) -> int:
 
 def main() -> None:
     if sys.argv[1] == "train":
-        train_patiently(sys.argv[2])
-    folder, who, part, parts = sys.argv[1:]
+        train_patiently(sys.argv[2], sys.argv[3])
+    folder, who, training, part, parts = sys.argv[1:]
     with tempfile.TemporaryDirectory(dir=folder) as inner:
         stage = Stage(Scenario(lambda storage: None, commits=True), Path(inner))
-        print(json.dumps({"tried": sweep(stage, who, int(part), int(parts))}))
+        print(json.dumps({"tried": sweep(stage, who, training, int(part), int(parts))}))
 
 
 if __name__ == "__main__":

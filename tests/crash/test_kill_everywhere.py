@@ -86,9 +86,17 @@ def test_a_failing_system_call_is_an_error_and_nothing_more(
     assert result["failed"] >= result["tried"] / 3
 
 
-@pytest.mark.parametrize(("who", "parts", "part", "least"), [("trainer", 4, 1, 40), ("agent", 24, 5, 25)])
+@pytest.mark.parametrize(
+    ("who", "training", "parts", "part", "least"),
+    [
+        ("trainer", "save", 4, 1, 40),
+        ("agent", "save", 24, 5, 25),
+        ("trainer", "hold", 5, 2, 25),
+        ("agent", "hold", 40, 7, 15),
+    ],
+)
 def test_trainer_or_agent_killed_at_any_system_call_of_a_background_save(
-    tmp_path: Path, who: str, parts: int, part: int, least: int
+    tmp_path: Path, who: str, training: str, parts: int, part: int, least: int
 ) -> None:
-    result = run_program("crash_background.py", tmp_path, who, str(part), str(parts))
+    result = run_program("crash_background.py", tmp_path, who, training, str(part), str(parts))
     assert result["tried"] >= least

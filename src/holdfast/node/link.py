@@ -71,6 +71,11 @@ class Link:
         return True
 
     @property
+    def taken_over(self) -> bool:
+        """Whether it is the agent of a trainer before, which has its slots already."""
+        return self._starter is None
+
+    @property
     def ready(self) -> bool:
         """Whether the agent has taken this trainer."""
         return self._agent_pid is not None

@@ -46,8 +46,8 @@ class Conversation:
         ------
         AgentUnavailableError
         """
-        self._knows_all = False
         self._link = Link(self._address, hello, left)
+        self._knows_all = self._link.taken_over
 
     def ready(self, wait_seconds: float) -> bool:
         """Whether the agent is there, or comes within this time.

@@ -31,7 +31,7 @@ class Due:
         self.step, self.epoch = step, epoch
 
     def reason(
-        self, step: int, epoch: int, *, since: float, cost_seconds: float | None, improved: bool = False
+        self, step: int, epoch: int, since: float, cost_seconds: float | None, *, improved: bool = False
     ) -> str | None:
         """Why to save now; None if there is no reason.
 

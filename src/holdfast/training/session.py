@@ -260,21 +260,16 @@ class Session:
             return ", ".join(self._request_reasons) or "save()"
         if self._triggers.save_asked:
             return "SIGUSR1"
-        improved = self._reports.improved
-        if self._saver.paused():
+        saver, improved = self._saver, self._reports.improved
+        if saver.paused():
             return None
-        reason = self._due.reason(
-            *self._here,
-            since=self._saver.saved_at,
-            cost_seconds=self._saver.burden_seconds,
-            improved=improved,
-        )
-        return reason or ("best so far" if improved else None)
+        due = self._due.reason(*self._here, saver.saved_at, saver.burden_seconds, improved=improved)
+        return due or ("best so far" if improved else None)
 
     def _reason_to_hold(self) -> str | None:
         """Why to hold a snapshot in memory at this safe point; None if there is no reason."""
-        saver = self._saver
-        return self._due_in_memory.reason(*self._here, since=saver.held_at, cost_seconds=saver.hold_seconds)
+        due = self._due_in_memory.reason(*self._here, self._saver.held_at, self._saver.hold_seconds)
+        return f"memory {due}" if due is not None else None
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())

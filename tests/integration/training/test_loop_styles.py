@@ -29,7 +29,7 @@ def test_killed_at_its_lines_it_ends_as_if_nothing_had_happened(
     lines = killing.lines_of(style, tmp_path / "whole")
     expected = killing.left_behind(tmp_path / "whole")
     kills = KILLS if saving == "loop" else KILLS // 5  # each starts an agent
-    points = range(1 if saving == "loop" else lines // 4, lines, max(1, lines // kills))
+    points = range(lines // 4 if saving == "background" else 1, lines, max(1, lines // kills))
     for point in points:
         repository = tmp_path / str(point)
         status = killing.run(style, repository, signal_at=point)

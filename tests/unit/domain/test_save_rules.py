@@ -18,6 +18,7 @@ from holdfast.domain.save_rules import (
     Rule,
     every,
     parse,
+    tiers,
 )
 from holdfast.errors import UsageError
 
@@ -46,6 +47,7 @@ atoms: st.SearchStrategy[Rule] = st.one_of(
         lambda rungs: Ladder(tuple(rungs))
     ),
 )
+atoms = st.one_of(atoms, atoms.map(lambda rule: rule.in_memory()))
 rules = st.one_of(atoms, st.lists(atoms, min_size=2, max_size=4).map(lambda parts: AnyOf(tuple(parts))))
 
 
@@ -175,3 +177,43 @@ def test_an_improvement_saves_again_at_a_step_already_saved() -> None:
 
 def test_never_never_saves() -> None:
     assert parse(None).due(seen(step=10**9, seconds_since_save=1e9, improved=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "on_disk", "in_memory"),
+    [
+        ("memory every 1 step, disk every 100 steps", EverySteps(100), EverySteps(1)),
+        ("disk every 100 steps, memory every step", EverySteps(100), EverySteps(1)),
+        ("Memory every 2 steps | every 10 minutes", EverySeconds(600.0), EverySteps(2)),
+        ("memory every 2 steps", Auto(), EverySteps(2)),
+        ("memory auto or memory every epoch | best", OnImprovement(), AnyOf((Auto(), EveryEpochs(1)))),
+        ("memory save 900 1, 300 10, disk save 60 5, 30 7", Ladder(((60, 5), (30, 7))), "memory's"),
+        ("every 100 steps", EverySteps(100), None),
+        ("never", None, None),
+        (None, None, None),
+    ],
+)
+def test_a_rule_is_parted_into_what_goes_to_disk_and_what_stays_in_memory(
+    text: str | None, on_disk: Rule | None, in_memory: Rule | str | None
+) -> None:
+    if in_memory == "memory's":
+        in_memory = Ladder(((900, 1), (300, 10)))
+    assert tiers(parse(text)) == (on_disk, in_memory)
+
+
+def test_rules_in_code_and_in_words_say_the_same() -> None:
+    in_code = every(steps=1).in_memory() | every(steps=100)
+    assert in_code == parse("memory every 1 step, disk every 100 steps")
+    assert every(steps=1).in_memory().in_memory() == every(steps=1).in_memory()
+
+
+def test_a_rule_for_memory_asks_for_no_save() -> None:
+    rule = every(steps=1).in_memory() | every(steps=100)
+    assert rule.due(seen(step=1)) is None
+    assert rule.due(seen(step=100)) == "every 100 steps"
+
+
+@pytest.mark.parametrize("text", ["memory", "disk", "memory memory", "memory every", "ram every 1 step"])
+def test_half_a_rule_for_memory_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="is no save rule"):
+        parse(text)
