@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast.errors import SupersededError
 from holdfast.node.arena import Slot
-from holdfast.node.messages import Done, Inheritance, Kept, Staged
+from holdfast.node.messages import Done, Held, Inheritance, Kept, Staged
 
 
 class _Newest(msgspec.Struct):
@@ -41,6 +41,16 @@ class Holdings:
     def any_kept(self) -> bool:
         """Whether a snapshot is held that a successor can use, or that is still to be made durable."""
         return self._newest is not None
+
+    def seen(self, *, serving: bool) -> Held:
+        """What there is, for those who look."""
+        newest = self._newest
+        return Held(
+            sum(slot.size_bytes for slot in self._slots.values()),
+            newest.staged.step if newest is not None else None,
+            newest.checkpoint if newest is not None else None,
+            serving,
+        )
 
     def put(self, number: int, slot: Slot) -> None:
         """Take a slot; one that had this number before goes."""

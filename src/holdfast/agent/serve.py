@@ -20,6 +20,7 @@ from holdfast.node.messages import (
     Finish,
     Hello,
     Inherit,
+    Look,
     Message,
     NewSlot,
     Reclaim,
@@ -170,8 +171,10 @@ class Agent:
             self._heirs.pop(channel, None)
             return
         why = self._objection(message)
-        if why is not None:
-            self._refuse(channel, why)
+        if isinstance(message, Look):
+            self._dismiss(channel, self._holdings.seen(serving=self._trainer is not None))
+        elif why is not None:
+            self._dismiss(channel, Refused(why))
         elif isinstance(message, Hello):
             self._take(channel, message)
         else:  # the trainer before may be stopped, but it has lost its lease
@@ -182,10 +185,10 @@ class Agent:
         self._heirs.pop(channel, None)
         self._waiting.remove(channel)
 
-    def _refuse(self, channel: Channel, why: str) -> None:
+    def _dismiss(self, channel: Channel, answer: Message) -> None:
         self._forget(channel)
         with suppress(ChannelClosedError):
-            channel.send(Refused(why))
+            channel.send(answer)
         channel.close()
 
     def _objection(self, message: Message) -> str | None:

@@ -17,6 +17,7 @@ from holdfast.cli.options import JsonOption, RepositoryOption, place_of
 
 if TYPE_CHECKING:
     from holdfast.repository.repository import Repository
+    from holdfast.repository.run import Run
     from holdfast.storage.base import Storage
 
 EXAMPLES = ("holdfast doctor", "holdfast doctor /mnt/scratch/checkpoints", "holdfast doctor --json")
@@ -171,7 +172,7 @@ def _repository(repository: Repository) -> Iterator[Check]:
     yield Check("ok", "repository", counted)
     for run in runs:
         yield from _attempts(run)
-        yield from _snapshots(run)
+    yield from _memory(runs)
     damaged = len({record.pack for record in read_damage(repository.storage)})
     if damaged:
         packs = text.several(damaged, "pack")
@@ -182,21 +183,29 @@ def _repository(repository: Repository) -> Iterator[Check]:
         yield Check("note", "repository", f"{told} rejected as damaged: 'holdfast repair' may mend them.")
 
 
-def _snapshots(run: Any) -> Iterator[Check]:
-    """Whether a run could save in the background, by the size of its last checkpoint."""
-    from holdfast.errors import HoldfastError
+def _memory(runs: list[Run]) -> Iterator[Check]:
+    """Whether the largest run could save in the background, by the size of its last checkpoint."""
     from holdfast.node.memory import available_bytes
+
+    copy_bytes, run = max(((_latest_bytes(run), run.name) for run in runs), default=(0, ""))
+    if not copy_bytes:
+        return
+    there_bytes = available_bytes()
+    need = f"{text.size(2 * copy_bytes)} for saves in the background, {text.size(4 * copy_bytes)}"
+    fits = 2 * copy_bytes <= there_bytes
+    limits = "" if fits else " Saves would be one at a time, or hold up training."
+    what = f"The run {run} takes up to {need} with snapshots in memory; {text.size(there_bytes)} are free."
+    yield Check("ok" if fits else "note", "memory", what + limits)
+
+
+def _latest_bytes(run: Run) -> int:
+    from holdfast.errors import HoldfastError
 
     try:
         latest = run.latest()
-        copy_bytes = run.summary(latest).size_bytes if latest is not None else 0
+        return run.summary(latest).size_bytes if latest is not None else 0
     except HoldfastError:
-        return  # said by another check
-    if 2 * copy_bytes > available_bytes():
-        need = (
-            f"Saves in the background take up to 2 x {text.size(copy_bytes)} of memory, more than there is."
-        )
-        yield Check("note", f"run {run.name}", f"{need} They would be one at a time, or hold up training.")
+        return 0  # said by another check
 
 
 def _attempts(run: Any) -> Iterator[Check]:

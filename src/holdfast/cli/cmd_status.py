@@ -21,11 +21,14 @@ def command(
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show live runs, or RUN whether live or not: process, attempt, last checkpoint, last failure."""
+    """Show live runs, or RUN whether live or not: process, attempt, last checkpoint, memory, last failure.
+
+    Memory is what the process that saves in the background holds: for which step, and how much.
+    """
     opened = open_repository(repository)
     told = [_told(found) for found in find_runs(opened, run)]
     if run is None:
-        told = [t for t in told if t["state"] == "live"]
+        told = [t for t in told if t["state"] == "live" or t["memory"] is not None]
     if json:
         output.print_json({"repository": opened.storage.location, "runs": told})
     elif told:
@@ -40,7 +43,17 @@ def _told(run: Run) -> dict[str, Any]:
     seen = overview(run)
     last = _last_failure(run)
     failure = {"cause": last.cause, "step": last.step, "ended_seconds": last.ended_seconds} if last else None
-    return {**run_json(seen, live_holders(run)), "last_failure": failure}
+    return {**run_json(seen, live_holders(run)), "memory": _memory(run), "last_failure": failure}
+
+
+def _memory(run: Run) -> dict[str, Any] | None:
+    """What an agent on this machine holds of it."""
+    from holdfast.training.opening import snapshots_of
+
+    held = snapshots_of(run)
+    if held is None:
+        return None
+    return {"step": held.step, "durable": held.checkpoint is not None, "size_bytes": held.memory_bytes}
 
 
 def _last_failure(run: Run) -> EndRecord | None:
@@ -63,8 +76,16 @@ def _print(told: list[dict[str, Any]]) -> None:
                 (one["attempt"] or "-").partition("-")[0].lstrip("0") or "-",
                 str(latest["step"]) if latest is not None else "-",
                 text.age(saved) if saved is not None else "-",
+                _memory_text(one["memory"]),
                 f"{failure['cause']} at step {failure['step']}" if failure is not None else "",
             )
         )
-    columns = ("run", "state", "process", "attempt>", "step>", "saved>", "last failure")
+    columns = ("run", "state", "process", "attempt>", "step>", "saved>", "memory", "last failure")
     print_table(columns, rows, folding=("run", "process", "last failure"))
+
+
+def _memory_text(memory: dict[str, Any] | None) -> str:
+    if memory is None:
+        return "-"
+    held = text.size(memory["size_bytes"])
+    return f"{held}, step {memory['step']}" if memory["step"] is not None else held

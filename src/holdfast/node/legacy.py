@@ -10,10 +10,12 @@ import msgspec
 
 from holdfast.node.arena import Slot, SlotSource, read_record
 from holdfast.node.channel import Channel, ChannelClosedError, connect
-from holdfast.node.messages import Finish, Inherit, Inheritance, ToTrainer
+from holdfast.node.messages import Finish, Held, Inherit, Inheritance, Look, ToTrainer
 
 if TYPE_CHECKING:
     from holdfast.node.arena import Bytes
+
+LOOK_SECONDS = 2.0
 
 
 class Legacy:
@@ -112,3 +114,18 @@ def wait_for_agent_of_before(address: bytes, timeout_seconds: float) -> bool:
         finally:
             channel.close()
     return False
+
+
+def look(address: bytes) -> Held | None:
+    """What the agent holds that listens there; None if there is none, or it does not answer."""
+    channel = connect(address, ToTrainer)
+    if channel is None:
+        return None
+    try:
+        channel.send(Look())
+        answer = channel.receive(LOOK_SECONDS)
+    except ChannelClosedError:
+        return None
+    finally:
+        channel.close()
+    return answer[0] if answer is not None and isinstance(answer[0], Held) else None

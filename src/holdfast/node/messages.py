@@ -60,6 +60,7 @@ class Staged(Message, frozen=True):
     """
 
     sequence: int
+    step: int
     slot: int
     start: int
     size_bytes: int
@@ -127,6 +128,31 @@ class Inheritance(Message, frozen=True):
     lost: str | None = None
 
 
+class Look(Message, frozen=True):
+    """Somebody asks what is held; answered by `Held`."""
+
+
+class Held(Message, frozen=True):
+    """What an agent holds.
+
+    Attributes
+    ----------
+    memory_bytes : int
+        Of all slots.
+    step : int or None
+        Of the newest snapshot.
+    checkpoint : str or None
+        What that has become, if it is durable.
+    serving : bool
+        Whether the trainer lives.
+    """
+
+    memory_bytes: int
+    step: int | None
+    checkpoint: str | None
+    serving: bool
+
+
 class Welcome(Message, frozen=True):
     """The agent takes the trainer's snapshots."""
 
@@ -185,8 +211,8 @@ class Told(Message, frozen=True):
     text: str
 
 
-ToAgent = Hello | NewSlot | Staged | Withdraw | Reclaim | Finish | Inherit
-ToTrainer = Welcome | Refused | Done | Withdrawn | Told | Inheritance
+ToAgent = Hello | NewSlot | Staged | Withdraw | Reclaim | Finish | Inherit | Look
+ToTrainer = Welcome | Refused | Done | Withdrawn | Told | Inheritance | Held
 
 
 def describe(error: BaseException) -> Failure:

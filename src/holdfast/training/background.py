@@ -187,7 +187,8 @@ class Background:
         )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
-        staged = Staged(draft.sequence, number, tensors_bytes, len(record), tuple(tags), durable)
+        step = draft.progress.step
+        staged = Staged(draft.sequence, step, number, tensors_bytes, len(record), tuple(tags), durable)
         now = time.monotonic()
         flight = Flight(draft, details, staged, urgent, now - started, now)
         if durable:

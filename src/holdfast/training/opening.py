@@ -17,6 +17,7 @@ from holdfast.version import __version__
 
 if TYPE_CHECKING:
     from holdfast.node.legacy import Legacy
+    from holdfast.node.messages import Held
     from holdfast.training.background import Background
 
 EARLIER_SECONDS = 300.0
@@ -105,6 +106,15 @@ def wait_for_earlier_snapshots(run: Run) -> None:
         from holdfast.node.legacy import wait_for_agent_of_before
 
         wait_for_agent_of_before(_address(run), EARLIER_SECONDS)
+
+
+def snapshots_of(run: Run) -> Held | None:
+    """What an agent of this run holds in memory; None if there is none on this machine."""
+    if not _is_shared(run):
+        return None
+    from holdfast.node.legacy import look
+
+    return look(_address(run))
 
 
 def _address(run: Run) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -28,7 +29,7 @@ from typer.testing import CliRunner
 import holdfast
 from agents import agent_of, agents_below, agents_of
 from holdfast.cli.app import app
-from holdfast.node import legacy, link
+from holdfast.node import legacy, link, memory
 from holdfast.node.channel import address
 from holdfast.node.messages import Inherit
 from holdfast.training import slots
@@ -380,3 +381,31 @@ def test_an_agent_that_does_not_answer_its_heir_is_followed_by_another(
     killed_at(tmp_path, 7)
     monkeypatch.setattr(link, "LEFT_SECONDS", 0.0)
     finish(tmp_path)
+
+
+def test_status_shows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOLDFAST_REPOSITORY", str(tmp_path))
+    killed_at(tmp_path, 7)
+    assert wait_until(lambda: steps_in(tmp_path) == [7])
+    told = json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)["runs"]
+    assert [(one["run"], one["state"], one["memory"]["step"]) for one in told] == [("main", "killed", 7)]
+    assert told[0]["memory"]["durable"]
+    assert told[0]["memory"]["size_bytes"] > 2 * SIZE * 8
+    assert ", step 7" in CliRunner().invoke(app, ["status"]).stdout
+    finish(tmp_path)
+    assert wait_until(lambda: not agents_of(tmp_path))
+    assert json.loads(CliRunner().invoke(app, ["status", "--json"]).stdout)["runs"] == []
+    assert (
+        json.loads(CliRunner().invoke(app, ["status", "main", "--json"]).stdout)["runs"][0]["memory"] is None
+    )
+
+
+def test_doctor_says_how_much_memory_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count(tmp_path, size=SIZE)
+    said = CliRunner().invoke(app, ["doctor", str(tmp_path)]).stdout
+    assert "The run main takes up to 781 KiB for saves in the background, 1.5 MiB with snapshots" in " ".join(
+        said.split()
+    )
+    monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
+    said = CliRunner().invoke(app, ["doctor", str(tmp_path)]).stdout
+    assert "one at a time, or hold up training" in " ".join(said.split())

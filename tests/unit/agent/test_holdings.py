@@ -11,7 +11,7 @@ import pytest
 from holdfast.agent.holdings import Holdings
 from holdfast.errors import StorageError, SupersededError
 from holdfast.node.arena import Slot
-from holdfast.node.messages import Done, Inheritance, Kept, Staged, describe
+from holdfast.node.messages import Done, Held, Inheritance, Kept, Staged, describe
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
 
@@ -26,11 +26,11 @@ def held() -> Iterator[Holdings]:
 
 
 def in_memory(sequence: int, slot: int = 0) -> Staged:
-    return Staged(sequence, slot, 100, 50, durable=False)
+    return Staged(sequence, sequence * 10, slot, 100, 50, durable=False)
 
 
 def test_a_durable_snapshot_is_handed_on_with_the_slots(held: Holdings) -> None:
-    held.staged(Staged(1, 2, 100, 50))
+    held.staged(Staged(1, 10, 2, 100, 50))
     assert held.take_unsaved(failed_seconds_ago=0.0) is None  # somebody saves it already
     held.decided(Done(1, checkpoint="c"))
     message, descriptors = held.inheritance()
@@ -88,11 +88,17 @@ def test_a_snapshot_whose_slot_goes_is_forgotten(held: Holdings, how: str) -> No
     assert not held.any_kept
 
 
+def test_who_looks_sees_memory_and_newest_snapshot(held: Holdings) -> None:
+    assert held.seen(serving=True) == Held(3 * 4096, None, None, True)
+    held.staged(in_memory(2))
+    assert held.seen(serving=False) == Held(3 * 4096, 20, None, False)
+
+
 def test_what_an_earlier_trainer_left_unsaved_is_nobodys(held: Holdings) -> None:
     held.staged(in_memory(1))
     assert held.drop_unsaved()
     assert not held.drop_unsaved()
-    held.staged(Staged(1, 0, 100, 50))
+    held.staged(Staged(1, 10, 0, 100, 50))
     held.decided(Done(1, checkpoint="c"))
     assert not held.drop_unsaved()
     assert held.any_kept
