@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import HoldfastError, StorageError
+from holdfast.errors import StorageError
 from holdfast.node.arena import SlotSource
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError
@@ -32,7 +32,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing
-from holdfast.training.flights import Flight, outcome, table_of
+from holdfast.training.flights import Flight, committed, outcome, table_of
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
 from holdfast.training.ways import Blocking, Outcome
@@ -133,6 +133,10 @@ class Background:
             self._told_of_room = True
             self._warn("there is no memory to hold a snapshot while the next is taken: some are left out.")
 
+    def prepare(self, size_bytes: int) -> None:
+        if self._instead is None and not self._closed:
+            self._slots.prepare(self._busy_slots(), size_bytes)
+
     def before_step(self) -> None:
         fenced, started = self._fenced, time.monotonic()
         if fenced is not None:
@@ -193,6 +197,7 @@ class Background:
         flight = Flight(draft, details, staged, urgent, now - started, now)
         if durable:
             self._flights[draft.sequence] = flight
+        self._slots.prepare(self._busy_slots() | {number}, tensors_bytes + len(record))
         self._is_linked(0.0)
         self._fenced = flight, fence
         if fence.done:
@@ -300,18 +305,10 @@ class Background:
             yield flight.staged, []
 
     def _newest_durable(self) -> CheckpointId | None:
-        mine = self._durable()
+        mine = committed(self._run, self._hello.attempt)
         if mine:
             return mine[max(mine)]
         return CheckpointId.parse(self._hello.parent) if self._hello.parent is not None else None
-
-    def _durable(self) -> dict[int, CheckpointId]:
-        """What of this attempt is committed, by sequence number."""
-        try:
-            own = [c for c in self._run.checkpoints() if str(c.attempt) == self._hello.attempt]
-        except HoldfastError:
-            return {}  # what cannot be looked up is saved again, which does no harm
-        return {c.sequence: c for c in own if c.kind == "full"}
 
     def _say(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         try:
@@ -365,7 +362,7 @@ class Background:
         """Nothing is lost: the snapshots are in this process's memory, too."""
         self._agent.end()
         self._deaths += 1
-        durable = self._durable()
+        durable = committed(self._run, self._hello.attempt)
         for sequence in [s for s in list(self._flights) if s in durable]:
             flight = self._flights.pop(sequence)
             flight.durable = True

@@ -9,9 +9,11 @@ import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
+from holdfast.errors import HoldfastError
 from holdfast.node.arena import Place, SnapshotRecord, lay_out
 from holdfast.node.messages import Done, Staged, revive
 from holdfast.repository.commit import Draft
+from holdfast.repository.run import Run
 from holdfast.training.ways import Outcome
 
 
@@ -55,6 +57,15 @@ def table_of(draft: Draft, details: Details) -> tuple[dict[str, Place], int, byt
         details=details,
     )
     return places, tensors_bytes, msgspec.msgpack.encode(record)
+
+
+def committed(run: Run, attempt: str) -> dict[int, CheckpointId]:
+    """What of an attempt is durable, by sequence number."""
+    try:
+        own = [c for c in run.checkpoints() if str(c.attempt) == attempt]
+    except HoldfastError:
+        return {}  # what cannot be looked up is saved again, which does no harm
+    return {c.sequence: c for c in own if c.kind == "full"}
 
 
 def outcome(done: Done, flight: Flight) -> Outcome:

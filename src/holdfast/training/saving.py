@@ -237,6 +237,11 @@ class Saver:
             self.held_at = time.monotonic()
             self.hold_seconds = self.held_at - started
 
+    def prepare(self) -> None:
+        """Get ready for the first save: what it needs is made while training goes on."""
+        tensors = walk.capture(self._state).tensors
+        self._way.prepare(sum(source.spec.size_bytes for source in tensors.values()))
+
     def gives_way(self, step: int) -> bool:
         """Whether a save that nobody asked for is left out, because earlier ones are still on their way."""
         if self._way.has_room():

@@ -63,7 +63,7 @@ class Session:
         self._asked: list[Save] = []
         self._request_reasons: list[str] = []
         self._reports = Reports(options.keep, self.warn)
-        self._told_of_gradients = False
+        self._told_of_gradients = self._prepared = False
         self._due, self._due_in_memory = Due(options.save), Due(options.memory)
         self._watch = StepWatch(state, self._before_step)
         self._turns = 0
@@ -235,6 +235,9 @@ class Session:
             self._save(reason, loud=leaving)
         elif to_hold is not None:
             self._hold(to_hold)
+        elif not self._prepared:  # only now is all of the optimizers' state there
+            self._saver.prepare()
+        self._prepared = True
         if leaving:
             self._saver.wait()
             self._triggers.leave()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from holdfast.node.arena import Slot
@@ -29,6 +30,7 @@ class Slots:
     def __init__(self, on_new: Callable[[int, Slot], None], limit: int, slots: Iterable[Slot] = ()) -> None:
         self._on_new = on_new
         self._slots = list(slots)
+        self._ahead: _Ahead | None = None
         self.limit = limit
 
     def __getitem__(self, number: int) -> Slot:
@@ -57,8 +59,7 @@ class Slots:
         if not free and len(self._slots) >= self.limit:
             return None
         number = free[0] if free else len(self._slots)
-        room_bytes = (need_bytes // _STEP_BYTES + 2) * _STEP_BYTES  # records grow: so does the room, ahead
-        slot = _created(room_bytes)
+        slot = self._made(need_bytes)
         if slot is not None:
             for outgrown in self._slots[number : number + 1]:
                 outgrown.close()
@@ -66,14 +67,53 @@ class Slots:
             self._on_new(number, slot)
             return number
         if not busy:
-            raise MemoryError(room_bytes)
+            raise MemoryError(_room_bytes(need_bytes))
         self.limit = max(len(busy), 1)  # fewer saves at once will do
         return None
 
+    def prepare(self, busy: Collection[int], need_bytes: int) -> None:
+        """Make another slot ahead, behind training, unless one is free or there may be no more."""
+        if self._ahead is None and len(self._slots) < self.limit and len(busy) >= len(self._slots):
+            self._ahead = _Ahead(_room_bytes(need_bytes))
+
+    def _made(self, need_bytes: int) -> Slot | None:
+        """A new slot: the one that was made ahead if it will do."""
+        ahead, self._ahead = self._ahead, None
+        slot = ahead.slot() if ahead is not None else None
+        if slot is None or slot.size_bytes >= need_bytes:
+            return slot or _created(_room_bytes(need_bytes))
+        slot.close()
+        return _created(_room_bytes(need_bytes))
+
     def close(self) -> None:
         """Let go of all of them."""
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and (slot := ahead.slot()) is not None:
+            slot.close()
         for slot in self._slots:
             slot.close()
+
+
+class _Ahead:
+    """A slot that is made while training goes on."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._slot: Slot | None = None
+        self._thread = threading.Thread(target=self._make, args=(size_bytes,), daemon=True)
+        self._thread.start()
+
+    def _make(self, size_bytes: int) -> None:
+        self._slot = _created(size_bytes)
+
+    def slot(self) -> Slot | None:
+        """Wait for it; None if there was no memory for it."""
+        self._thread.join()
+        return self._slot
+
+
+def _room_bytes(need_bytes: int) -> int:
+    """Records grow: so does the room, ahead."""
+    return (need_bytes // _STEP_BYTES + 2) * _STEP_BYTES
 
 
 def _created(size_bytes: int) -> Slot | None:

@@ -81,6 +81,10 @@ class Way(Protocol):
         """
         ...
 
+    def prepare(self, size_bytes: int) -> None:
+        """Get ready for a draft of about this size, while training goes on."""
+        ...
+
     def before_step(self) -> None:
         """An optimizer is about to step: copy what is left of a draft."""
         ...
@@ -145,6 +149,9 @@ class Blocking:
 
     def keep(self, draft: Draft, *, versions: Versions) -> None:
         """Nobody would outlive this process."""
+
+    def prepare(self, size_bytes: int) -> None:
+        """Nothing is to be made."""
 
     def before_step(self) -> None:
         """Nothing is left to copy."""
