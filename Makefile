@@ -3,6 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
+RIVALS := $(VENV)/.rivals-installed
 EXTRAS := torch,paddle,safetensors,demo,bench,dev
 WORKERS ?= 2
 SOAK_SECONDS ?= 1800
@@ -49,8 +50,13 @@ types: setup
 imports: setup
 	@$(BIN)/lint-imports --no-logo 2>/dev/null || $(BIN)/lint-imports
 
-bench: setup  ## Side-by-side benchmarks with the rivals; writes JSON and charts to benchmarks/out
+bench: setup $(RIVALS)  ## Side-by-side benchmarks with the rivals; writes JSON and charts to benchmarks/out
 	@$(BIN)/python benchmarks/run.py
+
+$(RIVALS): $(STAMP)
+	@echo "Installing the rivals into $(VENV) (some minutes) ..."
+	@$(PIP) --editable '.[bench-rivals]' && touch $@ || \
+		echo "Not all rivals could be installed: the results name those that are missing."
 
 soak: setup system  ## Thousands of random kills, for as long as you like
 	@PYTHONPATH=tests $(BIN)/python -m crash.soak

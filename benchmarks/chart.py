@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from training_report import TITLES
 
 OURS, THEIRS, LIMIT, QUICK = "#1b6ca8", "#b9bec6", "#e07a3f", "#dfe2e7"
 _LEGENDS = {
@@ -17,7 +18,7 @@ _LEGENDS = {
     "often_computed": "of that of the same turn's steps without saving; orange: all of it",
 }
 _PAPER = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-_TITLES = {"torch": "PyTorch", "paddle": "PaddlePaddle"}
+_FRAMEWORKS = {"torch": "PyTorch", "paddle": "PaddlePaddle"}
 
 
 def draw(figures: dict[str, Any], folder: Path) -> list[Path]:
@@ -32,51 +33,63 @@ def draw(figures: dict[str, Any], folder: Path) -> list[Path]:
     )
     for (left, right), (framework, found) in zip(axes, figures.items(), strict=True):
         size = f"{found['state_bytes'] / 1e9:.1f} GB AdamW state, {found['tensors']} tensors"
-        title = f"{_TITLES[framework]}, {size}"
+        title = f"{_FRAMEWORKS[framework]}, {size}"
         _bars(left, f"{title}\nsave until durable", found, "durable", "write")
         _bars(right, "\nload (holdfast: verified)", found, "load", "read", named=False)
     return _written(drawn, folder, "benchmark")
 
 
 def draw_training(training: dict[str, Any], folder: Path) -> list[Path]:
-    """Stalls, durability and throughput of every way of saving, a row for each size."""
+    """A picture for each size: stalls, durability and throughput, in groups that share a limit."""
     plt.rcParams.update({"font.size": 10, "svg.hashsalt": "holdfast", "font.family": "DejaVu Sans"})
-    heights = [len(found["ways"]) + 1 for found in training.values()]
-    drawn, axes = plt.subplots(
-        len(training),
-        3,
-        figsize=(14, 0.4 + 0.52 * sum(heights)),
-        squeeze=False,
-        gridspec_kw={"height_ratios": heights},
-    )
-    for row, (size, found) in zip(axes, training.items(), strict=True):
-        ways, limit = found["ways"], found["limit"]
-        _ways(row[0], f"{size} of state: stall of training by a save", ways, "stall", limit["memcpy"])
-        _ways(row[1], "from its beginning until durable", ways, "durable", limit["write"], named=False)
-        _ways(row[2], "throughput saving every 10 steps", ways, "often_computed", 1.0, named=False)
-    return _written(drawn, folder, "training")
+    return [path for size, found in training.items() for path in _draw_size(size, found["kinds"], folder)]
+
+
+def _draw_size(size: str, kinds: dict[str, Any], folder: Path) -> list[Path]:
+    rows = sum(len(found["ways"]) + 1 for found in kinds.values())
+    drawn, axes = plt.subplots(1, 3, figsize=(15, 1.2 + 0.36 * rows))
+    _ways(axes[0], f"{size} of state: stall of training by a save", kinds, "stall", "memcpy")
+    _ways(axes[1], "from its beginning until durable", kinds, "durable", "write", named=False)
+    _ways(axes[2], "throughput saving every 10 steps", kinds, "often_computed", None, named=False)
+    return _written(drawn, folder, f"training-{size}")
 
 
 def _ways(
-    axis: Any, title: str, ways: dict[str, Any], what: str, limit: float, *, named: bool = True
+    axis: Any, title: str, kinds: dict[str, Any], what: str, limit: str | None, *, named: bool = True
 ) -> None:
-    values = [one[what] for one in ways.values()]
-    longest = max(limit, *values, *(one["stall_p99"] for one in ways.values() if what == "stall"))
-    for row, (name, one) in enumerate(ways.items()):
-        axis.barh(row, one[what], color=OURS if name.startswith("holdfast") else THEIRS, height=0.68)
-        end = one[what]
-        if what == "stall":
-            end = max(end, one["stall_p99"])
-            axis.plot([one[what], end], [row, row], color="black", lw=1)
-        text = f"{one[what]:.1%}" if what.startswith("often") else f"{one[what]:.3f} s"
-        axis.text(max(end, 0) + 0.012 * longest, row, text, va="center", fontsize=9, bbox=_PAPER)
-    axis.axvline(limit, color=LIMIT, lw=1.5, zorder=0)
-    axis.set_yticks(range(len(ways)), list(ways) if named else [""] * len(ways))
-    axis.invert_yaxis()
-    axis.set_xlim(min(0, *values), longest * 1.28)
+    """A row for each way, below a row for what trains; the limit is drawn through its own group."""
+    every = [one for found in kinds.values() for one in found["ways"].values()]
+    limits = [found["limit"][limit] if limit else 1.0 for found in kinds.values()]
+    ends = [max(one[what], one["stall_p99"]) if what == "stall" else one[what] for one in every]
+    longest = max(*limits, *ends)
+    row, labels = 0, {}
+    for (kind, found), best in zip(kinds.items(), limits, strict=True):
+        first, labels[row] = row, TITLES[kind]
+        for name, one in found["ways"].items():
+            row += 1
+            labels[row] = name
+            _way(axis, row, name, one, what, longest)
+        axis.plot([best, best], [first + 0.4, row + 0.5], color=LIMIT, lw=1.5, zorder=0)
+        row += 1
+    axis.set_yticks([*labels], [*labels.values()] if named else [""] * len(labels))
+    for label in axis.get_yticklabels():
+        label.set_fontweight("bold" if label.get_text() in TITLES.values() else "normal")
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(row - 0.4, -0.6)
+    axis.set_xlim(min(0.0, *(one[what] for one in every)), longest * 1.28)
     axis.set_title(title, loc="left", fontsize=10, fontweight="bold")
     axis.set_xlabel(_LEGENDS[what], fontsize=8)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _way(axis: Any, row: int, name: str, one: dict[str, Any], what: str, longest: float) -> None:
+    end = one[what]
+    axis.barh(row, end, color=OURS if name.startswith("holdfast") else THEIRS, height=0.68)
+    if what == "stall":
+        end = max(end, one["stall_p99"])
+        axis.plot([one[what], end], [row, row], color="black", lw=1)
+    text = f"{one[what]:.1%}" if what.startswith("often") else f"{one[what]:.3f} s"
+    axis.text(max(end, 0) + 0.012 * longest, row, text, va="center", fontsize=9, bbox=_PAPER)
 
 
 def _written(drawn: Any, folder: Path, name: str) -> list[Path]:

@@ -13,6 +13,10 @@ from pathlib import Path
 
 # A file system that discards does so after the commit that frees the blocks of deleted files.
 DISCARD_SECONDS = 0.5
+PACKAGES = (
+    *("holdfast", "torch", "paddlepaddle", "safetensors", "numpy", "blake3", "msgspec"),
+    *("lightning", "transformers", "accelerate", "jax", "orbax-checkpoint", "tensorstore"),
+)
 
 
 def seconds(action: Callable[[], object]) -> float:
@@ -85,9 +89,7 @@ def facts(folder: Path) -> dict[str, object]:
         "file_system": _file_system(folder),
         "root": os.geteuid() == 0,  # who is not cannot drop the page cache before listings
         "python": platform.python_version(),
-        "versions": _versions(
-            "holdfast", "torch", "paddlepaddle", "safetensors", "numpy", "blake3", "msgspec"
-        ),
+        "versions": _versions(*PACKAGES),
         "load_average": os.getloadavg(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "command": " ".join(["python", "benchmarks/run.py", *sys.argv[1:]]),

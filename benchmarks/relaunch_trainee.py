@@ -1,4 +1,4 @@
-"""A training script that says when it gets where: python relaunch_trainee.py SIZE REPOSITORY"""
+"""A training script that says when it gets where: python relaunch_trainee.py SIZE REPOSITORY SAVE-RULE"""
 
 import time
 
@@ -6,20 +6,27 @@ BEGUN = time.monotonic()  # of a clock that all processes of a machine share
 
 import sys  # noqa: E402 - the clock comes first
 
-EVERY = 2
-
 
 def main() -> None:
     from sizes import SHAPES
     from training_model import Trainer
 
-    from holdfast import Checkpointer, every
+    from holdfast import Checkpointer
+    from holdfast.domain.events import Event, Restored
 
-    trainer = Trainer(SHAPES[sys.argv[1]])
+    def listen(event: Event) -> None:
+        if isinstance(event, Restored):
+            _tell(f"place-{event.place or 'disk'}")
+            _tell("read", event.seconds)
+
+    size, repository, rule = sys.argv[1:4]
+    trainer = Trainer(SHAPES[size])
     _tell("begun", BEGUN)
     _tell("built")
-    with Checkpointer(sys.argv[2], trainer.state, save=every(steps=EVERY), background=True) as checkpointer:
-        _tell("restored")
+    checkpointer = Checkpointer(repository, trainer.state, save=rule, background=True)
+    checkpointer._listeners.append(listen)  # what it tells on standard error, unrounded
+    with checkpointer:
+        _tell("entered")
         for _ in checkpointer.steps(1_000_000):
             trainer.learn()
             trainer.step()

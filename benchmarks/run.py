@@ -2,7 +2,8 @@
 is saved, and small things.
 
     python benchmarks/run.py [--quick] [--only torch paddle memory training small] [--repetitions N]
-                             [--sizes 10MB 150MB 1.5GB] [--rotations N] [--long] [--folder PATH]
+                             [--sizes 10MB 150MB 1.5GB] [--kinds torch lightning transformers paddle jax]
+                             [--rotations N] [--long] [--folder PATH]
 
 Writes results.json and charts to benchmarks/out. Everything else it makes lies in a temporary
 folder there, or in --folder, which decides the disk that is measured, and is removed.
@@ -12,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +30,13 @@ CONTENDERS = {
 }
 PARTS = ("torch", "paddle", "memory", "training", "small")
 RELAUNCHES = 3
+RIVALS = {
+    "lightning": ("lightning",),
+    "transformers": ("transformers", "accelerate"),
+    "jax": ("jax", "orbax"),
+}
+"""What trains in a process of its own, by the packages that it needs."""
+KINDS = ("torch", "lightning", "transformers", "paddle", "jax")
 DISK_BYTES = {"full": 9_000_000_000, "quick": 1_500_000_000}
 
 
@@ -57,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--sizes", nargs="+", choices=SHAPES, default=["150MB"], metavar="SIZE", help=str([*SHAPES])
     )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS, metavar="KIND", help=str(KINDS))
     parser.add_argument("--rotations", type=int, default=0, help="turns of each way of saving while training")
     parser.add_argument("--long", action="store_true", help="train a hundred steps with one save, too")
     parser.add_argument("--checkpoints", type=int, help="of the repository that is listed (5000, or 500)")
@@ -102,11 +113,24 @@ def _training(
 ) -> dict[str, Any]:
     from training_figures import relaunch_figures, training_figures
 
-    print(f"training, {size}: stalls, durability, throughput", flush=True)
-    raw = _in_process(folder, "training.py", size, str(options.rotations), str(int(options.long)))
-    raw |= _in_process(folder, "relaunch.py", size, str(RELAUNCHES))
-    results["raw"].setdefault("training", {})[size] = raw
-    return training_figures(raw) | {"relaunch": relaunch_figures(raw["relaunches"])}
+    kinds, left_out = {}, {}
+    raw = results["raw"].setdefault("training", {}).setdefault(size, {})
+    for kind in options.kinds:
+        print(f"training, {size}, {kind}: stalls, durability, throughput", flush=True)
+        if missing := [name for name in RIVALS.get(kind, ()) if find_spec(name) is None]:
+            left_out[kind] = f"{', '.join(missing)} not installed: pip install 'holdfast[bench-rivals]'"
+            print(f"  {left_out[kind]}", flush=True)
+            continue
+        try:
+            raw[kind] = _in_process(
+                folder, "training.py", kind, size, str(options.rotations), str(int(options.long))
+            )
+            kinds[kind] = training_figures(raw[kind])
+        except subprocess.CalledProcessError as error:
+            left_out[kind] = f"its process ended with {error.returncode}"
+    print(f"training, {size}: killed and launched again", flush=True)
+    raw["relaunch"] = _in_process(folder, "relaunch.py", size, str(RELAUNCHES))
+    return {"kinds": kinds, "left_out": left_out, "relaunch": relaunch_figures(raw["relaunch"])}
 
 
 def _in_process(folder: Path, script: str, *arguments: str, extra: list[str] | None = None) -> dict[str, Any]:
@@ -115,7 +139,8 @@ def _in_process(folder: Path, script: str, *arguments: str, extra: list[str] | N
     work.mkdir()
     try:
         command = [sys.executable, "-W", "ignore", str(HERE / script), *arguments, str(work), str(result)]
-        subprocess.run([*command, *(extra or [])], check=True)
+        one_core = {"OMP_NUM_THREADS": "1"} | os.environ
+        subprocess.run([*command, *(extra or [])], check=True, env=one_core)
         return dict(json.loads(result.read_text()))
     finally:
         shutil.rmtree(work, ignore_errors=True)

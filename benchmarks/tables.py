@@ -14,4 +14,4 @@ def table(title: str, *columns: str) -> Table:
 
 
 def seconds_text(seconds: float) -> str:
-    return f"{seconds * 1e3:.0f} ms" if seconds < 0.2 else f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.{int(abs(seconds) < 0.01)}f} ms" if seconds < 0.2 else f"{seconds:.2f} s"

@@ -6,11 +6,16 @@ from math import ceil
 from statistics import median
 from typing import Any
 
+from training_steps import BASELINE
+
 EVERY = 10
 RARELY = 100
 SETTLED_STEPS = 5
 """So many steps after a save a step counts as one without saving."""
-BASELINE = "no saving"
+RESTORE_TARGETS = {"memcpy": 2.5, "read": 1.3}
+"""A verified restore, of a copy in memory and of a bare read of as much."""
+KILL_TARGET_SECONDS = 1.0
+"""From SIGKILL to the first new step, beside importing and building the model."""
 
 Turn = dict[str, Any]
 
@@ -45,6 +50,7 @@ def _way(turns: list[Turn], baseline: list[Turn], write_seconds: float) -> dict[
         "stall_p99": percentile(lost, 0.99),
         "durable": median(durable),
         "durable_ratio": median(durable) / write_seconds,
+        "whole": turns[0]["first"].get("whole"),
         "first_stall": max(stalls(turns[0]["first"], quiet_seconds(often[0]))),
         "often": median(map(_kept, often, [turn["often"] for turn in baseline])),
         "often_computed": median(_kept_if(part, EVERY) for part in often),
@@ -95,5 +101,19 @@ def _rarely(turns: list[Turn], baseline: list[Turn]) -> float | None:
     return median(map(_kept, measured, beside)) if measured and beside else None
 
 
-def relaunch_figures(relaunches: list[dict[str, float]]) -> dict[str, float]:
-    return {name: median(one[name] for one in relaunches) for name in relaunches[0]}
+def relaunch_figures(raw: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Medians of each kind; a restore beside what its source gives at best in the same repetition."""
+    return {kind: _relaunched(kind, found) for kind, found in raw["relaunches"].items() if found}
+
+
+def _relaunched(kind: str, found: list[dict[str, Any]]) -> dict[str, Any]:
+    best = "read" if kind == "disk" else "memcpy"
+    numbers = [name for name, value in found[0].items() if isinstance(value, float)]
+    return {name: median(one[name] for one in found) for name in numbers} | {
+        "limit": median(one[best] for one in found),
+        "restore_ratio": median(one["restore"] / one[best] for one in found),
+        "entered_ratio": median(one["entered"] / one[best] for one in found),
+        "target_ratio": RESTORE_TARGETS[best],
+        "places": sorted({one["place"] for one in found}),
+        "lost_steps": max(one["killed_after"] + 1 - one["first_step"] for one in found),
+    }

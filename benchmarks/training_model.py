@@ -1,18 +1,15 @@
-"""A small GPT that learns the bytes of Python's own standard library, in three sizes."""
+"""A small GPT of PyTorch that learns the bytes of Python's own standard library."""
 
 from __future__ import annotations
 
-import sysconfig
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from sizes import Shape
 from torch import nn
 from torch.nn import functional
-
-TEXT_BYTES = 8_000_000
-VALUES = 256
+from training_text import VALUES, text
 
 
 class Model(nn.Module):
@@ -44,25 +41,30 @@ class Trainer:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self._shape = shape
-        self._text = text()
+        self._text = torch.frombuffer(text(), dtype=torch.uint8)
         self.model = Model(shape)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4)
 
     def learn(self) -> None:
         """Forward and backward."""
-        tokens = self._batch()
-        scores = self.model(tokens[:, :-1])
-        self.loss = functional.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten())
+        self.loss = self.loss_of(self.batch())
         self.loss.backward()
+
+    def loss_of(self, tokens: torch.Tensor) -> torch.Tensor:
+        scores = self.model(tokens[:, :-1])
+        return functional.cross_entropy(scores.flatten(0, 1), tokens[:, 1:].flatten())
 
     def step(self) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _batch(self) -> torch.Tensor:
+    def batch(self) -> torch.Tensor:
+        return torch.stack([self.sample() for _ in range(self._shape.batch)])
+
+    def sample(self) -> torch.Tensor:
         context = self._shape.context + 1
-        starts = torch.randint(len(self._text) - context, (self._shape.batch,)).tolist()
-        return torch.stack([self._text[start : start + context] for start in starts]).long()
+        start = int(torch.randint(len(self._text) - context, ()))
+        return self._text[start : start + context].long()
 
     @property
     def state(self) -> dict[str, Any]:
@@ -73,18 +75,9 @@ class Trainer:
         """What the others are given."""
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
-    @property
-    def tensors(self) -> list[torch.Tensor]:
+    def arrays(self) -> dict[str, np.ndarray]:
         """All that is saved; after the first step."""
-        kept = [tensor for entry in self.optimizer.state.values() for tensor in entry.values()]
-        return [*self.model.state_dict().values(), *kept]
-
-
-def text() -> torch.Tensor:
-    """The standard library's sources, one after the other."""
-    read = bytearray()
-    for source in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
-        read += source.read_bytes()
-        if len(read) >= TEXT_BYTES:
-            break
-    return torch.frombuffer(read, dtype=torch.uint8)
+        kept = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for number, entry in self.optimizer.state_dict()["state"].items():
+            kept |= {f"optimizer.{number}.{name}": tensor for name, tensor in entry.items()}
+        return {name: tensor.numpy() for name, tensor in kept.items()}

@@ -7,19 +7,30 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tables import seconds_text, table
-from training_figures import EVERY, RARELY
+from training_figures import EVERY, KILL_TARGET_SECONDS, RARELY
+
+TITLES = {
+    "torch": "PyTorch",
+    "lightning": "Lightning's loop",
+    "transformers": "Hugging Face's loop",
+    "paddle": "PaddlePaddle",
+    "jax": "JAX",
+}
 
 
 def print_training(console: Console, size: str, found: dict[str, Any]) -> None:
-    console.print(_stalls(size, found))
-    console.print(_throughput(size, found))
-    for name, why in found["failed"].items():
-        console.print(f"{name} does not work here: {why}", markup=False)
-    console.print(_relaunch(size, found["relaunch"]), soft_wrap=True)
+    for kind, figures in found["kinds"].items():
+        title = f"{TITLES[kind]}, {size}"
+        console.print(_stalls(title, figures))
+        console.print(_throughput(title, figures))
+        _remarks(console, figures)
+    for kind, why in found["left_out"].items():
+        console.print(f"{TITLES[kind]} left out: {why}", markup=False)
+    console.print(_relaunches(size, found["relaunch"]))
 
 
-def _stalls(size: str, found: dict[str, Any]) -> Table:
-    title = f"Training, {size}: a step takes {seconds_text(found['step'])} without saving"
+def _stalls(named: str, found: dict[str, Any]) -> Table:
+    title = f"{named}: a step takes {seconds_text(found['step'])} without saving"
     made = table(title, "", "in calls", "stall p50", "p99", "first", "durable", "x limit")
     limit = found["limit"]
     made.add_row("limit (memcpy; O_DIRECT)", "", seconds_text(limit["memcpy"]), "", "", *_written(limit))
@@ -27,7 +38,7 @@ def _stalls(size: str, found: dict[str, Any]) -> Table:
         lost = (one[kind] for kind in ("inside", "stall", "stall_p99", "first_stall", "durable"))
         style = "bold" if name.startswith("holdfast") else None
         made.add_row(name, *map(seconds_text, lost), f"{one['durable_ratio']:.2f}", style=style)
-    saves = min(one["saves"] for one in found["ways"].values())
+    saves = min((one["saves"] for one in found["ways"].values()), default=0)
     made.caption = f"{saves} saves of each way; a stall below zero is the scatter of steps"
     return made
 
@@ -36,8 +47,8 @@ def _written(limit: dict[str, float]) -> tuple[str, str]:
     return seconds_text(limit["write"]), "1.00"
 
 
-def _throughput(size: str, found: dict[str, Any]) -> Table:
-    title = f"Training, {size}: throughput, of that without saving"
+def _throughput(named: str, found: dict[str, Any]) -> Table:
+    title = f"{named}: throughput, of that without saving"
     often, rarely = f"every {EVERY} steps", f"every {RARELY}"
     made = table(title, "", often, "by own steps", rarely, "by own steps")
     for name, one in found["ways"].items():
@@ -48,10 +59,27 @@ def _throughput(size: str, found: dict[str, Any]) -> Table:
     return made
 
 
-def _relaunch(size: str, relaunch: dict[str, float]) -> str:
-    told = {name: seconds_text(seconds) for name, seconds in relaunch.items()}
-    return (
-        f"Killed at {size} just after a save began: {told['kill_to_step']} from SIGKILL to the end of the "
-        f"next launch's first step, of which {told['restore']} to restore and {told['step']} the step; "
-        f"beside {told['own']} to import and to build the model."
+def _remarks(console: Console, found: dict[str, Any]) -> None:
+    for name, why in found["failed"].items():
+        console.print(f"{name} does not work here: {why}", markup=False)
+    for name, one in found["ways"].items():
+        if one["whole"] is False:
+            console.print(f"{name}: its checkpoint is NOT the state of the step that was saved", markup=False)
+
+
+def _relaunches(size: str, found: dict[str, Any]) -> Table:
+    title = f"{size}: killed by SIGKILL and launched again (medians)"
+    made = table(
+        title, "", "restore", "limit", "x limit", "target", "entering", "to a new step", "usual step"
     )
+    for kind, one in found.items():
+        cells = (seconds_text(one[name]) for name in ("entered", "kill_to_step", "usual_step"))
+        ratios = f"{one['restore_ratio']:.2f}", f"{one['target_ratio']:.1f}"
+        restored = seconds_text(one["restore"]), seconds_text(one["limit"])
+        made.add_row(f"{kind} (from {', '.join(one['places'])})", *restored, *ratios, *cells)
+    own = max(one["own"] for one in found.values())
+    made.caption = (
+        f"to a new step: from SIGKILL to its end, beside {seconds_text(own)} to import and build the model; "
+        f"target {seconds_text(KILL_TARGET_SECONDS)}"
+    )
+    return made

@@ -1,7 +1,4 @@
-"""How a training loop can save: each way as a context around some steps.
-
-A way is told before each optimizer step and after it. What it does in there holds up training.
-"""
+"""PyTorch, trained step by step, and who saves it."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import os
 import threading
 import time
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -18,115 +14,17 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from measure import make_durable
+from sizes import Shape
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, AsyncSaveResponse
 from training_model import Trainer
-
-import holdfast
-
-KEPT = 2
-"""Checkpoints that each way keeps."""
+from training_steps import BASELINE, Driven
+from training_way import KEPT, Blocking, Holdfast, HoldfastBackground, Way
 
 
-class Way(AbstractContextManager["Way"]):
-    """Saves nothing.
-
-    Attributes
-    ----------
-    durable_seconds : list of float
-        From the beginning of each save to its durability.
-    """
-
-    def __init__(self, trainer: Trainer, folder: Path) -> None:
-        self.trainer = trainer
-        self.folder = folder
-        self.durable_seconds: list[float] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return None
-
-    def before_step(self) -> None:
-        """The optimizer is about to change what may still be being copied."""
-
-    def after_step(self, *, due: bool) -> None:
-        """A place to save: ``due`` says that it is time."""
-
-    def finish(self) -> None:
-        """Wait until every save is durable."""
-
-
-class Holdfast(Way):
-    """A Checkpointer without its loops."""
-
-    background = False
-
-    def __enter__(self) -> Self:
-        self._open: list[tuple[float, holdfast.Save]] = []
-        self._checkpointer = holdfast.Checkpointer(
-            self.folder,
-            self.trainer.state,
-            save=None,
-            keep=f"last {KEPT}",
-            signals=False,
-            background=self.background,
-        )
-        self._checkpointer.__enter__()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._checkpointer.__exit__(kind, error, trace)
-
-    def after_step(self, *, due: bool) -> None:
-        self._checkpointer.step()
-        if due:
-            self._save()
-        self._learn()
-
-    def _save(self) -> None:
-        started = time.perf_counter()
-        self._checkpointer.save().wait_durable()
-        self.durable_seconds.append(time.perf_counter() - started)
-
-    def _learn(self) -> None:
-        """Look at what became of earlier saves."""
-
-
-class HoldfastBackground(Holdfast):
-    background = True
-
-    def _save(self) -> None:
-        begun = time.time()
-        self._open.append((begun, self._checkpointer.save()))
-
-    def finish(self) -> None:
-        for _, save in self._open:
-            save.wait_durable()
-        self._learn()
-
-    def _learn(self) -> None:
-        """The trainer hears of a save at a later step; when it was made durable is read from its manifest."""
-        for begun, save in [pair for pair in self._open if pair[1].done]:
-            self._open.remove((begun, save))
-            manifest = f"runs/main/checkpoints/{save.wait_durable()}.manifest"
-            self.durable_seconds.append((self.folder / manifest).stat().st_ctime - begun)
-
-
-class TorchSave(Way):
+class TorchSave(Blocking):
     """What careful scripts do: a temporary file, fsync, rename, fsync of the folder."""
-
-    def after_step(self, *, due: bool) -> None:
-        if due:
-            started = time.perf_counter()
-            self._save(self.folder / f"{len(self.durable_seconds) % KEPT}.pt")
-            self.durable_seconds.append(time.perf_counter() - started)
 
     def _save(self, path: Path) -> None:
         path.parent.mkdir(exist_ok=True)
@@ -138,15 +36,11 @@ class TorchSave(Way):
         make_durable(path.parent)
 
 
-class Dcp(Way):
+class Dcp(Blocking):
     """torch.distributed.checkpoint, which fsyncs its files itself."""
 
-    def after_step(self, *, due: bool) -> None:
-        if due:
-            started = time.perf_counter()
-            path = self.folder / str(len(self.durable_seconds) % KEPT)
-            dcp.save(self.trainer.state_dicts(), storage_writer=FileSystemWriter(path), no_dist=True)
-            self.durable_seconds.append(time.perf_counter() - started)
+    def _save(self, path: Path) -> None:
+        dcp.save(self.trainer.state_dicts(), storage_writer=FileSystemWriter(path), no_dist=True)
 
 
 class DcpAsync(Way):
@@ -227,7 +121,7 @@ def _form_group_of_one() -> None:
 
 
 WAYS: dict[str, type[Way]] = {
-    "no saving": Way,
+    BASELINE: Way,
     "holdfast, background": HoldfastBackground,
     "holdfast, blocking": Holdfast,
     "torch.save, fsync": TorchSave,
@@ -236,3 +130,7 @@ WAYS: dict[str, type[Way]] = {
     "DCP async_save, behind": DcpAsyncBehind,
     "DCP async_save, process": DcpAsyncProcess,
 }
+
+
+def subject(shape: Shape) -> Driven:
+    return Driven(Trainer(shape), WAYS)
