@@ -42,7 +42,8 @@ def draw(figures: dict[str, Any], folder: Path) -> list[Path]:
 def draw_training(training: dict[str, Any], folder: Path) -> list[Path]:
     """A picture for each size: stalls, durability and throughput, in groups that share a limit."""
     plt.rcParams.update({"font.size": 10, "svg.hashsalt": "holdfast", "font.family": "DejaVu Sans"})
-    return [path for size, found in training.items() for path in _draw_size(size, found["kinds"], folder)]
+    drawn = {size: found["kinds"] for size, found in training.items() if found["kinds"]}
+    return [path for size, kinds in drawn.items() for path in _draw_size(size, kinds, folder)]
 
 
 def _draw_size(size: str, kinds: dict[str, Any], folder: Path) -> list[Path]:

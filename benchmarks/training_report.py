@@ -69,17 +69,16 @@ def _remarks(console: Console, found: dict[str, Any]) -> None:
 
 def _relaunches(size: str, found: dict[str, Any]) -> Table:
     title = f"{size}: killed by SIGKILL and launched again (medians)"
-    made = table(
-        title, "", "restore", "limit", "x limit", "target", "entering", "to a new step", "usual step"
-    )
+    made = table(title, "", "restore", "limit", "x limit", "target", "entering", "to a step", "usual step")
     for kind, one in found.items():
         cells = (seconds_text(one[name]) for name in ("entered", "kill_to_step", "usual_step"))
         ratios = f"{one['restore_ratio']:.2f}", f"{one['target_ratio']:.1f}"
-        restored = seconds_text(one["restore"]), seconds_text(one["limit"])
-        made.add_row(f"{kind} (from {', '.join(one['places'])})", *restored, *ratios, *cells)
+        name = kind if one["places"] == [kind.split()[0]] else f"{kind} (from {', '.join(one['places'])})"
+        made.add_row(name, seconds_text(one["restore"]), seconds_text(one["limit"]), *ratios, *cells)
     own = max(one["own"] for one in found.values())
     made.caption = (
-        f"to a new step: from SIGKILL to its end, beside {seconds_text(own)} to import and build the model; "
-        f"target {seconds_text(KILL_TARGET_SECONDS)}"
+        "limit: memcpy, or a bare read from the disk; entering: all until the first turn; to a step: from "
+        f"SIGKILL to the end of a new one, beside {seconds_text(own)} to import and build the model "
+        f"(target: {seconds_text(KILL_TARGET_SECONDS)})"
     )
     return made

@@ -15,6 +15,7 @@ from training_steps import BASELINE
 from training_way import KEPT
 from transformers import Trainer as Loop
 from transformers import TrainerCallback, TrainingArguments
+from transformers.trainer_callback import PrinterCallback
 
 
 class Learning(nn.Module):
@@ -98,6 +99,7 @@ class Transformers(Looped):
             optimizers=(optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)),
             callbacks=[Steps(record, saves=name not in (BASELINE, *OURS))],
         )
+        loop.remove_callback(PrinterCallback)
         loop.record = record
         loop.train()
 
