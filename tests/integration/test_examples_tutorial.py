@@ -41,8 +41,7 @@ def test_every_command_of_the_tutorial_ends_as_it_says(tmp_path):
         ["bash"],
         input=script,
         cwd=tmp_path,
-        env=os.environ
-        | {"HOLDFAST_BACKGROUND": "", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=os.environ | {"HOLDFAST_BACKGROUND": "", "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
