@@ -181,8 +181,12 @@ class SlotSource:
 
     def __init__(self, slot: Slot, place: Place) -> None:
         self._slot = slot
-        self._offset = place.offset
-        self.spec = place.spec
+        self._place = place
+
+    @property
+    def spec(self) -> TensorSpec:
+        return self._place.spec
 
     def read(self) -> npt.NDArray[Any]:
-        return self._slot.memory[self._offset : self._offset + self.spec.size_bytes]
+        start = self._place.offset
+        return self._slot.memory[start : start + self.spec.size_bytes]

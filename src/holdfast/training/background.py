@@ -13,7 +13,7 @@ import msgspec
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError, StorageError
-from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, lay_out
+from holdfast.node.arena import Slot, SlotSource, SnapshotRecord
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError, Link
 from holdfast.node.messages import Done, Hello, Message, NewSlot, Staged, Told, Withdraw, Withdrawn, revive
@@ -21,6 +21,7 @@ from holdfast.repository.commit import Draft, encode_details
 from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.fencing import Fencing
+from holdfast.training.placing import Placing
 from holdfast.training.slots import Slots
 from holdfast.training.staging import Fence, Versions, stage
 from holdfast.training.ways import Blocking, Outcome
@@ -81,6 +82,7 @@ class Background:
         self._link: Link | None = None
         self._knows_all = False
         self._slots = Slots(lambda number, slot: self._send(NewSlot(number), slot))
+        self._placing = Placing()
         self._flights: dict[int, _Flight] = {}
         self._decided: list[Outcome] = []
         self._deaths = 0
@@ -156,7 +158,8 @@ class Background:
         started: float,
     ) -> bool:
         """Copy the draft and hand it over; False if this process has to save it itself."""
-        places, tensors_bytes = lay_out({name: source.spec for name, source in draft.sources.items()})
+        layout = self._placing.layout(draft.sources)
+        places, tensors_bytes = layout.places, layout.size_bytes
         record = msgspec.msgpack.encode(
             SnapshotRecord(
                 attempt=str(draft.attempt),
@@ -166,7 +169,7 @@ class Background:
                 metrics=draft.metrics,
                 done=draft.done,
                 monitor=draft.monitor,
-                tensors=places,
+                tensors=layout.encoded,
                 details=details,
             )
         )

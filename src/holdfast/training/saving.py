@@ -14,6 +14,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
+from holdfast.frameworks.remembering import Memory
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.training.collecting import collector_paused
 from holdfast.training.leaves import leaves
@@ -153,6 +154,7 @@ class Saver:
         self._run_name = run_name
         self._attempt = attempt
         self._state = state
+        self._memory = Memory()
         self._way = way
         self._given = given
         self._environment = environment
@@ -294,7 +296,7 @@ class Saver:
         return {name: registry.scalar(value, name) for name, value in metrics.items()}
 
     def _draft(self, point: SavePoint, reason: str, metrics: dict[str, float]) -> Draft:
-        captured = walk.capture(self._state)
+        captured = walk.capture(self._state, self._memory)
         self._sequence += 1
         return Draft(
             attempt=self._attempt,

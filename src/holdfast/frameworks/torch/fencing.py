@@ -30,7 +30,7 @@ def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], in
     for value in values:
         if isinstance(value, Optimizer) and type(value).__module__.startswith("torch.optim"):
             for tensor in _tensors(value):
-                if id(tensor) not in renormed and _is_worth_it(tensor):
+                if _is_worth_it(tensor) and id(tensor) not in renormed:
                     found[tensor.data_ptr()] = partial(_version, tensor)
     return found
 
@@ -44,7 +44,7 @@ def _tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 
 
 def _is_worth_it(tensor: torch.Tensor) -> bool:
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    dense = tensor.is_cpu and tensor.layout is torch.strided
     return dense and tensor.nbytes >= WORTH_BYTES and not tensor.is_inference()
 
 

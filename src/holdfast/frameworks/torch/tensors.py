@@ -31,7 +31,7 @@ class Source:
 
     def read(self) -> npt.NDArray[np.uint8]:
         tensor = self._tensor.detach()
-        if not _is_plain_memory(tensor):
+        if not is_plain_memory(tensor):
             tensor = _bits(tensor.resolve_conj().resolve_neg()).cpu().contiguous()
         return _memory(tensor)
 
@@ -45,7 +45,7 @@ class Target:
         self.spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
     def buffer(self) -> npt.NDArray[np.uint8]:
-        if _is_plain_memory(self._tensor):
+        if is_plain_memory(self._tensor):
             return _memory(self._tensor.detach())
         if self._staged is None:
             self._staged = torch.empty(self.spec.shape, dtype=self._tensor.dtype)
@@ -130,7 +130,7 @@ def is_lazy(tensor: torch.Tensor) -> bool:
     return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
-def _is_plain_memory(tensor: torch.Tensor) -> bool:
+def is_plain_memory(tensor: torch.Tensor) -> bool:
     at_rest = not tensor.is_conj() and not tensor.is_neg()
     return tensor.device.type == "cpu" and tensor.is_contiguous() and at_rest
 
