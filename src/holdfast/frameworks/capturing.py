@@ -97,11 +97,14 @@ class Capture:
         if self._memory is None or form is None:
             return make()
         known = self._memory[path]
-        if known is None or known.facts != form.facts or self.tensors.keys() & known.sources.keys():
+        if known is None or known.facts != form.facts or not self._are_free(known.sources):
             return self._made(path, form, make)
         self.tensors |= known.again(form)
         self._known[path] = known
         return known.pieces
+
+    def _are_free(self, names: Mapping[str, object]) -> bool:
+        return names.keys().isdisjoint(self.tensors)
 
     def _made(self, path: str, form: Form, make: Make) -> list[Any]:
         before = len(self.tensors)

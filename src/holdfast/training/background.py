@@ -13,7 +13,7 @@ import msgspec
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError, StorageError
-from holdfast.node.arena import Slot, SlotSource, SnapshotRecord
+from holdfast.node.arena import Slot, SnapshotRecord
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError, Link
 from holdfast.node.messages import Done, Hello, Message, NewSlot, Staged, Told, Withdraw, Withdrawn, revive
@@ -181,7 +181,7 @@ class Background:
             draft.sources, places, slot, self._fencing.usable(versions), compare=self._fencing.compares
         )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
-        draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
+        draft.sources = layout.sources(slot)
         staged = Staged(draft.sequence, number, tensors_bytes, len(record), tags)
         now = time.monotonic()
         self._flights[draft.sequence] = _Flight(draft, details, number, staged, urgent, now - started, now)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from holdfast.domain.tensors import TensorSource, TensorSpec
-from holdfast.node.arena import Place, lay_out
+from holdfast.node.arena import Place, Slot, SlotSource, lay_out
 
 
 class Layout(msgspec.Struct, frozen=True):
@@ -31,6 +31,27 @@ class Layout(msgspec.Struct, frozen=True):
     def of(cls, specs: dict[str, TensorSpec]) -> Layout:
         places, size_bytes = lay_out(specs)
         return cls(specs, places, size_bytes, msgspec.Raw(msgspec.msgpack.encode(places)))
+
+    def sources(self, slot: Slot) -> Mapping[str, TensorSource]:
+        """The tensors once they are copied there."""
+        return _Copies(slot, self.places)
+
+
+class _Copies(Mapping[str, TensorSource]):
+    """Sources that are made when asked for: as a rule the agent is the only one to read a slot."""
+
+    def __init__(self, slot: Slot, places: Mapping[str, Place]) -> None:
+        self._slot = slot
+        self._places = places
+
+    def __getitem__(self, name: str) -> TensorSource:
+        return SlotSource(self._slot, self._places[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class Placing:

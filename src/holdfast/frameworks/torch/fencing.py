@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from holdfast.frameworks.torch.names import submodules
+
 WORTH_BYTES = 64 * 1024
 """A smaller tensor is copied faster than it is looked up."""
 
@@ -50,8 +52,9 @@ def _is_worth_it(tensor: torch.Tensor) -> bool:
 
 def _renormed(value: object) -> Iterator[Any]:
     if isinstance(value, torch.nn.Module):
-        for module in value.modules():
-            if getattr(module, "max_norm", None) is not None:
+        for _, module in submodules(value):
+            # not getattr of the module, which is slow to say that there is none
+            if vars(module).get("max_norm", getattr(type(module), "max_norm", None)) is not None:
                 yield from module.parameters(recurse=False)
 
 

@@ -7,24 +7,22 @@ from operator import attrgetter, methodcaller
 from typing import Any
 
 import torch
-from torch import nn
 
 from holdfast.frameworks.base import Form
 from holdfast.frameworks.torch import tensors
 
 HELD_BYTES = 64 * 1024
 """Memory of at most this size is held from one save to the next."""
-_KINDS = {torch.Tensor, nn.Parameter}
 _TOLD: tuple[Callable[[Any], Any], ...] = (
     id,
-    attrgetter("dtype", "shape", "device", "layout", "requires_grad", "is_nested"),
+    attrgetter("dtype", "shape", "device"),
     *map(methodcaller, ("data_ptr", "stride", "is_conj", "is_neg")),
 )
 
 
 def form(facts: Sequence[Any], live: Sequence[torch.Tensor]) -> Form | None:
     """The form of an object that holds these tensors; None if one of them is not an ordinary one."""
-    if not set(map(type, live)) <= _KINDS:
+    if not set(map(type, live)) <= tensors.ORDINARY:
         return None
     try:
         told = [list(map(tell, live)) for tell in _TOLD]

@@ -123,8 +123,8 @@ def _form(modules: Modules, slots: dict[str, Slot]) -> Form | None:
     told = set(map(type, (*names, *slots))) <= {str} and set(map(type, modes)) <= {bool}
     if not told or any(_with_extra_state(modules)):
         return None
-    present, transient = [tensor is not None for tensor in held], [slot.transient for slot in slots.values()]
-    facts = [names, modes, list(slots), present, transient]
+    facts = [names, modes, list(slots), [slot.transient for slot in slots.values()]]
+    facts += [[tensor is not None for tensor in held], [_requires_grad(tensor) for tensor in held]]
     return forms.form(facts, [tensor for tensor in held if tensor is not None])
 
 

@@ -23,14 +23,15 @@ def submodules(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
             continue
         seen.add(id(module))
         yield name, module
-        kind: Any = type(module)
-        inner = _wrapped_child(kind)
-        children = [
-            (name if child == inner else join(name, child), sub)
-            for child, sub in module._modules.items()
-            if sub is not None
-        ]
-        waiting.extend(reversed(children))
+        if module._modules:
+            kind: Any = type(module)
+            inner = _wrapped_child(kind)
+            children = [
+                (name if child == inner else join(name, child), sub)
+                for child, sub in module._modules.items()
+                if sub is not None
+            ]
+            waiting.extend(reversed(children))
 
 
 @lru_cache(maxsize=256)

@@ -19,6 +19,8 @@ DTYPES: dict[str, torch.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+ORDINARY = {torch.Tensor, torch.nn.Parameter}
+"""Classes of tensors that are nothing but their values."""
 _LEAVE_OUT = "Keep it as a plain dense tensor, or leave it out of the state."
 
 
@@ -127,7 +129,8 @@ def refused(tensor: torch.Tensor) -> str | None:
 
 
 def is_lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+    # the first of these is quick, the other is code of torch
+    return type(tensor) not in ORDINARY and isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
 def is_plain_memory(tensor: torch.Tensor) -> bool:
