@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from operator import attrgetter, methodcaller
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -13,10 +13,13 @@ from holdfast.frameworks.torch import tensors
 
 HELD_BYTES = 64 * 1024
 """Memory of at most this size is held from one save to the next."""
-_TOLD: tuple[Callable[[Any], Any], ...] = (
+_TOLD: tuple[Callable[[torch.Tensor], Any], ...] = (
     id,
     attrgetter("dtype", "shape", "device"),
-    *map(methodcaller, ("data_ptr", "stride", "is_conj", "is_neg")),
+    torch.Tensor.data_ptr,
+    torch.Tensor.stride,
+    torch.Tensor.is_conj,
+    torch.Tensor.is_neg,
 )
 
 

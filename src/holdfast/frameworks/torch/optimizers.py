@@ -32,7 +32,12 @@ class OptimizerAdapter:
 
     def capture(self, value: Optimizer, path: str, walk: CaptureWalk) -> dict[str, Any]:
         capturing = Capturing(walk)
-        described, paths = _described(value, path, parameter_names(walk.state))
+        known = parameter_names(walk.state)
+        names = [_group_names(group, known) for group in value.param_groups]
+        described = [
+            _describe_parameters(group, n) for group, n in zip(value.param_groups, names, strict=True)
+        ]
+        paths = [[f"{path}/{n or f'{i}.{j}'}" for j, n in enumerate(group)] for i, group in enumerate(names)]
         values = [
             {k: capturing.value(v, f"{path}/groups/{i}/{k}") for k, v in group.items() if k != "params"}
             for i, group in enumerate(value.param_groups)
@@ -211,7 +216,7 @@ def _group_names(group: dict[str, Any], names: dict[int, str]) -> list[str | Non
     return [names.get(id(p), name) for p, name in zip(group["params"], own, strict=True)]
 
 
-def _describe_parameters(group: dict[str, Any], names: dict[int, str]) -> list[dict[str, Any]]:
+def _describe_parameters(group: dict[str, Any], names: list[str | None]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -219,20 +224,8 @@ def _describe_parameters(group: dict[str, Any], names: dict[int, str]) -> list[d
             "device": p.device.type,
             "gradient": gradients.is_held(p),
         }
-        for p, name in zip(group["params"], _group_names(group, names), strict=True)
+        for p, name in zip(group["params"], names, strict=True)
     ]
-
-
-def _described(
-    optimizer: Optimizer, path: str, names: dict[int, str]
-) -> tuple[list[list[dict[str, Any]]], list[list[str]]]:
-    """Of each group the descriptions of its parameters, and the paths of their states."""
-    groups = list(enumerate(optimizer.param_groups))
-    paths = [
-        [f"{path}/{_label(p, i, j, group, names)}" for j, p in enumerate(group["params"])]
-        for i, group in groups
-    ]
-    return [_describe_parameters(group, names) for _, group in groups], paths
 
 
 def _form(
@@ -259,13 +252,6 @@ def _form(
             else:
                 return None
     return None if capturing.has_met(live) else forms.form(facts, live)
-
-
-def _label(
-    parameter: torch.Tensor, index: int, position: int, group: dict[str, Any], names: dict[int, str]
-) -> str:
-    own = group.get("param_names")
-    return names.get(id(parameter)) or (own[position] if own else f"{index}.{position}")
 
 
 def _given_name(optimizer: Optimizer, index: int, key: str) -> str:
