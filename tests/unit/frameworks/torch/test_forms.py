@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
 import pytest
 import torch
 from torch import nn
 
-from holdfast.domain import tree
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks import walk
 from holdfast.frameworks.remembering import Memory
+from recaptured import same_as_anew
 
 State = dict[str, Any]
 Change = Callable[[State], Any]
@@ -412,26 +411,14 @@ def entry_of_the_same_path(state: State) -> None:
     state.update(rest)
 
 
-def _told(captured: Any) -> tuple[bytes, dict[str, Any], dict[str, bytes]]:
-    """Everything of a capture: its tree, and dtypes, shapes and bytes of its tensors."""
-    node = msgspec.msgpack.encode(tree.encode(captured.tree))
-    specs = {name: source.spec for name, source in captured.tensors.items()}
-    return node, specs, {name: source.read().tobytes() for name, source in captured.tensors.items()}
-
-
-def _same(state: State, memory: Memory) -> bool:
-    remembered, anew = _told(walk.capture(state, memory)), _told(walk.capture(state))
-    return remembered == anew and list(remembered[1]) == list(anew[1])
-
-
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_remembered_capture_is_that_of_the_changed_state(name: str) -> None:
     state, memory = _state(), Memory()
     walk.capture(state, memory)
-    assert _same(state, memory)
+    assert same_as_anew(state, memory)
     CHANGES[name](state)
-    assert _same(state, memory)
-    assert _same(state, memory)
+    assert same_as_anew(state, memory)
+    assert same_as_anew(state, memory)
 
 
 def _goes(name: str, state: State) -> bool:
@@ -452,4 +439,4 @@ def test_and_so_is_one_of_a_state_that_changes_again(number: int) -> None:
         walk.capture(state, memory)
         if _goes(first, state):
             walk.capture(state, memory)
-            assert not _goes(names[number], state) or _same(state, memory), first
+            assert not _goes(names[number], state) or same_as_anew(state, memory), first
