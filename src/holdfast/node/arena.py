@@ -181,12 +181,8 @@ class SlotSource:
 
     def __init__(self, slot: Slot, place: Place) -> None:
         self._slot = slot
-        self._place = place
-
-    @property
-    def spec(self) -> TensorSpec:
-        return self._place.spec
+        self._offset = place.offset
+        self.spec = place.spec
 
     def read(self) -> npt.NDArray[Any]:
-        start = self._place.offset
-        return self._slot.memory[start : start + self.spec.size_bytes]
+        return self._slot.memory[self._offset : self._offset + self.spec.size_bytes]
