@@ -43,7 +43,7 @@ class OptimizerAdapter:
             for i, group in enumerate(value.param_groups)
         ]
         states = [[value.state.get(p) for p in group["params"]] for group in value.param_groups]
-        form = _form(described, paths, states, capturing)
+        form = _form(described, states, capturing)
         shared = {k: v for k, v in value.state.items() if not isinstance(k, torch.Tensor)}
 
         def capture_states() -> list[Any]:
@@ -229,13 +229,13 @@ def _describe_parameters(group: dict[str, Any], names: list[str | None]) -> list
 
 
 def _form(
-    described: list[list[dict[str, Any]]],
-    paths: list[list[str]],
-    states: list[list[Any]],
-    capturing: Capturing,
+    described: list[list[dict[str, Any]]], states: list[list[Any]], capturing: Capturing
 ) -> Form | None:
     """All that the capture of these states goes by; None if they hold more than tensors and counts."""
-    facts: list[Any] = [described, paths]
+    names = {type(parameter["name"]) for group in described for parameter in group}
+    if not names <= {str, type(None)}:
+        return None
+    facts: list[Any] = [described]
     live: list[torch.Tensor] = []
     for state in itertools.chain.from_iterable(states):
         if state is None:

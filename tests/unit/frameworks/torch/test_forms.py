@@ -25,8 +25,10 @@ def change(apply: Change) -> Change:
 
 
 class _Extra(nn.Linear):
+    calls = 0
+
     def get_extra_state(self) -> Any:
-        return {"calls": torch.ones(1)}
+        return {"calls": self.calls}
 
     def set_extra_state(self, state: Any) -> None:
         pass
@@ -34,9 +36,14 @@ class _Extra(nn.Linear):
 
 def _state() -> State:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(200, 200))
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 4), nn.Linear(200, 200), nn.Linear(4, 4)
+    )
+    model[4].weight = model[2].weight
+    model.append(nn.ReLU())
     model[2].register_buffer("scratch", torch.zeros(3), persistent=False)
     model[2].register_buffer("none", None)
+    model[2].register_buffer("phase", torch.tensor([1 + 2j]))
     optimizer = torch.optim.AdamW([{"params": model[0].parameters()}, {"params": model[2].parameters()}])
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     for parameter in model.parameters():
@@ -186,6 +193,16 @@ def buffer_becomes_sparse(state: State) -> None:
 
 
 @change
+def buffer_of_another_dtype_in_the_same_memory(state: State) -> None:
+    state["model"][1].running_mean.data = state["model"][1].running_mean.data.view(torch.int32)
+
+
+@change
+def buffer_is_conjugated_lazily(state: State) -> None:
+    state["model"][2].phase.data = state["model"][2].phase.data.conj()
+
+
+@change
 def buffer_becomes_a_conjugate(state: State) -> None:
     state["model"][2].scratch = torch.tensor([1 + 2j]).conj()
 
@@ -195,6 +212,16 @@ def tied(state: State) -> None:
     state["model"][2].weight = nn.Parameter(torch.ones(4, 4))
     state["model"].add_module("twin", nn.Linear(4, 4))
     state["model"].twin.weight = state["model"][2].weight
+
+
+@change
+def untied(state: State) -> None:
+    state["model"][4].weight = nn.Parameter(state["model"][2].weight.detach().clone())
+
+
+@change
+def untied_in_the_same_memory(state: State) -> None:
+    state["model"][4].weight = nn.Parameter(state["model"][2].weight.data)
 
 
 @change
@@ -268,6 +295,18 @@ def submodule_renamed(state: State) -> None:
 
 
 @change
+def submodule_without_tensors_renamed(state: State) -> None:
+    modules = state["model"]._modules
+    modules["activation"] = modules.pop("5")
+
+
+@change
+def parameter_renamed(state: State) -> None:
+    parameters = state["model"][0]._parameters
+    parameters["offset"] = parameters.pop("bias")
+
+
+@change
 def model_replaced(state: State) -> None:
     state["model"] = nn.Linear(2, 2)
 
@@ -318,6 +357,12 @@ def optimizer_state_with_a_list(state: State) -> None:
 @change
 def optimizer_state_with_a_number(state: State) -> None:
     _first(state)["count"] = True
+
+
+@change
+def optimizer_state_renamed(state: State) -> None:
+    first = _first(state)
+    first["squares"] = first.pop(list(first)[-1])
 
 
 @change
@@ -409,6 +454,36 @@ def entry_of_the_same_path(state: State) -> None:
     rest = {"model/0.weight": torch.zeros(5), **state}
     state.clear()
     state.update(rest)
+
+
+def _follows(before: Change, after: Change) -> bool:
+    """Whether the second change is seen by a memory that knows the state as the first has left it."""
+    state, memory = _state(), Memory()
+    before(state)
+    walk.capture(state, memory)
+    after(state)
+    return same_as_anew(state, memory)
+
+
+def test_an_extra_state_is_asked_for_each_time() -> None:
+    def call(state: State) -> None:
+        state["model"][-1].calls += 1
+
+    assert _follows(submodule_with_an_extra_state, call)
+
+
+@pytest.mark.parametrize("new", [True, 1, 1.0, 2, "1", None])
+@pytest.mark.parametrize("old", [True, 1, 0.0, -0.0])
+def test_a_number_of_another_class_is_another_one(old: Any, new: Any) -> None:
+    assert _follows(lambda s: _first(s).update(count=old), lambda s: _first(s).update(count=new))
+
+
+def test_a_float_in_an_optimizers_state_is_kept_to_its_sign() -> None:
+    assert _follows(lambda s: _first(s).update(count=0.0), lambda s: _first(s).update(count=-0.0))
+
+
+def test_names_made_unique_do_not_outlive_the_reason() -> None:
+    assert _follows(entry_of_the_same_path, lambda s: s.pop("model/0.weight"))
 
 
 @pytest.mark.parametrize("name", CHANGES)
