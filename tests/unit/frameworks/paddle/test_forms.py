@@ -28,7 +28,10 @@ def change(apply: Change) -> Change:
 def _state() -> State:
     paddle.seed(0)
     nn = paddle.nn
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Linear(4, 4), nn.Linear(200, 200))
+    model = nn.Sequential(
+        nn.Linear(3, 4), nn.BatchNorm1D(4), nn.Linear(4, 4), nn.Linear(200, 200), nn.Linear(4, 4)
+    )
+    model[4].weight = model[2].weight
     model[2].register_buffer("scratch", paddle.zeros([3]), persistable=False)
     scheduler = paddle.optimizer.lr.StepDecay(0.1, 1)
     parameters = [*model[0].parameters(), *model[2].parameters()]
@@ -148,6 +151,12 @@ def buffer_becomes_sparse(state: State) -> None:
 def tied(state: State) -> None:
     state["model"].add_sublayer("twin", paddle.nn.Linear(4, 4))
     state["model"].twin.weight = state["model"][2].weight
+
+
+@change
+def untied_in_the_same_memory(state: State) -> None:
+    state["model"][4].weight = paddle.create_parameter([4, 4], "float32")
+    state["model"][2].weight._share_buffer_to(state["model"][4].weight)
 
 
 @change
