@@ -233,6 +233,17 @@ def accumulator_of_a_new_kind(state: State) -> None:
 
 
 @change
+def kind_of_accumulators_renamed(state: State) -> None:
+    by_kind = state["optimizer"]._accumulators
+    by_kind["another"] = by_kind.pop(list(by_kind)[-1])
+
+
+@change
+def buffer_reshaped(state: State) -> None:
+    state["model"][2].scratch.reshape_([1, 3])
+
+
+@change
 def accumulators_forgotten(state: State) -> None:
     state["optimizer"]._already_create_accumulator.clear()
 
@@ -280,6 +291,7 @@ def _goes(name: str, state: State) -> bool:
         walk.capture(state)
     except (
         AssertionError,
+        OSError,
         AttributeError,
         KeyError,
         IndexError,
