@@ -8,7 +8,6 @@ from typing import Any
 import paddle
 import pytest
 
-from holdfast.errors import UnsupportedError
 from holdfast.frameworks import walk
 from holdfast.frameworks.remembering import Memory
 from recaptured import same_as_anew
