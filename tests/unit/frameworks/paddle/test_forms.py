@@ -283,6 +283,16 @@ def test_a_remembered_capture_is_that_of_the_changed_state(name: str) -> None:
     assert same_as_anew(state, memory)
 
 
+def test_a_master_weight_of_another_name_has_other_accumulators() -> None:
+    state, memory = _state(), Memory()
+    master_weight_added(state)
+    master = state["optimizer"]._master_weights[state["model"][0].weight.name]
+    _moments(state)[master.name] = paddle.ones([2])
+    walk.capture(state, memory)
+    master.name = "another"
+    assert same_as_anew(state, memory)
+
+
 def _goes(name: str, state: State) -> bool:
     """Make a change, if it goes together with those before."""
     try:
