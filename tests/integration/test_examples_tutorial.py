@@ -36,11 +36,12 @@ def test_every_command_of_the_tutorial_ends_as_it_says(tmp_path):
     wanted = commands()
     assert len(wanted) > 15
     script = "\n".join(f"{line}\necho '{MARK}' $?" for line in at_once([line for line, _ in wanted]))
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = subprocess.run(
         ["bash"],
         input=script,
         cwd=tmp_path,
-        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        env=os.environ | {"HOLDFAST_BACKGROUND": "", "PATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -45,6 +45,21 @@ class Component(msgspec.Struct, frozen=True):
     state: Any
 
 
+class Lasting:
+    """A value that does not change: it is encoded once, however often it is part of a tree."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+        self._depth = -1
+        self._node = msgspec.Raw()
+
+    def node(self, path: str, depth: int) -> msgspec.Raw:
+        if depth != self._depth:  # how deep a tree may be is told while it is encoded
+            self._node = msgspec.Raw(msgspec.msgpack.encode(_encode(self._value, path, depth)))
+            self._depth = depth
+        return self._node
+
+
 def encode(value: object, path: str = "state") -> Node:
     """Turn a Python value into a node.
 
@@ -68,6 +83,8 @@ def _encode(value: object, path: str, depth: int) -> Node:
         return value if _is_unicode(value) else ["text", value.encode("utf-8", "surrogatepass")]
     if type(value) is int:
         return value if value in _INT64 else ["int", hex(value)]
+    if type(value) is Lasting:
+        return value.node(path, depth)
     if isinstance(value, TensorRef):
         return ["tensor", value.name, value.framework, value.device]
     if isinstance(value, Component):

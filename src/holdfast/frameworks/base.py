@@ -14,6 +14,28 @@ import msgspec
 from holdfast.domain.tensors import TensorRef, TensorSource, TensorSpec, TensorTarget
 
 
+class Form(msgspec.Struct, frozen=True):
+    """All that the capture of an object depends on, told more cheaply than by capturing it.
+
+    Attributes
+    ----------
+    facts : list
+        Plain values. As long as they compare equal, the capture is the same but for the tensors' bytes.
+    tensors : list
+        Every tensor that the capture may hold.
+    source : callable
+        As `Framework.source`.
+    is_steady : callable
+        Whether what is read of a tensor is its own memory for as long as the facts are the same, and so
+        little that it may be held until the next capture.
+    """
+
+    facts: list[Any]
+    tensors: list[Any]
+    source: Callable[[Any, str], tuple[TensorSource, str]]
+    is_steady: Callable[[Any], bool]
+
+
 class CaptureWalk(Protocol):
     """Given to capture code: turns nested values into plain ones and collects tensors."""
 
@@ -28,6 +50,10 @@ class CaptureWalk(Protocol):
 
     def tensor(self, path: str, framework: str, device: str, source: TensorSource) -> TensorRef:
         """Register one tensor under ``path`` (made unique)."""
+        ...
+
+    def lasting(self, path: str, form: Form | None, make: Callable[[], list[Any]]) -> list[Any]:
+        """What ``make`` captures, or has captured when the form was the same; None: captured anew."""
         ...
 
 

@@ -38,7 +38,7 @@ def check_grace(seconds: object) -> None:
 
 
 def chosen_background(background: object, *, in_memory: bool) -> bool:
-    """Whether to save in the background: as given, else ``$HOLDFAST_BACKGROUND``, else not.
+    """Whether to save in the background where that can be: as given, else ``$HOLDFAST_BACKGROUND``, else yes.
 
     Snapshots in memory need it.
     """
@@ -49,11 +49,11 @@ def chosen_background(background: object, *, in_memory: bool) -> bool:
         )
     if isinstance(background, bool) or in_memory:
         return bool(background) or in_memory
-    chosen = os.environ.get("HOLDFAST_BACKGROUND") or "0" if background is None else background
+    chosen = os.environ.get("HOLDFAST_BACKGROUND") or "1" if background is None else background
     if chosen not in ("0", "1"):
         what = f"background={background!r}" if background is not None else f"HOLDFAST_BACKGROUND={chosen}"
         raise UsageError(
-            f"{what} says neither yes nor no.", do="Use background=True, or HOLDFAST_BACKGROUND=1."
+            f"{what} says neither yes nor no.", do="Use background=False, or HOLDFAST_BACKGROUND=0."
         )
     return chosen == "1"
 

@@ -13,7 +13,6 @@ import msgspec
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import StorageError
-from holdfast.node.arena import SlotSource
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError
 from holdfast.node.messages import (
@@ -32,7 +31,8 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing
-from holdfast.training.flights import Flight, committed, outcome, table_of
+from holdfast.training.flights import Flight, committed, outcome, record_of
+from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
 from holdfast.training.ways import Blocking, Outcome
@@ -92,6 +92,7 @@ class Background:
             slots=legacy.slots if legacy is not None else (),
         )
         self._spared = legacy.kept.slot if legacy is not None and legacy.kept is not None else None
+        self._placing = Placing()
         self._flights: dict[int, Flight] = {}
         self._newest: Flight | None = None
         self._decided: list[Outcome] = []
@@ -181,16 +182,16 @@ class Background:
         started: float,
     ) -> Flight | None:
         """Copy the draft and hand it over; None if there is no memory for it."""
-        places, tensors_bytes, record = table_of(draft, details)
+        layout = self._placing.layout(draft.sources)
+        tensors_bytes, record = layout.size_bytes, record_of(draft, details, layout)
         number = self._take_slot(tensors_bytes + len(record), wait=durable)
         if number is None:
             return None
         slot = self._slots[number]
-        fence = stage(
-            draft.sources, places, slot, self._fencing.usable(versions), compare=self._fencing.compares
-        )
+        usable, compare = self._fencing.usable(versions), self._fencing.compares
+        fence = stage(draft.sources, layout.places, slot, usable, compare=compare)
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
-        draft.sources = {name: SlotSource(slot, place) for name, place in places.items()}
+        draft.sources = layout.sources(slot)
         step = draft.progress.step
         staged = Staged(draft.sequence, step, number, tensors_bytes, len(record), tuple(tags), durable)
         now = time.monotonic()

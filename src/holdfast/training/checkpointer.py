@@ -63,8 +63,9 @@ class Checkpointer:
         How long after SIGTERM to wait for the next safe point.
     background : bool, optional
         Let training go on once the state is copied, and a process beside it make it durable; by
-        default ``$HOLDFAST_BACKGROUND`` (1 or 0), else not. Needs memory for up to two copies of
-        the state, and a repository on a local disk.
+        default ``$HOLDFAST_BACKGROUND`` (1 or 0), else wherever that can be: on Linux, with a
+        repository on a local disk. Takes memory for up to two copies of the state, or four with
+        snapshots in memory.
     on_busy : {"wait", "skip", "replace"}
         In the background, what a save does that finds two others on their way: wait for the
         first, be left out, or take the place of the newer one if that was not begun. Saves that

@@ -10,10 +10,11 @@ import msgspec
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import HoldfastError
-from holdfast.node.arena import Place, SnapshotRecord, lay_out
+from holdfast.node.arena import SnapshotRecord
 from holdfast.node.messages import Done, Staged, revive
 from holdfast.repository.commit import Draft
 from holdfast.repository.run import Run
+from holdfast.training.placing import Layout
 from holdfast.training.ways import Outcome
 
 
@@ -42,9 +43,8 @@ class Flight(msgspec.Struct):
         return self.staged.slot
 
 
-def table_of(draft: Draft, details: Details) -> tuple[dict[str, Place], int, bytes]:
-    """Where each tensor goes in a slot, the bytes that they take, and the table that follows them."""
-    places, tensors_bytes = lay_out({name: source.spec for name, source in draft.sources.items()})
+def record_of(draft: Draft, details: Details, layout: Layout) -> bytes:
+    """The table that follows the tensors in a slot."""
     record = SnapshotRecord(
         attempt=str(draft.attempt),
         sequence=draft.sequence,
@@ -53,10 +53,10 @@ def table_of(draft: Draft, details: Details) -> tuple[dict[str, Place], int, byt
         metrics=draft.metrics,
         done=draft.done,
         monitor=draft.monitor,
-        tensors=places,
+        tensors=layout.encoded,
         details=details,
     )
-    return places, tensors_bytes, msgspec.msgpack.encode(record)
+    return msgspec.msgpack.encode(record)
 
 
 def committed(run: Run, attempt: str) -> dict[int, CheckpointId]:

@@ -14,6 +14,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
+from holdfast.frameworks.remembering import Memory
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.training.collecting import collector_paused
 from holdfast.training.leaves import leaves
@@ -155,6 +156,7 @@ class Saver:
         self._run_name = run_name
         self._attempt = attempt
         self._state = state
+        self._memory = Memory()
         self._way = way
         self._given = given
         self._environment = environment
@@ -239,7 +241,7 @@ class Saver:
 
     def prepare(self) -> None:
         """Get ready for the first save: what it needs is made while training goes on."""
-        tensors = walk.capture(self._state).tensors
+        tensors = walk.capture(self._state, self._memory).tensors
         self._way.prepare(sum(source.spec.size_bytes for source in tensors.values()))
 
     def gives_way(self, step: int) -> bool:
@@ -318,7 +320,7 @@ class Saver:
         return {name: registry.scalar(value, name) for name, value in metrics.items()}
 
     def _draft(self, point: SavePoint, reason: str, metrics: dict[str, float]) -> Draft:
-        captured = walk.capture(self._state)
+        captured = walk.capture(self._state, self._memory)
         self._sequence += 1
         return Draft(
             attempt=self._attempt,

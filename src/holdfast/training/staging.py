@@ -10,7 +10,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from holdfast.domain.tensors import TensorSource
 from holdfast.node.arena import SMALL_BYTES, Place, Slot
@@ -185,7 +185,7 @@ def _gather(slot: Slot, small: Sequence[tuple[int, Bytes]]) -> None:
     """Write tensors that lie end to end, many with one call: no Python for each."""
     for start in range(0, len(small), GATHERED):
         group = small[start : start + GATHERED]
-        buffers = [data.data for _, data in group]
+        buffers: list[Any] = [data for _, data in group]
         written = os.pwritev(slot.descriptor, buffers, group[0][0]) if buffers else 0
         if written != sum(map(len, buffers)):  # the memory was taken before: it cannot run out
             raise RuntimeError("shared memory took only a part of what was written")

@@ -381,3 +381,30 @@ def test_two_thousand_saves_leak_nothing(tmp_path: Path) -> None:
     assert last[2] - first[2] < 30_000_000
     assert last[3] - first[3] < 30_000_000
     assert len(steps_in(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "given", "expected"),
+    [("", None, True), ("1", None, True), ("0", None, False), ("0", True, True), ("1", False, False)],
+)
+def test_it_is_the_default_and_what_is_given_counts_more_than_what_is_set(
+    said: str, given: bool | None, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_BACKGROUND", said)
+    with holdfast.Checkpointer(tmp_path, {"x": 1}, background=given) as ckpt:
+        assert isinstance(way(ckpt), background.Background) is expected
+
+
+def test_a_setting_that_says_neither_yes_nor_no_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOLDFAST_BACKGROUND", "perhaps")
+    with pytest.raises(holdfast.UsageError, match="HOLDFAST_BACKGROUND=perhaps says neither yes nor no"):
+        holdfast.Checkpointer(tmp_path, {})
+
+
+def test_where_no_other_process_can_save_the_loop_does_it_without_a_word(capsys: Said) -> None:
+    with holdfast.Checkpointer("memory://quiet", {"x": 1}) as ckpt:
+        for _ in ckpt.steps(2):
+            pass
+    assert "WARNING" not in capsys.readouterr().err

@@ -138,6 +138,21 @@ def test_leaving_by_a_signal_saves_and_leaves_no_memory(number: int, tmp_path: P
     assert steps_in(tmp_path) == [8]
 
 
+def test_without_a_safe_point_in_time_the_last_snapshot_is_made_durable(tmp_path: Path) -> None:
+    def train(tell: Tell) -> None:
+        def hang(ckpt: holdfast.Checkpointer) -> None:
+            agent_of(ckpt)
+            send_self(signal.SIGTERM)
+            time.sleep(30)
+
+        count(tmp_path, until=20, each=at(7, hang), save=RULE, size=SIZE, grace_seconds=0.3)
+
+    code, said = ended(train)
+    assert code == 143, said
+    assert wait_until(lambda: not agents_of(tmp_path))
+    assert steps_in(tmp_path) == [7]
+
+
 def test_the_end_leaves_no_memory(tmp_path: Path) -> None:
     count(tmp_path, save=RULE, size=SIZE)
     assert wait_until(lambda: not agents_of(tmp_path))

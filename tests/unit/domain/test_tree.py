@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.domain.tensors import TensorRef
-from holdfast.domain.tree import MAX_DEPTH, Component, decode, encode
+from holdfast.domain.tree import MAX_DEPTH, Component, Lasting, decode, encode
 from holdfast.errors import DamagedError, MismatchError, UnsupportedError
 
 
@@ -330,3 +330,24 @@ def test_a_leaf_that_cannot_be_kept_is_refused_by_its_path(bad: object, kind: st
         encode({"trainer": {"history": [0, (bad,)]}})
     assert str(caught.value).startswith("state.trainer.history[1][0] is a ")
     assert kind in caught.value.what
+
+
+def _bytes(value: object) -> bytes:
+    return msgspec.msgpack.encode(encode(value))
+
+
+def test_what_lasts_is_encoded_once_and_as_it_is() -> None:
+    value = {"a": [1, TensorRef("t", "torch", "cpu")], "b": Component("kind", (1.5, None))}
+    lasting = Lasting(value)
+    assert _bytes({"x": Component("model", lasting)}) == _bytes({"x": Component("model", value)})
+    assert encode(lasting) is encode(lasting)
+    assert _bytes([[lasting]]) == _bytes([[value]])
+
+
+def test_what_lasts_is_refused_where_it_is_too_deep() -> None:
+    deep: Any = Lasting([[1]])
+    encode(deep)
+    for _ in range(MAX_DEPTH - 1):
+        deep = [deep]
+    with pytest.raises(UnsupportedError, match="nested deeper"):
+        encode(deep)

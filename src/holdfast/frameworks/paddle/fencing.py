@@ -48,6 +48,8 @@ def _tensors(optimizer: Any) -> Iterator[Any]:
 def _is_worth_it(tensor: Any) -> bool:
     if not (isinstance(tensor, paddle.Tensor) and tensor.is_dense() and tensor._is_initialized()):
         return False
+    if tensor._holder_size() < WORTH_BYTES:  # quick, and true of most
+        return False
     large = tensors.spec_of(tensor).size_bytes >= WORTH_BYTES
     return large and tensors.on_host(tensor) and tensor.is_contiguous()
 

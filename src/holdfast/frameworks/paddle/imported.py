@@ -15,6 +15,7 @@ from paddle.optimizer.lr import LRScheduler
 from holdfast.frameworks.base import LoadWalk
 from holdfast.frameworks.paddle import layers, tensors
 from holdfast.frameworks.paddle.layers import LayerAdapter
+from holdfast.frameworks.paddle.names import sublayers
 from holdfast.frameworks.paddle.optimizers import _plan_parameter
 from holdfast.frameworks.paddle.parameters import Accumulators, Parameter, parameters
 
@@ -27,7 +28,7 @@ _LIKE_PARAMETER = ("moment", "moment1", "moment2", "moment2_max", "velocity", "i
 def plan_layer(value: Any, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
     """Parameters and buffers by name; ties, modes and ``stop_gradient`` stay as they are."""
     saved = {name: item for name, item in saved.items() if name != NAMES}
-    ties = layers._tied(layers._slots(value))
+    ties = layers._tied(layers._slots(list(sublayers(value))))
     for name, leader in ties.items():
         if name in saved:  # the file holds both, or this one only
             saved.setdefault(leader, saved.pop(name))

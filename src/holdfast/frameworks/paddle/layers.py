@@ -6,9 +6,11 @@ from typing import Any
 
 from holdfast.domain.tensors import TensorRef
 from holdfast.domain.tree import Component
-from holdfast.frameworks.base import CaptureWalk, LoadWalk
-from holdfast.frameworks.paddle import tensors
+from holdfast.frameworks.base import CaptureWalk, Form, LoadWalk
+from holdfast.frameworks.paddle import forms, tensors
 from holdfast.frameworks.paddle.names import join, sublayers
+
+Layers = list[tuple[str, Any]]
 
 
 class Slot:
@@ -41,8 +43,15 @@ class LayerAdapter:
 
     kind = "paddle.layer"
 
-    def capture(self, value: Any, path: str, walk: CaptureWalk) -> dict[str, Any]:
-        slots = _slots(value)
+    def capture(self, value: Any, path: str, walk: CaptureWalk) -> Any:
+        layers = list(sublayers(value))
+        slots = _slots(layers)
+        form = _form(layers, slots)
+        return walk.lasting(path, form, lambda: [self._captured(layers, slots, path, walk)])[0]
+
+    def _captured(
+        self, layers: Layers, slots: dict[str, Slot], path: str, walk: CaptureWalk
+    ) -> dict[str, Any]:
         tied = _tied(slots)
         return {
             "tensors": {
@@ -53,19 +62,20 @@ class LayerAdapter:
             "tied": tied,
             "transient": [name for name, slot in slots.items() if slot.transient],
             "stop_gradient": {n: s.tensor.stop_gradient for n, s in slots.items() if s.tensor is not None},
-            "training": {name: layer.training for name, layer in sublayers(value)},
+            "training": {name: layer.training for name, layer in layers},
         }
 
     def plan(self, value: Any, saved: Any, path: str, walk: LoadWalk) -> None:
-        slots = _slots(value)
+        layers = list(sublayers(value))
+        slots, by_name = _slots(layers), dict(layers)
         _compare_ties(saved["tied"], _tied(slots), path, walk)
         for name, slot in slots.items():
             known = name in saved["tensors"] or name in saved["tied"]
             if not known and not slot.transient and slot.tensor is not None:
                 walk.missing(f"{path}/{name}")
-        transient, layers = set(saved["transient"]), dict(sublayers(value))
+        transient = set(saved["transient"])
         for name, old in saved["tensors"].items():
-            layer = layers.get(name.rpartition(".")[0])
+            layer = by_name.get(name.rpartition(".")[0])
             if name in slots:
                 _plan_slot(slots[name], old, f"{path}/{name}", walk)
             elif name in transient and layer is not None:
@@ -81,14 +91,26 @@ class LayerAdapter:
         """Nothing is given."""
 
 
-def _slots(root: Any) -> dict[str, Slot]:
+def _slots(layers: Layers) -> dict[str, Slot]:
     result = {}
-    for prefix, layer in sublayers(root):
+    for prefix, layer in layers:
         for key in layer._parameters:
             result[join(prefix, key)] = Slot(layer, key, is_parameter=True)
         for key in layer._buffers:
             result[join(prefix, key)] = Slot(layer, key, is_parameter=False)
     return result
+
+
+def _form(layers: Layers, slots: dict[str, Slot]) -> Form | None:
+    """All that a capture goes by."""
+    names, modes = [name for name, _ in layers], [layer.training for _, layer in layers]
+    held = [slot.tensor for slot in slots.values()]
+    live = [tensor for tensor in held if tensor is not None]
+    if not set(map(type, (*names, *slots))) <= {str} or not set(map(type, modes)) <= {bool}:
+        return None
+    facts = [names, modes, list(slots), [slot.transient for slot in slots.values()]]
+    facts += [[tensor is not None for tensor in held], [tensor.stop_gradient for tensor in live]]
+    return forms.form(facts, live)
 
 
 def _tied(slots: dict[str, Slot]) -> dict[str, str]:
@@ -164,9 +186,10 @@ def _plan_new_buffer(layer: Any, key: str, saved: Any, path: str, walk: LoadWalk
 
 
 def _put_flags(root: Any, saved: Any) -> None:
-    for name, slot in _slots(root).items():
+    layers = list(sublayers(root))
+    for name, slot in _slots(layers).items():
         wanted = saved["stop_gradient"].get(name)
         if slot.tensor is not None and wanted is not None and slot.tensor.stop_gradient != wanted:
             slot.tensor.stop_gradient = wanted
-    for name, layer in sublayers(root):
+    for name, layer in layers:
         layer.training = bool(saved["training"].get(name, layer.training))

@@ -15,8 +15,8 @@ from paddle.optimizer.lr import LRScheduler
 
 from holdfast.domain.tensors import TensorRef, TensorSpec
 from holdfast.errors import UnsupportedError
-from holdfast.frameworks.base import CaptureWalk, LoadWalk
-from holdfast.frameworks.paddle import hyperparameters, tensors
+from holdfast.frameworks.base import CaptureWalk, Form, LoadWalk
+from holdfast.frameworks.paddle import forms, hyperparameters, tensors
 from holdfast.frameworks.paddle.parameters import (
     Accumulators,
     Parameter,
@@ -50,10 +50,7 @@ class OptimizerAdapter:
             },
             "objects": hyperparameters.objects(value),
             "groups": [hyperparameters.options(group) for group in option_groups(value)],
-            "parameters": [
-                [_capture_parameter(Accumulators(value), p, path, walk) for p in group]
-                for group in parameters(value, walk.state)
-            ],
+            "parameters": _capture_parameters(value, path, walk),
         }
 
     def plan(self, value: Any, saved: Any, path: str, walk: LoadWalk) -> None:
@@ -92,6 +89,38 @@ class OptimizerAdapter:
             yield "learning_rate", SchedulerAdapter(), value._learning_rate
         for name, inner in hyperparameters.inner_optimizers(value).items():
             yield name, self, inner
+
+
+def _capture_parameters(value: Any, path: str, walk: CaptureWalk) -> list[Any]:
+    groups = parameters(value, walk.state)
+    kept = Accumulators(value)
+    form = _form(value, groups)
+    return walk.lasting(
+        path, form, lambda: [[_capture_parameter(kept, p, path, walk) for p in group] for group in groups]
+    )
+
+
+def _form(optimizer: Any, groups: list[list[Parameter]]) -> Form | None:
+    """All that the capture of these goes by; None where it is more than can be told cheaply."""
+    every = [parameter for group in groups for parameter in group]
+    if not every:
+        return None
+    by_kind, masters = optimizer._accumulators, optimizer._master_weights
+    rates = [getattr(p.tensor, "optimize_attr", {}).get("learning_rate", 1.0) for p in every]
+    regular = [getattr(p.tensor, "regularizer", None) is not None for p in every]
+    if optimizer._accumulators_holder or any(regular) or not set(map(type, rates)) <= {float}:
+        return None
+    facts: list[Any] = [
+        list(map(len, groups)),
+        [(p.label, p.tensor.name, _has_dense_gradient(p.tensor)) for p in every],
+        list(map(repr, rates)),
+        optimizer._name,
+        set(optimizer._already_create_accumulator),
+        [(kind, list(by_name)) for kind, by_name in by_kind.items()],
+        [(name, master.name) for name, master in masters.items()],
+    ]
+    states = [tensor for by_name in by_kind.values() for tensor in by_name.values()]
+    return forms.form(facts, [*(p.tensor for p in every), *states, *masters.values()])
 
 
 def _capture_parameter(kept: Accumulators, parameter: Parameter, path: str, walk: CaptureWalk) -> Any:

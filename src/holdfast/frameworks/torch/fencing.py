@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 
+from holdfast.frameworks.torch.names import submodules
+
 WORTH_BYTES = 64 * 1024
 """A smaller tensor is copied faster than it is looked up."""
 
@@ -30,7 +32,7 @@ def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], in
     for value in values:
         if isinstance(value, Optimizer) and type(value).__module__.startswith("torch.optim"):
             for tensor in _tensors(value):
-                if id(tensor) not in renormed and _is_worth_it(tensor):
+                if _is_worth_it(tensor) and id(tensor) not in renormed:
                     found[tensor.data_ptr()] = partial(_version, tensor)
     return found
 
@@ -44,14 +46,15 @@ def _tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 
 
 def _is_worth_it(tensor: torch.Tensor) -> bool:
-    dense = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    dense = tensor.is_cpu and tensor.layout is torch.strided
     return dense and tensor.nbytes >= WORTH_BYTES and not tensor.is_inference()
 
 
 def _renormed(value: object) -> Iterator[Any]:
     if isinstance(value, torch.nn.Module):
-        for module in value.modules():
-            if getattr(module, "max_norm", None) is not None:
+        for _, module in submodules(value):
+            # not getattr of the module, which is slow to say that there is none
+            if vars(module).get("max_norm", getattr(type(module), "max_norm", None)) is not None:
                 yield from module.parameters(recurse=False)
 
 

@@ -17,7 +17,7 @@ from holdfast.domain.tree import Component
 from holdfast.frameworks.base import LoadWalk
 from holdfast.frameworks.torch import modules
 from holdfast.frameworks.torch.modules import ModuleAdapter
-from holdfast.frameworks.torch.names import join
+from holdfast.frameworks.torch.names import join, submodules
 from holdfast.frameworks.torch.optimizers import OptimizerAdapter
 from holdfast.frameworks.torch.scaling import ScalerAdapter
 from holdfast.frameworks.torch.schedulers import SchedulerAdapter
@@ -39,7 +39,8 @@ _BOUND = ("lr_lambdas", "_schedulers", "_scale_fn_custom", "_scale_fn_ref")
 
 def plan_module(value: torch.nn.Module, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
     """Parameters and buffers by name; ties, modes and ``requires_grad`` stay as they are."""
-    slots = modules._slots(value)
+    found = list(submodules(value))
+    slots = modules._slots(found)
     names = _unwrapped(saved, slots.keys())
     tensors = {k: v for k, v in names.items() if k.rpartition(".")[2] != _EXTRA}
     ties = modules._tied(slots)
@@ -47,7 +48,7 @@ def plan_module(value: torch.nn.Module, saved: dict[str, Any], path: str, walk: 
         if name in tensors:  # the file holds both, or this one only
             tensors.setdefault(leader, tensors.pop(name))
             tensors.pop(name, None)
-    live_extra = {join(name, _EXTRA): name for name, _ in modules._with_extra_state(value)}
+    live_extra = {join(name, _EXTRA): name for name, _ in modules._with_extra_state(found)}
     for key in sorted(k for k in names if k.rpartition(".")[2] == _EXTRA and k not in live_extra):
         walk.unexpected(f"{path}/{key}")
     complete = {

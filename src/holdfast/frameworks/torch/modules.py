@@ -11,10 +11,12 @@ from torch import nn
 from holdfast.domain.tensors import TensorRef
 from holdfast.domain.tree import Component
 from holdfast.errors import UnsupportedError
-from holdfast.frameworks.base import CaptureWalk, LoadWalk
-from holdfast.frameworks.torch import tensors
+from holdfast.frameworks.base import CaptureWalk, Form, LoadWalk
+from holdfast.frameworks.torch import forms, tensors
 from holdfast.frameworks.torch.names import join, submodules
 from holdfast.frameworks.torch.sparse import is_sparse
+
+Modules = list[tuple[str, nn.Module]]
 
 
 class Slot:
@@ -49,8 +51,15 @@ class ModuleAdapter:
 
     kind = "torch.module"
 
-    def capture(self, value: nn.Module, path: str, walk: CaptureWalk) -> dict[str, Any]:
-        slots = _slots(value)
+    def capture(self, value: nn.Module, path: str, walk: CaptureWalk) -> Any:
+        modules = list(submodules(value))
+        slots = _slots(modules)
+        form = _form(modules, slots)
+        return walk.lasting(path, form, lambda: [self._captured(modules, slots, path, walk)])[0]
+
+    def _captured(
+        self, modules: Modules, slots: dict[str, Slot], path: str, walk: CaptureWalk
+    ) -> dict[str, Any]:
         tied = _tied(slots)
         return {
             "tensors": {
@@ -61,30 +70,31 @@ class ModuleAdapter:
             "tied": tied,
             "transient": [name for name, slot in slots.items() if slot.transient],
             "requires_grad": [name for name, slot in slots.items() if _requires_grad(slot.tensor)],
-            "training": {name: module.training for name, module in submodules(value)},
+            "training": {name: module.training for name, module in modules},
             "extra": {
                 name: walk.value(module.get_extra_state(), f"{path}/{name}#extra")
-                for name, module in _with_extra_state(value)
+                for name, module in _with_extra_state(modules)
             },
         }
 
     def plan(self, value: nn.Module, saved: Any, path: str, walk: LoadWalk) -> None:
-        slots = _slots(value)
+        modules = list(submodules(value))
+        slots = _slots(modules)
         _compare_ties(saved["tied"], _tied(slots), saved["tensors"].keys() | slots.keys(), path, walk)
         transient = set(saved["transient"])
         for name, slot in slots.items():
             known = name in saved["tensors"] or name in saved["tied"]
             if not known and not slot.transient and slot.tensor is not None:
                 walk.missing(f"{path}/{name}")
-        modules = dict(submodules(value))
+        by_name = dict(modules)
         for name, old in saved["tensors"].items():
             if name in slots:
                 _plan_slot(slots[name], old, f"{path}/{name}", walk)
-            elif name in transient and name.rpartition(".")[0] in modules:
-                _plan_new_buffer(modules[name.rpartition(".")[0]], name, old, path, walk)
+            elif name in transient and name.rpartition(".")[0] in by_name:
+                _plan_new_buffer(by_name[name.rpartition(".")[0]], name, old, path, walk)
             elif old is not None:
                 walk.unexpected(f"{path}/{name}")
-        _plan_extra(value, saved["extra"], path, walk)
+        _plan_extra(modules, saved["extra"], path, walk)
         known = saved["tensors"].keys() | saved["tied"].keys()
         modes, wanted = dict(saved["training"]), set(saved["requires_grad"])
         walk.then(lambda: _put_flags(value, known, wanted, modes))
@@ -96,14 +106,26 @@ class ModuleAdapter:
         """Nothing is given."""
 
 
-def _slots(root: nn.Module) -> dict[str, Slot]:
+def _slots(modules: Modules) -> dict[str, Slot]:
     result = {}
-    for prefix, module in submodules(root):
+    for prefix, module in modules:
         for key in module._parameters.keys():  # noqa: SIM118 (a scripted module has no iterator)
             result[join(prefix, key)] = Slot(module, key, is_parameter=True)
         for key in module._buffers.keys():  # noqa: SIM118
             result[join(prefix, key)] = Slot(module, key, is_parameter=False)
     return result
+
+
+def _form(modules: Modules, slots: dict[str, Slot]) -> Form | None:
+    """All that a capture goes by; None where it asks a module for its extra state, which can be anything."""
+    names, modes = [name for name, _ in modules], [module.training for _, module in modules]
+    held = [slot.tensor for slot in slots.values()]
+    told = set(map(type, (*names, *slots))) <= {str} and set(map(type, modes)) <= {bool}
+    if not told or any(_with_extra_state(modules)):
+        return None
+    facts = [names, modes, list(slots), [slot.transient for slot in slots.values()]]
+    facts += [[tensor is not None for tensor in held], [_requires_grad(tensor) for tensor in held]]
+    return forms.form(facts, [tensor for tensor in held if tensor is not None])
 
 
 def _tied(slots: dict[str, Slot]) -> dict[str, str]:
@@ -187,14 +209,14 @@ def _home(module: nn.Module) -> torch.device | None:
     return None
 
 
-def _with_extra_state(root: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    for name, module in submodules(root):
+def _with_extra_state(modules: Modules) -> Iterator[tuple[str, nn.Module]]:
+    for name, module in modules:
         if type(module).get_extra_state is not nn.Module.get_extra_state:
             yield name, module
 
 
-def _plan_extra(root: nn.Module, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
-    live = dict(_with_extra_state(root))
+def _plan_extra(modules: Modules, saved: dict[str, Any], path: str, walk: LoadWalk) -> None:
+    live = dict(_with_extra_state(modules))
     for name in sorted(live.keys() - saved.keys()):
         walk.missing(f"{path}/{name}#extra")
     for name, old in saved.items():
@@ -214,11 +236,12 @@ def _requires_grad(tensor: torch.Tensor | None) -> bool:
 
 
 def _put_flags(root: nn.Module, known: set[str], wanted: set[str], modes: dict[str, Any]) -> None:
-    for name, slot in _slots(root).items():
+    modules = list(submodules(root))
+    for name, slot in _slots(modules).items():
         tensor = slot.tensor
         if tensor is None or name not in known or not tensor.is_leaf:
             continue
         if tensor.requires_grad != (name in wanted):
             tensor.requires_grad_(name in wanted)
-    for name, module in submodules(root):
+    for name, module in modules:
         module.training = bool(modes.get(name, module.training))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -21,17 +23,20 @@ def submodules(root: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
             continue
         seen.add(id(module))
         yield name, module
-        inner = _wrapped_child(module)
-        children = [
-            (name if child == inner else join(name, child), sub)
-            for child, sub in module._modules.items()
-            if sub is not None
-        ]
-        waiting.extend(reversed(children))
+        if module._modules:
+            kind: Any = type(module)
+            inner = _wrapped_child(kind)
+            children = [
+                (name if child == inner else join(name, child), sub)
+                for child, sub in module._modules.items()
+                if sub is not None
+            ]
+            waiting.extend(reversed(children))
 
 
-def _wrapped_child(module: torch.nn.Module) -> str | None:
-    for base in type(module).__mro__:
+@lru_cache(maxsize=256)
+def _wrapped_child(kind: type) -> str | None:
+    for base in kind.__mro__:
         if base.__name__ in _WRAPPERS and base.__module__.startswith("torch."):
             return _WRAPPERS[base.__name__]
     return None

@@ -7,6 +7,7 @@ tells the names: those of the modules that stand beside the optimizer.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import Any
 
@@ -14,12 +15,14 @@ import torch
 from torch.optim import LBFGS, Optimizer
 
 from holdfast.domain.tensors import TensorRef, TensorSpec
-from holdfast.frameworks.base import CaptureWalk, LoadWalk
-from holdfast.frameworks.torch import gradients, tensors
+from holdfast.frameworks.base import CaptureWalk, Form, LoadWalk
+from holdfast.frameworks.torch import forms, gradients, tensors
 from holdfast.frameworks.torch.names import parameter_names, parameters_by_name
 from holdfast.frameworks.torch.values import Capturing, Renewing, assign_like, plain_value
 
 _NOT_VALUES = ("params", "param_names")
+_COUNTS = (type(None), bool, int, str)
+"""Values of which equal ones of the same class are the same, to the last bit."""
 
 
 class OptimizerAdapter:
@@ -29,32 +32,34 @@ class OptimizerAdapter:
 
     def capture(self, value: Optimizer, path: str, walk: CaptureWalk) -> dict[str, Any]:
         capturing = Capturing(walk)
-        names = parameter_names(walk.state)
+        known = parameter_names(walk.state)
+        names = [_group_names(group, known) for group in value.param_groups]
+        described = [
+            _describe_parameters(group, n) for group, n in zip(value.param_groups, names, strict=True)
+        ]
+        paths = [[f"{path}/{n or f'{i}.{j}'}" for j, n in enumerate(group)] for i, group in enumerate(names)]
+        values = [
+            {k: capturing.value(v, f"{path}/groups/{i}/{k}") for k, v in group.items() if k != "params"}
+            for i, group in enumerate(value.param_groups)
+        ]
+        states = [[value.state.get(p) for p in group["params"]] for group in value.param_groups]
+        form = _form(described, states, capturing)
+        shared = {k: v for k, v in value.state.items() if not isinstance(k, torch.Tensor)}
+
+        def capture_states() -> list[Any]:
+            captured = [
+                [None if s is None else capturing.value(s, where) for s, where in zip(*group, strict=True)]
+                for group in zip(states, paths, strict=True)
+            ]
+            return [*described, *captured]
+
+        lasting = walk.lasting(path, None if shared else form, capture_states)
+        parts = zip(lasting, values, lasting[len(values) :], strict=False)
         return {
             "type": type(value).__name__,
             "stepped": bool(getattr(value, "_opt_called", False)),
-            "groups": [
-                {
-                    "parameters": _describe_parameters(group, names),
-                    "values": {
-                        k: capturing.value(v, f"{path}/groups/{i}/{k}")
-                        for k, v in group.items()
-                        if k != "params"
-                    },
-                    "state": [
-                        capturing.value(value.state[p], f"{path}/{_label(p, i, j, group, names)}")
-                        if p in value.state
-                        else None
-                        for j, p in enumerate(group["params"])
-                    ],
-                }
-                for i, group in enumerate(value.param_groups)
-            ],
-            "shared": {
-                k: capturing.value(v, f"{path}/shared/{k}")
-                for k, v in value.state.items()
-                if not isinstance(k, torch.Tensor)
-            },
+            "groups": [{"parameters": p, "values": v, "state": s} for p, v, s in parts],
+            "shared": {k: capturing.value(v, f"{path}/shared/{k}") for k, v in shared.items()},
         }
 
     def plan(self, value: Optimizer, saved: Any, path: str, walk: LoadWalk) -> None:
@@ -211,7 +216,7 @@ def _group_names(group: dict[str, Any], names: dict[int, str]) -> list[str | Non
     return [names.get(id(p), name) for p, name in zip(group["params"], own, strict=True)]
 
 
-def _describe_parameters(group: dict[str, Any], names: dict[int, str]) -> list[dict[str, Any]]:
+def _describe_parameters(group: dict[str, Any], names: list[str | None]) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
@@ -219,15 +224,34 @@ def _describe_parameters(group: dict[str, Any], names: dict[int, str]) -> list[d
             "device": p.device.type,
             "gradient": gradients.is_held(p),
         }
-        for p, name in zip(group["params"], _group_names(group, names), strict=True)
+        for p, name in zip(group["params"], names, strict=True)
     ]
 
 
-def _label(
-    parameter: torch.Tensor, index: int, position: int, group: dict[str, Any], names: dict[int, str]
-) -> str:
-    own = group.get("param_names")
-    return names.get(id(parameter)) or (own[position] if own else f"{index}.{position}")
+def _form(
+    described: list[list[dict[str, Any]]], states: list[list[Any]], capturing: Capturing
+) -> Form | None:
+    """All that the capture of these states goes by; None if they hold more than tensors and counts."""
+    names = {type(parameter["name"]) for group in described for parameter in group}
+    if not names <= {str, type(None)}:
+        return None
+    facts: list[Any] = [described]
+    live: list[torch.Tensor] = []
+    for state in itertools.chain.from_iterable(states):
+        if state is None:
+            facts.append(None)
+            continue
+        if type(state) is not dict or not set(map(type, state)) <= {str}:
+            return None
+        facts.append(list(state))
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                live.append(value)
+            elif type(value) in _COUNTS:
+                facts.append((len(live), type(value), value))
+            else:
+                return None
+    return None if capturing.has_met(live) else forms.form(facts, live)
 
 
 def _given_name(optimizer: Optimizer, index: int, key: str) -> str:

@@ -19,6 +19,8 @@ DTYPES: dict[str, torch.dtype] = {
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+ORDINARY = {torch.Tensor, torch.nn.Parameter}
+"""Classes of tensors that are nothing but their values."""
 _LEAVE_OUT = "Keep it as a plain dense tensor, or leave it out of the state."
 
 
@@ -31,7 +33,7 @@ class Source:
 
     def read(self) -> npt.NDArray[np.uint8]:
         tensor = self._tensor.detach()
-        if not _is_plain_memory(tensor):
+        if not is_plain_memory(tensor):
             tensor = _bits(tensor.resolve_conj().resolve_neg()).cpu().contiguous()
         return _memory(tensor)
 
@@ -45,7 +47,7 @@ class Target:
         self.spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
     def buffer(self) -> npt.NDArray[np.uint8]:
-        if _is_plain_memory(self._tensor):
+        if is_plain_memory(self._tensor):
             return _memory(self._tensor.detach())
         if self._staged is None:
             self._staged = torch.empty(self.spec.shape, dtype=self._tensor.dtype)
@@ -127,10 +129,11 @@ def refused(tensor: torch.Tensor) -> str | None:
 
 
 def is_lazy(tensor: torch.Tensor) -> bool:
-    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
+    # the first of these is quick, the other is code of torch
+    return type(tensor) not in ORDINARY and isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
-def _is_plain_memory(tensor: torch.Tensor) -> bool:
+def is_plain_memory(tensor: torch.Tensor) -> bool:
     at_rest = not tensor.is_conj() and not tensor.is_neg()
     return tensor.device.type == "cpu" and tensor.is_contiguous() and at_rest
 

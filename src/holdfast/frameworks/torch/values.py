@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,6 +22,9 @@ class Capturing:
     def __init__(self, walk: CaptureWalk) -> None:
         self._walk = walk
         self._met: dict[int, Any] = {}
+
+    def has_met(self, live: Iterable[torch.Tensor]) -> bool:
+        return not self._met.keys().isdisjoint(map(id, live))
 
     def value(self, value: Any, path: str) -> Any:
         if isinstance(value, torch.Tensor):
