@@ -93,6 +93,11 @@ class ChunkIndex:
         found = [c for c in known if (c.pack, digest) not in bad]
         return sorted(found, key=lambda c: c.pack)
 
+    def copies_in(self, pack_id: str) -> list[Copy]:
+        """Copies in a pack, in its order, that are not recorded bad."""
+        bad = self._bad_copies()
+        return [Copy(pack_id, e) for e in self.entries(pack_id) if (pack_id, e.digest) not in bad]
+
     def last_copies(self, digest: bytes) -> list[Copy]:
         """Known copies; where all are recorded bad, those: one may turn out intact, or be salvaged."""
         return self.copies(digest) or sorted(self._copies.get(digest, ()), key=lambda c: c.pack)

@@ -30,7 +30,7 @@ BOUNCE_BYTES = 4 << 20
 O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 _WORTH_IT_BYTES = 1 << 20
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 16 << 20
 _TAIL_BYTES = 64 << 10
 _HUGE_BYTES = 2 << 20
 

@@ -163,16 +163,17 @@ class Restorer:
             Before anything is touched.
         """
         started = time.monotonic()
-        with self._run.repository.holding():
+        hints = self._run.hints(checkpoint)
+        reader = self._run.repository.reader
+        with self._run.repository.holding(), reader.begin(hints if only is None else ()) as ahead:
             manifest = self._manifest(checkpoint)
             resolution, recorded = self._compare(manifest)
             saved = tree.decode(manifest.details.tree)
             plan = walk.plan(self._state, saved, manifest.specs(), only)
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
             skipped = plan.raise_differences(what, strict=strict)
-            hints = self._run.hints(checkpoint)
             with poison.while_writing(self._entries(only)), self._judging(manifest, hints):
-                read_tensors(self._run.repository.reader, manifest, hints, plan.reads, what)
+                read_tensors(reader, manifest, hints, plan.reads, what, ahead)
                 plan.finish()
             self._run.repository.dependable |= packs_of(self._run, checkpoint, manifest=manifest)
         walk.apply_given(self._state, resolution.apply)
