@@ -31,10 +31,9 @@ class Source:
         self.spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
     def read(self) -> npt.NDArray[np.uint8]:
-        tensor = self._tensor.detach()
-        if not _is_plain_memory(tensor):
-            tensor = _bits(tensor.resolve_conj().resolve_neg()).cpu().contiguous()
-        return _memory(tensor)
+        if _is_plain_memory(self._tensor):
+            return _memory(self._tensor)
+        return _memory(_bits(self._tensor.detach().resolve_conj().resolve_neg()).cpu().contiguous())
 
 
 class Target:
