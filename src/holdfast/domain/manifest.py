@@ -7,6 +7,7 @@ digest of its own, so that listing reads a few hundred bytes and never the tenso
 from __future__ import annotations
 
 import struct
+from math import prod
 from typing import Any, TypeVar
 
 import blake3
@@ -92,7 +93,7 @@ class Details(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     environment: dict[str, dict[str, str]]
 
 
-class Shard(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Shard(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """A rectangular region of a tensor and the digests of its chunks.
 
     Attributes
@@ -108,7 +109,7 @@ class Shard(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     chunks: bytes
 
 
-class TensorEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class TensorEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """One tensor of a checkpoint."""
 
     dtype: str
@@ -251,19 +252,26 @@ def _check_table(table: _Table, checkpoint: CheckpointId) -> None:
 def _entry_problem(entry: TensorEntry, chunk_bytes: int) -> str | None:
     if entry.dtype not in ITEM_BYTES:
         return f"has the unknown dtype {entry.dtype!r}"
-    if any(n < 0 for n in entry.shape) or len(entry.shape) > 64:
+    if (entry.shape and min(entry.shape) < 0) or len(entry.shape) > 64:
         return "has an impossible shape"
     for shard in entry.shards:
-        inside = len(shard.sizes) == len(shard.offsets) == len(entry.shape) and all(
-            o >= 0 and n >= 0 and o + n <= whole
-            for o, n, whole in zip(shard.offsets, shard.sizes, entry.shape, strict=True)
-        )
-        if not inside:
+        if not _is_inside(shard, entry.shape):
             return "has a shard outside its shape"
-        size_bytes = TensorSpec(entry.dtype, shard.sizes).size_bytes
+        size_bytes = ITEM_BYTES[entry.dtype] * prod(shard.sizes)
         if len(shard.chunks) != DIGEST_BYTES * -(-size_bytes // chunk_bytes):
             return "has the wrong number of chunks"
     return None
+
+
+def _is_inside(shard: Shard, shape: tuple[int, ...]) -> bool:
+    if len(shard.offsets) != len(shape):
+        return False
+    if shard.sizes == shape:
+        return not any(shard.offsets)
+    return len(shard.sizes) == len(shape) and all(
+        o >= 0 and n >= 0 and o + n <= whole
+        for o, n, whole in zip(shard.offsets, shard.sizes, shape, strict=True)
+    )
 
 
 def _damaged(checkpoint: CheckpointId, why: str) -> DamagedError:

@@ -40,14 +40,14 @@ ITEM_BYTES: dict[str, int] = {
 """Bytes per element of every dtype that the format knows, by name; all little-endian."""
 
 
-class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class TensorSpec(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """dtype (a key of `ITEM_BYTES`) and shape of a tensor."""
 
     dtype: str
     shape: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if self.dtype not in ITEM_BYTES or min(self.shape, default=0) < 0:
+        if self.dtype not in ITEM_BYTES or (self.shape and min(self.shape) < 0):
             raise ValueError(f"{self} is no tensor that the format knows")
 
     @property
@@ -59,7 +59,7 @@ class TensorSpec(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
 
 
-class TensorRef(msgspec.Struct, frozen=True):
+class TensorRef(msgspec.Struct, frozen=True, gc=False):
     """Stands in the state tree where a tensor stood.
 
     Attributes

@@ -26,6 +26,7 @@ Node = Any
 MAX_DEPTH = 128
 _INT64 = range(-(2**63), 2**63)
 _PLAIN = (bool, float, bytes, type(None))
+_SCALARS = frozenset({*_PLAIN, int, str})
 _NUMPY_DTYPE = re.compile(r"\|(?:b1|[iu]1)|<(?:[iu][248]|f[248]|c8|c16|[mM]8(?:\[\d{0,9}[a-zA-Zμ]{1,7}\])?)")
 """The numpy scalars whose bytes mean the same everywhere: ``longdouble`` is not one."""
 
@@ -206,15 +207,20 @@ def decode(node: Node, like: object = None) -> Any:
 def _decode(node: Node, like: object, depth: int) -> Any:
     if depth > MAX_DEPTH:
         raise ValueError("nested too deeply")
-    if type(node) in (*_PLAIN, int, str):
+    if type(node) in _SCALARS:
         return node
     if type(node) is not list:
         raise TypeError(f"a {type(node).__name__} is no node")
     tag, *rest = node
     fields, decoder = _DECODERS[tag]
-    if len(rest) != len(fields) or not all(type(r) is f for r, f in zip(rest, fields, strict=True) if f):
+    found = tuple(map(type, rest))
+    if found != fields and not _fits(found, fields):
         raise ValueError(f"{tag} does not hold what it should")
     return decoder(rest, like, depth + 1)
+
+
+def _fits(found: tuple[Any, ...], fields: tuple[Any, ...]) -> bool:
+    return len(found) == len(fields) and all(f in (k, None) for k, f in zip(found, fields, strict=True))
 
 
 def _decode_list(rest: list[Any], like: object, depth: int) -> list[Any]:
@@ -237,7 +243,7 @@ def _decode_dict(rest: list[Any], like: object, depth: int) -> dict[Any, Any]:
     olds = like if isinstance(like, dict) else {}
     result: dict[Any, Any] = OrderedDict() if isinstance(like, OrderedDict) else {}
     for key_node, value_node in rest[0]:
-        key = _decode(key_node, _enum_like(key_node, olds), depth)
+        key = key_node if type(key_node) is str else _decode(key_node, _enum_like(key_node, olds), depth)
         result[key] = _decode(value_node, olds.get(key), depth)
     return result
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import blake3
@@ -13,9 +13,9 @@ import blake3
 from holdfast.errors import FormatError, NotFoundError, StorageError
 from holdfast.repository import layout
 from holdfast.repository.index import ChunkIndex, Copy
-from holdfast.repository.pack import BLOCK_BYTES, RAW
+from holdfast.repository.pack import RAW
+from holdfast.repository.readahead import BUFFERS, ReadAhead, coalesce
 from holdfast.storage.base import Storage
-from holdfast.storage.direct import transfer_buffer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-READ_BYTES = 4 * 1024 * 1024
-READERS = 4
+WORKERS = 2
 ROUNDS = 3
 Sink = Callable[[bytes, "Bytes"], None]
 
@@ -41,10 +40,37 @@ class ChunkReader:
         self._storage = storage
         self._index = index
 
-    def read(self, digests: Collection[bytes], hints: Iterable[str], sink: Sink) -> dict[bytes, str]:
+    def begin(self, hints: Iterable[str]) -> ReadAhead:
+        """Start to read what these packs hold, before it is known what of it will be asked for.
+
+        As much as there are buffers for; `read` takes it over.
+        """
+        stretches = list(islice(coalesce(self._held_by(hints)), BUFFERS))
+        ahead = ReadAhead(self._storage)
+        ahead.extend(stretches)
+        return ahead
+
+    def _held_by(self, packs: Iterable[str]) -> Iterator[Copy]:
+        """One copy of each chunk in these packs, whose indexes are read one by one."""
+        met: set[bytes] = set()
+        for pack_id in packs:
+            self._index.load([pack_id])
+            for copy in self._index.copies_in(pack_id):
+                if copy.entry.digest not in met:
+                    met.add(copy.entry.digest)
+                    yield copy
+
+    def read(
+        self, digests: Collection[bytes], hints: Iterable[str], sink: Sink, ahead: ReadAhead | None = None
+    ) -> dict[bytes, str]:
         """Hand every chunk to ``sink(digest, bytes)``, in any order, from several threads.
 
         The bytes are valid only during the call.
+
+        Parameters
+        ----------
+        ahead : ReadAhead, optional
+            What `begin` has begun.
 
         Returns
         -------
@@ -53,60 +79,48 @@ class ChunkReader:
         """
         reasons: dict[bytes, str] = {}
         wanted, hints = set(digests), list(hints)
-        for _ in range(ROUNDS):
-            lacking = self._index.cover(wanted, hints)
-            reasons.update((d, self._why_lacking()) for d in lacking if d not in reasons)
-            failed = self._read_covered(wanted - lacking, sink)
-            reasons.update(failed)
-            wanted = lacking | failed.keys()
-            if not failed:
-                break
+        with ReadAhead(self._storage) if ahead is None else ahead as reading:
+            for _ in range(ROUNDS):
+                lacking = self._index.cover(wanted, hints)
+                reasons.update((d, self._why_lacking()) for d in lacking if d not in reasons)
+                failed = self._read_covered(wanted - lacking, sink, reading)
+                reasons.update(failed)
+                wanted = lacking | failed.keys()
+                if not failed:
+                    break
         return {d: reasons[d] for d in wanted}
 
-    def _read_covered(self, digests: Collection[bytes], sink: Sink) -> dict[bytes, str]:
+    def _read_covered(self, wanted: set[bytes], sink: Sink, ahead: ReadAhead) -> dict[bytes, str]:
+        copies = [self._index.copies(d)[0] for d in wanted - ahead.digests()]
+        ahead.extend(coalesce(sorted(copies, key=lambda c: (c.pack, c.entry.offset))))
+        if len(ahead) <= 1:
+            return self._look_at(ahead, wanted, sink)
         failed: dict[bytes, str] = {}
-        wanted = [self._index.copies(d)[0] for d in digests]
-        runs = list(_coalesce(sorted(wanted, key=lambda c: (c.pack, c.entry.offset))))
-        workers = min(READERS, len(runs))
-        if workers <= 1:
-            failed.update(self._read_runs(iter(runs), sink))
-            return failed
-        shared = _Shared(runs)
-        with ThreadPoolExecutor(workers) as pool:
-            for result in pool.map(lambda _: self._read_runs(shared, sink), range(workers)):
-                failed.update(result)
+        with ThreadPoolExecutor(WORKERS) as pool:
+            try:
+                for result in pool.map(lambda _: self._look_at(ahead, wanted, sink), range(WORKERS)):
+                    failed.update(result)
+            except BaseException:
+                ahead.stop()
+                raise
         return failed
 
-    def _read_runs(self, runs: Iterator[list[Copy]], sink: Sink) -> dict[bytes, str]:
-        bounce = transfer_buffer(READ_BYTES + 2 * BLOCK_BYTES)
+    def _look_at(self, ahead: ReadAhead, wanted: set[bytes], sink: Sink) -> dict[bytes, str]:
+        """Digest what has been read and hand on what is right."""
         failed: dict[bytes, str] = {}
-        for run in runs:
-            start = run[0].entry.offset
-            read = self._read_run(run, bounce)
-            for copy in run:
+        for read in ahead.reads():
+            asked = [c for c in read.stretch if c.entry.digest in wanted]
+            if not asked:
+                continue
+            start, data = read.stretch[0].entry.offset, read.bytes()
+            for copy in asked:
                 at = copy.entry.offset - start
-                data = read[at : at + copy.entry.stored_bytes]
-                if matches(copy, data):
-                    sink(copy.entry.digest, data)
+                piece = data[at : at + copy.entry.stored_bytes]
+                if matches(copy, piece):
+                    sink(copy.entry.digest, piece)
                 elif (reason := self._again(copy, sink)) is not None:
                     failed[copy.entry.digest] = reason
         return failed
-
-    def _read_run(self, run: list[Copy], bounce: Bytes) -> Bytes:
-        """Read whole blocks into the buffer, so that nothing has to be moved to its place."""
-        start = run[0].entry.offset
-        stop = run[-1].entry.offset + run[-1].entry.stored_bytes
-        skew = start % BLOCK_BYTES
-        size_bytes = -(-(stop - start + skew) // BLOCK_BYTES) * BLOCK_BYTES
-        buffer = bounce if size_bytes <= len(bounce) else transfer_buffer(size_bytes)
-        got = self._fill(run[0].pack, start - skew, buffer[:size_bytes])
-        return buffer[skew : min(skew + stop - start, got)]
-
-    def _fill(self, pack_id: str, start: int, buffer: Bytes) -> int:
-        try:
-            return self._storage.read_into(layout.pack(pack_id), start, buffer)
-        except NotFoundError:
-            return 0
 
     def _again(self, first: Copy, sink: Sink) -> str | None:
         """Second read of a bad copy, then of every other; None once one was good."""
@@ -146,21 +160,6 @@ class ChunkReader:
         return f"no readable pack holds it ({next(iter(broken.values()))}{others})"
 
 
-class _Shared:
-    """An iterator that several threads may draw from."""
-
-    def __init__(self, items: Iterable[list[Copy]]) -> None:
-        self._items = iter(items)
-        self._lock = threading.Lock()
-
-    def __iter__(self) -> _Shared:
-        return self
-
-    def __next__(self) -> list[Copy]:
-        with self._lock:
-            return next(self._items)
-
-
 def matches(copy: Copy, data: Bytes) -> bool:
     """Whether these stored bytes decode to the chunk."""
     if copy.entry.codec != RAW:
@@ -170,22 +169,3 @@ def matches(copy: Copy, data: Bytes) -> bool:
         )
     whole = len(data) == copy.entry.raw_bytes
     return whole and blake3.blake3(data.data).digest() == copy.entry.digest
-
-
-def _coalesce(copies: Sequence[Copy]) -> Iterator[list[Copy]]:
-    """Join neighbours in a pack into reads of at most `READ_BYTES`."""
-    run: list[Copy] = []
-    for copy in copies:
-        if run and not _adjoins(run, copy):
-            yield run
-            run = []
-        run.append(copy)
-    if run:
-        yield run
-
-
-def _adjoins(run: list[Copy], copy: Copy) -> bool:
-    first, last = run[0], run[-1]
-    end = copy.entry.offset + copy.entry.stored_bytes
-    touching = last.entry.offset + last.entry.stored_bytes == copy.entry.offset
-    return copy.pack == first.pack and touching and end - first.entry.offset <= READ_BYTES

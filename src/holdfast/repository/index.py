@@ -12,7 +12,7 @@ from holdfast.repository.pack import PackEntry, read_index
 from holdfast.storage.base import Storage
 
 
-class Copy(msgspec.Struct, frozen=True, array_like=True):
+class Copy(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One copy of a chunk: the pack that holds it, and where in it."""
 
     pack: str
@@ -93,20 +93,31 @@ class ChunkIndex:
         found = [c for c in known if (c.pack, digest) not in bad]
         return sorted(found, key=lambda c: c.pack)
 
+    def copies_in(self, pack_id: str) -> list[Copy]:
+        """Copies in a pack, in its order, that are not recorded bad."""
+        bad = self._bad_copies()
+        return [Copy(pack_id, e) for e in self.entries(pack_id) if (pack_id, e.digest) not in bad]
+
     def last_copies(self, digest: bytes) -> list[Copy]:
         """Known copies; where all are recorded bad, those: one may turn out intact, or be salvaged."""
         return self.copies(digest) or sorted(self._copies.get(digest, ()), key=lambda c: c.pack)
 
     def cover(self, digests: Collection[bytes], hints: Iterable[str] = ()) -> set[bytes]:
         """Learn where these chunks lie: known packs, hinted ones, at last all; return those not found."""
-        lacking = {d for d in digests if not self.copies(d)}
+        lacking = self._lacking(digests)
         if lacking:
             self.load(hints)
-            lacking = {d for d in lacking if not self.copies(d)}
+            lacking = self._lacking(lacking)
         if lacking:
             self.load_all()
-            lacking = {d for d in lacking if not self.copies(d)}
+            lacking = self._lacking(lacking)
         return lacking
+
+    def _lacking(self, digests: Collection[bytes]) -> set[bytes]:
+        """Those of which no copy is known that is not recorded bad."""
+        unknown = set(digests).difference(self._copies)
+        bad = {digest for _, digest in self._bad_copies()}
+        return unknown | {d for d in bad.intersection(digests) if not self.copies(d)}
 
     def refresh(self) -> None:
         """Forget everything, such as packs that another process has deleted meanwhile."""

@@ -29,7 +29,7 @@ MAX_INDEX_BYTES = 1 << 28
 RAW = "raw"
 
 
-class PackEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class PackEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
     """One chunk in a pack.
 
     Attributes

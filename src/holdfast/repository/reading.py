@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from holdfast.domain.manifest import Manifest, TensorEntry, chunk_sizes, split_digests
-from holdfast.domain.tensors import TensorTarget
+from holdfast.domain.tensors import DIGEST_BYTES, TensorTarget
 from holdfast.errors import DamagedError, FormatError
 from holdfast.repository.chunks import ChunkReader
+from holdfast.repository.readahead import ReadAhead
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,59 +30,74 @@ class _Filling:
         self._copyto = np.copyto  # releases the GIL: other threads read and digest meanwhile
         self._targets = [target for _, target in wanted]
         self._names = [name for name, _ in wanted]
-        self._places: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
-        self._open: list[int] = []
+        self._whole: dict[bytes, list[int]] = defaultdict(list)
+        """Chunks that are whole tensors, as most are, and need no count nor lock."""
+        self._parts: dict[bytes, list[tuple[int, int, int]]] = defaultdict(list)
+        self._open: dict[int, int] = {}
         self._buffers: dict[int, Bytes] = {}
         self._lock = threading.Lock()
         for number, name in enumerate(self._names):
-            parts = list(pieces(manifest.tensors[name], manifest.chunk_bytes))
-            self._open.append(len(parts))
-            for digest, start, size in parts:
-                self._places[digest].append((number, start, size))
-            if not parts:
+            entry = manifest.tensors[name]
+            chunks = undivided(entry)
+            if len(chunks) == DIGEST_BYTES:
+                self._whole[chunks].append(number)
+            elif chunks:
+                self._divide(number, chunks, chunk_sizes(entry.spec.size_bytes, manifest.chunk_bytes))
+            else:
                 self._targets[number].commit()
+
+    def _divide(self, number: int, chunks: bytes, sizes: Sequence[int]) -> None:
+        self._open[number] = len(sizes)
+        start = 0
+        for digest, size in zip(split_digests(chunks), sizes, strict=True):
+            self._parts[digest].append((number, start, size))
+            start += size
 
     @property
     def digests(self) -> Collection[bytes]:
-        return self._places.keys()
+        return self._whole.keys() | self._parts.keys()
 
     def sink(self, digest: bytes, data: Bytes) -> None:
-        for number, start, size in self._places[digest]:
-            if len(data) != size:  # only a forged manifest says so: its own digest was right
-                raise DamagedError(f"The tensor {self._names[number]} names a chunk of another size.")
-            self._copyto(self._buffer(number)[start : start + size], data)
-            with self._lock:
-                self._open[number] -= 1
-                done = self._open[number] == 0
-            if done:
+        for number in self._whole.get(digest, ()):
+            self._copy(self._targets[number].buffer(), data, number)
+            self._targets[number].commit()
+        for number, start, size in self._parts.get(digest, ()):
+            self._copy(self._buffer(number)[start : start + size], data, number)
+            if self._is_full(number):
                 self._targets[number].commit()
-                self._buffers.pop(number, None)
+
+    def _copy(self, place: Bytes, data: Bytes, number: int) -> None:
+        if len(place) != len(data):  # only a forged manifest says so: its own digest was right
+            raise DamagedError(f"The tensor {self._names[number]} names a chunk of another size.")
+        self._copyto(place, data)
 
     def _buffer(self, number: int) -> Bytes:
-        found = self._buffers.get(number)
-        if found is not None:
-            return found
         with self._lock:  # a target may have to make its buffer, and only once
             if number not in self._buffers:
                 self._buffers[number] = self._targets[number].buffer()
             return self._buffers[number]
 
+    def _is_full(self, number: int) -> bool:
+        with self._lock:
+            self._open[number] -= 1
+            if self._open[number]:
+                return False
+            del self._buffers[number]
+            return True
+
     def names(self, digest: bytes) -> set[str]:
-        return {self._names[number] for number, _, _ in self._places[digest]}
+        numbers = [*self._whole.get(digest, ()), *(n for n, _, _ in self._parts.get(digest, ()))]
+        return {self._names[number] for number in numbers}
 
 
-def pieces(entry: TensorEntry, chunk_bytes: int) -> Iterator[tuple[bytes, int, int]]:
-    """Digest, start and size of each chunk of a tensor; FormatError if it is divided among ranks."""
+def undivided(entry: TensorEntry) -> bytes:
+    """The digests of a tensor's chunks; FormatError if it is divided among ranks."""
     if len(entry.shards) != 1 or entry.shards[0].sizes != entry.shape:
         raise FormatError(
             "The checkpoint holds a tensor divided among ranks, which this version cannot join.",
             do="Upgrade holdfast.",
         )
-    start = 0
-    digests = split_digests(entry.shards[0].chunks)
-    for digest, size in zip(digests, chunk_sizes(entry.spec.size_bytes, chunk_bytes), strict=True):
-        yield digest, start, size
-        start += size
+    return entry.shards[0].chunks
 
 
 def read_tensors(
@@ -90,8 +106,14 @@ def read_tensors(
     hints: Iterable[str],
     wanted: Sequence[tuple[str, TensorTarget]],
     what: str,
+    ahead: ReadAhead | None = None,
 ) -> None:
     """Fill and commit these targets with verified bytes.
+
+    Parameters
+    ----------
+    ahead : ReadAhead, optional
+        What the reader has begun already.
 
     Raises
     ------
@@ -99,7 +121,7 @@ def read_tensors(
         Names checkpoint, tensors and packs; some targets may have been written by then.
     """
     filling = _Filling(manifest, wanted)
-    failed = reader.read(filling.digests, hints, filling.sink)
+    failed = reader.read(filling.digests, hints, filling.sink, ahead)
     raise_damage(failed, filling.names, what)
 
 

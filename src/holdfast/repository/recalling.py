@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import blake3
 
-from holdfast.domain.manifest import Manifest
+from holdfast.domain.manifest import Manifest, chunk_sizes, split_digests
 from holdfast.domain.tensors import TensorTarget
-from holdfast.repository.reading import pieces
+from holdfast.repository.reading import undivided
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,11 +68,13 @@ def _recalled(held: Mapping[str, Bytes], manifest: Manifest, name: str, target: 
     data, entry = held[name], manifest.tensors[name]
     if len(data) != entry.spec.size_bytes:
         return False
-    buffer = target.buffer()
-    for digest, start, size in pieces(entry, manifest.chunk_bytes):
+    buffer, start = target.buffer(), 0
+    sizes = chunk_sizes(len(data), manifest.chunk_bytes)
+    for digest, size in zip(split_digests(undivided(entry)), sizes, strict=True):
         piece = data[start : start + size]
         if blake3.blake3(piece.data).digest() != digest:
             return False
         np.copyto(buffer[start : start + size], piece)
+        start += size
     target.commit()
     return True

@@ -267,7 +267,7 @@ def _resolve(
     index.cover(digests, hints)
     chosen: set[str] = set()
     for digest in digests:
-        copies = index.last_copies(digest)
-        standing = [c for c in copies if c.pack not in condemned]
-        chosen.update(c.pack for c in (standing or copies)[:1])
+        packs = [copy.pack for copy in index.last_copies(digest)]
+        if packs:
+            chosen.add(next((p for p in packs if p not in condemned), packs[0]))
     return frozenset(chosen)

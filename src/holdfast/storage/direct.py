@@ -13,6 +13,7 @@ import errno
 import fcntl
 import mmap
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,8 @@ import msgspec
 import numpy as np
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     import numpy.typing as npt
 
     from holdfast.storage.base import Buffer
@@ -30,7 +33,7 @@ BOUNCE_BYTES = 4 << 20
 O_DIRECT: int = getattr(os, "O_DIRECT", 0)
 
 _WORTH_IT_BYTES = 1 << 20
-_PIECE_BYTES = 8 << 20
+_PIECE_BYTES = 16 << 20
 _TAIL_BYTES = 64 << 10
 _HUGE_BYTES = 2 << 20
 
@@ -69,14 +72,31 @@ class Bounces:
 
 
 class DirectWriter:
-    """Writes a stream to a new file opened with O_DIRECT; less than one bounce goes buffered."""
+    """Writes a stream to a new file opened with O_DIRECT; less than one bounce goes buffered.
 
-    def __init__(self, descriptor: int, alignment: Alignment, bounce: Bytes) -> None:
+    What fills a bounce is written by a thread while the next one is being filled.
+    """
+
+    def __init__(self, descriptor: int, alignment: Alignment, bounces: Bounces) -> None:
         self._descriptor = descriptor
         self._alignment = alignment
-        self._bounce = bounce
+        self._bounces = bounces
+        self._bounce = bounces.take()
         self._filled = 0
         self._offset = 0
+        self._pool = ThreadPoolExecutor(1)
+        self._writing: tuple[Future[int], Bytes] | None = None
+
+    def __enter__(self) -> DirectWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pool.shutdown()  # nothing is written any more: the file may be closed, the memory reused
+        if self._writing is not None:
+            self._bounces.give_back(self._writing[1])
+        self._bounces.give_back(self._bounce)
 
     def write(self, part: Buffer) -> None:
         """Append a part; it may be reused on return."""
@@ -91,22 +111,35 @@ class DirectWriter:
             self._filled += taken
             source = source[taken:]
             if self._filled == len(self._bounce):
-                self._write_out(self._bounce)
-                self._filled = 0
+                self._pass_on()
 
     def finish(self) -> None:
         """Write what is left: whole blocks directly, a file's ragged end through the page cache."""
+        self._wait()
         step = self._alignment.offset_bytes
         whole = self._filled // step * step if self._offset else 0
         if whole:
-            self._write_out(self._bounce[:whole])
+            write_all(self._descriptor, self._bounce[:whole], self._offset)
         if whole < self._filled:
             leave_direct(self._descriptor)
-            self._write_out(self._bounce[whole : self._filled])
+            write_all(self._descriptor, self._bounce[whole : self._filled], self._offset + whole)
         self._filled = 0
 
-    def _write_out(self, data: Bytes) -> None:
-        self._offset += write_all(self._descriptor, data, self._offset)
+    def _pass_on(self) -> None:
+        """Have the full bounce written; go on with another."""
+        self._wait()
+        self._writing = (
+            self._pool.submit(write_all, self._descriptor, self._bounce, self._offset),
+            self._bounce,
+        )
+        self._offset += self._filled
+        self._bounce, self._filled = self._bounces.take(), 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing[0].result()
+            self._bounces.give_back(self._writing[1])
+            self._writing = None
 
 
 def write_all(descriptor: int, data: Buffer, offset: int) -> int:

@@ -149,14 +149,10 @@ class LocalStorage:
             for part in parts:
                 offset += write_all(written.descriptor, part, offset)
             return
-        bounce = self._bounces.take()
-        try:
-            writer = DirectWriter(written.descriptor, self.features.alignment, bounce)
+        with DirectWriter(written.descriptor, self.features.alignment, self._bounces) as writer:
             for part in parts:
                 writer.write(part)
             writer.finish()
-        finally:
-            self._bounces.give_back(bounce)
 
     def _settle(self, folder: int, key: str) -> None:
         # Also when the object was there before: its writer may have died before syncing the name.

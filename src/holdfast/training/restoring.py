@@ -24,7 +24,7 @@ from holdfast.errors import (
 )
 from holdfast.frameworks import walk
 from holdfast.repository.reading import read_tensors
-from holdfast.repository.recalling import Wanted, recall_tensors
+from holdfast.repository.recalling import recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.training import poison
@@ -174,18 +174,21 @@ class Restorer:
             Before anything is touched.
         """
         started = time.monotonic()
-        with self._run.repository.holding():
+        hints = self._run.hints(checkpoint)
+        held = self._in_memory(str(checkpoint)) if self._in_memory is not None else {}
+        reader = self._run.repository.reader
+        begun = hints if only is None and not held else ()
+        with self._run.repository.holding(), reader.begin(begun) as ahead:
             manifest = self._manifest(checkpoint)
             resolution, recorded = self._compare(manifest)
             saved = tree.decode(manifest.details.tree)
             plan = walk.plan(self._state, saved, manifest.specs(), only)
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
             skipped = plan.raise_differences(what, strict=strict)
-            hints = self._run.hints(checkpoint)
             with poison.while_writing(self._entries(only)), self._judging(manifest, hints):
-                reads = self._recall(checkpoint, manifest, plan.reads)
+                reads = recall_tensors(held, manifest, plan.reads) if held else plan.reads
                 if reads:
-                    read_tensors(self._run.repository.reader, manifest, hints, reads, what)
+                    read_tensors(reader, manifest, hints, reads, what, ahead)
                 plan.finish()
             self._run.repository.dependable |= packs_of(self._run, checkpoint, manifest=manifest)
         walk.apply_given(self._state, resolution.apply)
@@ -195,11 +198,6 @@ class Restorer:
         seconds = time.monotonic() - started
         from_memory = bool(plan.reads) and not reads
         return Restored(checkpoint, manifest, training, recorded, seconds, skipped, from_memory)
-
-    def _recall(self, checkpoint: CheckpointId, manifest: Manifest, wanted: Wanted) -> Wanted:
-        """Take from memory what is there; the rest."""
-        held = self._in_memory(str(checkpoint)) if self._in_memory is not None else {}
-        return recall_tensors(held, manifest, wanted) if held else wanted
 
     @contextmanager
     def _judging(self, manifest: Manifest, hints: list[str]) -> Iterator[None]:

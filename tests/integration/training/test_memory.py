@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from tests.integration.training.launching import (
     Launched,
@@ -424,3 +426,45 @@ def test_doctor_says_how_much_memory_it_takes(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     said = CliRunner().invoke(app, ["doctor", str(tmp_path)]).stdout
     assert "one at a time, or hold up training" in " ".join(said.split())
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_kills_at_random_moments_cost_a_step_each(seed: int, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+
+    def train(tell: Tell) -> None:
+        def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+            agent_of(ckpt)
+            tell(f"{ckpt.restored.step if ckpt.restored else 0} {t}")
+
+        count(tmp_path, until=60, each=each, save=RULE, size=SIZE)
+
+    reached = 0
+    for _ in range(6):
+        process = launch(train)
+        for number in range(chance.randrange(1, 9)):
+            resumed, turn = map(int, process.heard().split())
+            assert number or resumed >= reached, "more than the step that it was in is lost"
+            reached = turn
+        time.sleep(chance.random() * 0.01)
+        process.signal(signal.SIGKILL)
+        process.wait()
+    finish(tmp_path, until=60)
+
+
+@pytest.mark.timeout(240)
+def test_a_thousand_snapshots_leak_nothing(tmp_path: Path) -> None:
+    seen: list[tuple[int, int, int]] = []
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t in (200, 999):
+            trainer, agent = psutil.Process(), psutil.Process(agent_of(ckpt))
+            seen.append(
+                (trainer.num_fds() + agent.num_fds(), trainer.memory_info().rss, agent.memory_info().rss)
+            )
+
+    count(tmp_path, until=1000, each=each, save=RULE, keep="last 2")
+    first, last = seen
+    assert last[0] <= first[0] + 4, seen
+    assert last[1] - first[1] < 30_000_000
+    assert last[2] - first[2] < 30_000_000

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 
 from holdfast.errors import HoldfastError, StorageError
-from holdfast.storage.direct import Alignment, Bounces, DirectWriter, read_buffered, read_direct
+from holdfast.storage.direct import (
+    BOUNCE_BYTES,
+    Alignment,
+    Bounces,
+    DirectWriter,
+    read_buffered,
+    read_direct,
+)
 from holdfast.storage.faults import storage_error, told_plainly
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.locks import lock_file_name
@@ -94,6 +101,21 @@ def test_a_memory_file_system_works_too() -> None:
         assert back.tobytes() == data
 
 
+def test_what_a_thread_could_not_write_is_told(tmp_path: Path) -> None:
+    bounces = Bounces()
+    part = np.ones(BOUNCE_BYTES, np.uint8)
+    (tmp_path / "file").touch()
+    descriptor = os.open(tmp_path / "file", os.O_RDONLY)
+    try:
+        with DirectWriter(descriptor, Alignment(), bounces) as writer:
+            writer.write(part)
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                writer.write(part)
+    finally:
+        os.close(descriptor)
+    assert bounces.take() is not bounces.take()  # both are back, each once
+
+
 def test_bounces_are_reused() -> None:
     bounces = Bounces()
     first, second = bounces.take(), bounces.take()
@@ -109,10 +131,10 @@ def test_direct_ways_agree_with_buffered_ones(tmp_path: Path, alignment: Alignme
     bounces = Bounces()
     descriptor = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        writer = DirectWriter(descriptor, alignment, bounces.take())
-        for low, high in ((0, 12), (12, 12), (12, 2_000_001), (2_000_001, len(data))):
-            writer.write(data[low:high])
-        writer.finish()
+        with DirectWriter(descriptor, alignment, bounces) as writer:
+            for low, high in ((0, 12), (12, 12), (12, 2_000_001), (2_000_001, len(data))):
+                writer.write(data[low:high])
+            writer.finish()
         for start in (0, 1, 4095, 1 << 20):
             arena = np.zeros((5 << 20) + 77, np.uint8)
             for buffer in (arena, arena[64:], arena[3:70_000], arena[:0]):

@@ -6,7 +6,6 @@ a detached handle keeps it alive.
 
 from __future__ import annotations
 
-import ctypes
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ import paddle
 
 from holdfast.domain.tensors import ITEM_BYTES, TensorSpec
 from holdfast.errors import UnsupportedError
+from holdfast.frameworks.host import bytes_at
 
 # not uint16: Paddle has the name, but makes a bfloat16 tensor of it
 DTYPES: dict[str, Any] = {
@@ -149,11 +149,7 @@ def refused(tensor: Any) -> str | None:
 
 def _memory(tensor: Any, size_bytes: int) -> npt.NDArray[np.uint8]:
     """The first bytes behind a tensor on the host, not copied; keeps the tensor alive."""
-    if not size_bytes:
-        return np.empty(0, np.uint8)
-    memory = (ctypes.c_ubyte * size_bytes).from_address(tensor.data_ptr())
-    memory.tensor = tensor  # type: ignore[attr-defined]  # the array's base, so it lives as long
-    return np.ctypeslib.as_array(memory)
+    return bytes_at(tensor.data_ptr() if size_bytes else 0, size_bytes, tensor)
 
 
 def _elements(data: npt.NDArray[np.uint8], tensor: Any) -> npt.NDArray[np.void]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from holdfast.domain.tensors import ITEM_BYTES, TensorSpec
 from holdfast.errors import UnsupportedError
+from holdfast.frameworks.host import bytes_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,10 +33,9 @@ class Source:
         self.spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
     def read(self) -> npt.NDArray[np.uint8]:
-        tensor = self._tensor.detach()
-        if not is_plain_memory(tensor):
-            tensor = _bits(tensor.resolve_conj().resolve_neg()).cpu().contiguous()
-        return _memory(tensor)
+        if is_plain_memory(self._tensor):
+            return _memory(self._tensor)
+        return _memory(_bits(self._tensor.detach().resolve_conj().resolve_neg()).cpu().contiguous())
 
 
 class Target:
@@ -48,7 +48,7 @@ class Target:
 
     def buffer(self) -> npt.NDArray[np.uint8]:
         if is_plain_memory(self._tensor):
-            return _memory(self._tensor.detach())
+            return _memory(self._tensor)
         if self._staged is None:
             self._staged = torch.empty(self.spec.shape, dtype=self._tensor.dtype)
         return _memory(self._staged)
@@ -123,7 +123,7 @@ def refused(tensor: torch.Tensor) -> str | None:
         return f"a tensor of dtype {tensor.dtype}"
     if tensor.layout is not torch.strided:
         return f"a tensor of layout {tensor.layout}"
-    if tensor.device.type == "meta":
+    if tensor.is_meta:
         return "a tensor on the meta device, without values"
     return None
 
@@ -134,17 +134,14 @@ def is_lazy(tensor: torch.Tensor) -> bool:
 
 
 def is_plain_memory(tensor: torch.Tensor) -> bool:
-    at_rest = not tensor.is_conj() and not tensor.is_neg()
-    return tensor.device.type == "cpu" and tensor.is_contiguous() and at_rest
+    return tensor.is_cpu and tensor.is_contiguous() and not tensor.is_conj() and not tensor.is_neg()
 
 
 def _memory(tensor: torch.Tensor) -> npt.NDArray[np.uint8]:
     """The bytes of a contiguous tensor on the host, of whatever dtype, not copied."""
-    item_bytes = tensor.element_size()
-    raw = torch.empty(0, dtype=torch.uint8)
-    size_bytes = tensor.numel() * item_bytes
-    raw.set_(tensor.untyped_storage(), tensor.storage_offset() * item_bytes, (size_bytes,), (1,))
-    return cast("npt.NDArray[np.uint8]", raw.numpy())
+    storage = tensor.untyped_storage()  # kept alive by the array, whatever becomes of the tensor
+    start = storage.data_ptr() + int(tensor.storage_offset()) * tensor.element_size()
+    return bytes_at(start, tensor.nbytes, storage)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

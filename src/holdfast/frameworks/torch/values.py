@@ -78,20 +78,21 @@ class Renewing:
         if ref.name in self._made:
             return self._made[ref.name]
         spec = self._walk.spec(ref)
-        if self._can_fill(live, spec):
-            self._used.add(live.untyped_storage().data_ptr())
-            tensor: torch.Tensor = live
-        else:
-            tensor = make(ref, spec)
+        target = self._target(live, spec)
+        tensor: torch.Tensor = make(ref, spec) if target is None else live
         self._made[ref.name] = tensor
-        self._walk.read(ref, tensors.target(tensor))
+        self._walk.read(ref, target or tensors.target(tensor))
         return tensor
 
-    def _can_fill(self, live: Any, spec: TensorSpec) -> bool:
+    def _target(self, live: Any, spec: TensorSpec) -> tensors.Target | None:
+        """The live tensor to fill; None if it does not fit or has been given away."""
         if not self._reuse or not isinstance(live, torch.Tensor) or tensors.refused(live) is not None:
-            return False
-        unused = live.untyped_storage().data_ptr() not in self._used
-        return unused and tensors.Target(live).spec == spec and 0 not in live.stride()
+            return None
+        memory, target = live.untyped_storage().data_ptr(), tensors.Target(live)
+        if memory in self._used or target.spec != spec or 0 in live.stride():
+            return None
+        self._used.add(memory)
+        return target
 
 
 def _like_saved(ref: TensorRef, spec: TensorSpec) -> torch.Tensor:
