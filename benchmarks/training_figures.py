@@ -6,8 +6,7 @@ from math import ceil
 from statistics import median
 from typing import Any
 
-from training_steps import BASELINE
-
+BASELINE = "no saving"
 EVERY = 10
 RARELY = 100
 SETTLED_STEPS = 5

@@ -16,7 +16,8 @@ import orbax.checkpoint as orbax
 from jax import numpy as jnp
 from measure import make_durable
 from sizes import Shape
-from training_steps import BASELINE, Driven
+from training_figures import BASELINE
+from training_steps import Driven
 from training_text import VALUES, text
 from training_way import KEPT, Blocking, Waited, Way
 

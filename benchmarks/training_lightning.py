@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from sizes import Shape
 from torch.utils.data import DataLoader, IterableDataset
+from training_figures import BASELINE
 from training_loops import OURS, Looped, Record
 from training_model import Trainer
-from training_steps import BASELINE
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 

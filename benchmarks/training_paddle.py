@@ -13,7 +13,8 @@ from paddle import nn
 from paddle.framework.io import clear_async_save_task_queue
 from paddle.nn import functional
 from sizes import Shape
-from training_steps import BASELINE, Driven
+from training_figures import BASELINE
+from training_steps import Driven
 from training_text import VALUES, text
 from training_way import KEPT, Blocking, Holdfast, HoldfastBackground, Waited, Way
 

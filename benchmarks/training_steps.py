@@ -12,7 +12,6 @@ from training_way import Learner, Way
 
 Part = dict[str, Any]
 """Seconds of each step, and of the calls in it that save; which steps saved, and when it was durable."""
-BASELINE = "no saving"
 
 
 class Plan(NamedTuple):

@@ -18,8 +18,9 @@ from sizes import Shape
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, AsyncSaveResponse
+from training_figures import BASELINE
 from training_model import Trainer
-from training_steps import BASELINE, Driven
+from training_steps import Driven
 from training_way import KEPT, Blocking, Holdfast, HoldfastBackground, Way
 
 

@@ -9,9 +9,9 @@ import torch
 from sizes import Shape
 from torch import nn
 from torch.utils.data import Dataset
+from training_figures import BASELINE
 from training_loops import OURS, Looped, Record
 from training_model import Trainer
-from training_steps import BASELINE
 from training_way import KEPT
 from transformers import Trainer as Loop
 from transformers import TrainerCallback, TrainingArguments
