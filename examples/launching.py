@@ -19,7 +19,9 @@ from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
 
 LOOK_SECONDS = 0.0005
-PATIENCE_SECONDS = {"pack": 4.0, "manifest": 0.6}
+LOOK_AROUND_SECONDS = 0.3
+"""Looking at all processes takes longer than a save."""
+PATIENCE_SECONDS = {"pack": 8.0, "manifest": 0.6}
 """On a busy machine a manifest, which is small, is written between two looks."""
 _BEGINS = re.compile(
     r"^holdfast: run \S+ (starts|resumes after step (\d+) \(epoch (\d+)(?:, batch (\d+))?)", re.M
@@ -53,6 +55,7 @@ class Launch:
         self._run = run
         self._address: bytes | None = None
         self._known: list[int] = []
+        self._looked = 0.0
         self._log = log
         self._log_start = log.stat().st_size if log.exists() else 0
         command = [sys.executable, str(script), "--checkpoints", str(repository), "--run", run]
@@ -140,8 +143,9 @@ class Launch:
 
     def _agents(self) -> list[int]:
         """Processes that save for this run in the background; they are told where they are to be found."""
-        if any(_state(pid) != "X" for pid in self._known):
-            return self._known  # looking at all processes takes longer than a save
+        if time.monotonic() < self._looked + LOOK_AROUND_SECONDS:
+            return self._known
+        self._looked = time.monotonic()
         if self._address is None:
             with suppress(holdfast.HoldfastError):
                 opened = Repository.open(open_storage(self.repository))
