@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     import numpy as np
     import numpy.typing as npt
 
@@ -88,6 +90,38 @@ class TensorSource(Protocol):
 
         Zero-copy where the memory already is so; else a copy that lives as long as
         the caller keeps it.
+        """
+        ...
+
+
+class DeviceCopy(NamedTuple):
+    """A tensor on a device, and the host memory that its bytes are to fill.
+
+    ``held``: nothing changes the tensor until the copy has been waited for.
+    """
+
+    source: Any
+    target: npt.NDArray[np.uint8]
+    held: bool
+
+
+class DeviceSource(TensorSource, Protocol):
+    """A tensor on a device that copies to the host beside its other work."""
+
+    @property
+    def address(self) -> int:
+        """Of its memory; no other tensor has it, on whatever device."""
+        ...
+
+    @property
+    def begin(
+        self,
+    ) -> Callable[[Sequence[DeviceCopy], npt.NDArray[np.uint8], int | None], Callable[[], None]]:
+        """Copies tensors of this kind, many at once: ``begin(copies, slot, limit_bytes)``.
+
+        It copies what they hold now, whatever the device is asked to do with them later; ``slot`` is
+        the memory in which all targets lie, ``limit_bytes`` what may be taken of the device's memory.
+        Returns what waits until the bytes are there.
         """
         ...
 

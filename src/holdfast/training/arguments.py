@@ -37,6 +37,18 @@ def check_grace(seconds: object) -> None:
         )
 
 
+def check_staging_memory(size_bytes: object) -> int | None:
+    """Refuse what is no number of bytes."""
+    if size_bytes is None:
+        return None
+    if isinstance(size_bytes, bool) or not isinstance(size_bytes, int) or size_bytes < 0:
+        raise UsageError(
+            f"staging_memory={size_bytes!r} is not a number of bytes.",
+            do="Write for example staging_memory=2_000_000_000, or leave it out.",
+        )
+    return size_bytes
+
+
 def chosen_background(background: object, *, in_memory: bool) -> bool:
     """Whether to save in the background where that can be: as given, else ``$HOLDFAST_BACKGROUND``, else yes.
 

@@ -66,6 +66,8 @@ class Background:
         Whether snapshots are to stay in memory beside those on their way.
     legacy : Legacy, optional
         What a trainer before has left; owned from now on.
+    device_bytes : int, optional
+        What staging may take of a device's memory.
     """
 
     def __init__(
@@ -79,12 +81,14 @@ class Background:
         on_busy: str,
         keeps: bool = False,
         legacy: Legacy | None = None,
+        device_bytes: int | None = None,
     ) -> None:
         self._run = run
         self._hello = hello
         self._persister = persister
         self._warn = warn
         self._on_busy = on_busy
+        self._device_bytes = device_bytes
         self._agent = Conversation(address, self._everything)
         self._slots = Slots(
             lambda number, slot: self._say(NewSlot(number), [slot.descriptor]),
@@ -114,23 +118,20 @@ class Background:
 
     def submit(self, draft: Draft, tags: Sequence[str], *, urgent: bool, versions: Versions) -> None:
         self._close_fence()
-        started = time.monotonic()
         details = encode_details(draft)
         if self._closed and self._instead is None:  # a session that another one has taken over
             self._instead = Blocking(self._persister(self._newest_durable()))
-        flight = self._stage(draft, details, versions, tags, durable=True, urgent=urgent, started=started)
+        flight = self._stage(draft, details, versions, tags, durable=True, urgent=urgent)
         if flight is None and self._instead is not None:
             self._instead.submit(draft, tags, urgent=urgent, details=details)
 
     def keep(self, draft: Draft, *, versions: Versions) -> None:
         self._close_fence()
         self._listen(0.0)
-        started = time.monotonic()
         if self._closed or self._instead is not None:
             return
-        details = encode_details(draft)
-        flight = self._stage(draft, details, versions, (), durable=False, urgent=False, started=started)
-        if flight is None and not self._told_of_room:
+        flight = self._stage(draft, encode_details(draft), versions, (), durable=False, urgent=False)
+        if flight is None and self._instead is None and not self._told_of_room:
             self._told_of_room = True
             self._warn("there is no memory to hold a snapshot while the next is taken: some are left out.")
 
@@ -179,9 +180,9 @@ class Background:
         *,
         durable: bool,
         urgent: bool,
-        started: float,
     ) -> Flight | None:
         """Copy the draft and hand it over; None if there is no memory for it."""
+        started = time.monotonic()
         layout = self._placing.layout(draft.sources)
         tensors_bytes, record = layout.size_bytes, record_of(draft, details, layout)
         number = self._take_slot(tensors_bytes + len(record), wait=durable)
@@ -189,7 +190,9 @@ class Background:
             return None
         slot = self._slots[number]
         usable, compare = self._fencing.usable(versions), self._fencing.compares
-        fence = stage(draft.sources, layout.places, slot, usable, compare=compare)
+        fence = stage(
+            draft.sources, layout.places, slot, usable, compare=compare, device_bytes=self._device_bytes
+        )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = layout.sources(slot)
         step = draft.progress.step

@@ -18,7 +18,13 @@ from holdfast.errors import UsageError
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
-from holdfast.training.arguments import check_grace, check_state, chosen_background, chosen_memory_seconds
+from holdfast.training.arguments import (
+    check_grace,
+    check_staging_memory,
+    check_state,
+    chosen_background,
+    chosen_memory_seconds,
+)
 from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.options import Options
@@ -70,6 +76,9 @@ class Checkpointer:
         In the background, what a save does that finds two others on their way: wait for the
         first, be left out, or take the place of the newer one if that was not begun. Saves that
         somebody asked for always wait.
+    staging_memory : int, optional
+        Bytes of a GPU's memory that a save in the background may take for copies of what training
+        changes at once; by default half of what is free. Beyond it the copy holds up training.
 
     Raises
     ------
@@ -94,6 +103,7 @@ class Checkpointer:
         grace_seconds: float = 20,
         background: bool | None = None,
         on_busy: str = "wait",
+        staging_memory: int | None = None,
     ) -> None:
         check_resume(resume)
         _check_choice("changed", changed, ("refuse", "keep", "apply"))
@@ -119,6 +129,7 @@ class Checkpointer:
             config=flatten_config(config),
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
+            staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
         )
         self._listeners: list[Listener] = [console.show]

@@ -78,6 +78,7 @@ def introduce(
         on_busy=options.on_busy,
         keeps=options.memory is not None,
         legacy=legacy,
+        device_bytes=options.staging_memory,
     )
 
 

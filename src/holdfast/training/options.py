@@ -17,6 +17,8 @@ class Options(msgspec.Struct, frozen=True):
     ----------
     save, memory : SaveRule or None
         When to make a checkpoint; when to hold a snapshot in memory.
+    staging_memory : int or None
+        Bytes that staging may take of a device's memory.
     memory_seconds : float
         For how long memory is held for a successor of this process, should it die.
     """
@@ -34,4 +36,5 @@ class Options(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     background: bool
     on_busy: str
+    staging_memory: int | None
     memory_seconds: float

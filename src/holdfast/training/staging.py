@@ -10,9 +10,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
-from holdfast.domain.tensors import TensorSource
+from holdfast.domain.tensors import DeviceCopy, DeviceSource, TensorSource
 from holdfast.node.arena import SMALL_BYTES, Place, Slot
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 Versions = Mapping[int, Callable[[], int]]
 """Address of memory that only a step changes → its version, which most other changes move."""
+Task = Callable[[], bool]
 PIECE_BYTES = 8 * 1024 * 1024
 SAMPLE_BYTES = 1024
 GATHERED = 1000
@@ -30,14 +32,14 @@ GATHERED = 1000
 
 
 class Fence:
-    """Copies that are made while training goes on, up to the optimizer's next step.
+    """Work that is done while training goes on, up to the optimizer's next step.
 
     Parameters
     ----------
-    pieces : sequence of (target, source)
-        What to copy, or (``compare``) what must still be the same.
+    tasks : sequence of callable
+        Copy, or (``compare``) see whether something still is the same; each says whether all is well.
     versions : sequence of callable
-        Of every tensor that the pieces are of.
+        Of every tensor that must stay as it is meanwhile.
     samples : sequence of (target, bytes)
         Some of the bytes as they were when the fence opened: that the copy must agree.
     compare : bool
@@ -46,14 +48,14 @@ class Fence:
 
     def __init__(
         self,
-        pieces: Sequence[tuple[Bytes, Bytes]],
+        tasks: Sequence[Task],
         versions: Sequence[Callable[[], int]] = (),
         samples: Sequence[tuple[Bytes, Bytes]] = (),
         *,
         compare: bool = False,
     ) -> None:
-        self._left = deque(pieces)
-        self._open = len(pieces)
+        self._left = deque(tasks)
+        self._open = len(tasks)
         self._counting = threading.Lock()
         self._compare = compare
         self._versions = [(version, version()) for version in versions]
@@ -63,7 +65,7 @@ class Fence:
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to copy or compare."""
+        """Whether nothing is left to do."""
         return self._open == 0
 
     def begin(self, on_done: Callable[[], None]) -> None:
@@ -96,14 +98,14 @@ class Fence:
         self._helper.start()
 
     def _work_off(self) -> bool:
-        """Take pieces until none is left; whether this thread finished the last one."""
+        """Take tasks until none is left; whether this thread finished the last one."""
         last = False
         while True:
             try:
-                target, source = self._left.popleft()
+                task = self._left.popleft()
             except IndexError:
                 return last
-            good = _same(target, source) if self._compare else _copied(target, source)
+            good = task()
             with self._counting:
                 self._failed = self._failed or not good
                 self._open -= 1
@@ -123,6 +125,71 @@ def _same(target: Bytes, source: Bytes) -> bool:
     return bool(np.array_equal(target, source))
 
 
+def _same_as_read(target: Bytes, source: TensorSource) -> bool:
+    return _same(target, source.read())
+
+
+def _waited(wait: Callable[[], None]) -> bool:
+    wait()
+    return True
+
+
+class _Staging:
+    """Sorts the tensors of one snapshot: what is copied now, and what while training goes on."""
+
+    def __init__(self, slot: Slot, versions: Versions, *, compare: bool) -> None:
+        self._slot = slot
+        self._known = versions
+        self._compare = compare
+        self._small: list[tuple[int, Bytes]] = []
+        self._now: list[Task] = []
+        self._later: list[Task] = []
+        self._versions: list[Callable[[], int]] = []
+        self._samples: list[tuple[Bytes, Bytes]] = []
+        self._device: dict[Any, list[DeviceCopy]] = {}
+
+    def on_host(self, data: Bytes, offset: int) -> None:
+        """Take a tensor whose bytes are in host memory."""
+        if len(data) < SMALL_BYTES:
+            self._small.append((offset, data))
+            return
+        target = self._slot.memory[offset : offset + len(data)]
+        pieces = list(_cut(target, data))
+        version = self._known.get(data.__array_interface__["data"][0])
+        copies = [partial(_copied, *piece) for piece in pieces]
+        if version is None or self._compare:
+            self._now += copies
+        if version is not None:
+            self._versions.append(version)
+            self._later += [partial(_same, *piece) for piece in pieces] if self._compare else copies
+            self._samples.append(_sampled(target, data, offset))
+
+    def on_device(self, source: DeviceSource, offset: int) -> None:
+        """Take a tensor that its device copies."""
+        target = self._slot.memory[offset : offset + source.spec.size_bytes]
+        version = self._known.get(source.address)
+        held = version is not None and not self._compare
+        self._device.setdefault(source.begin, []).append(DeviceCopy(source, target, held))
+        if version is not None:
+            self._versions.append(version)
+            if self._compare:
+                self._later.append(partial(_same_as_read, target, source))
+
+    def fence(self, device_bytes: int | None) -> Fence:
+        """Copy what cannot wait; the rest."""
+        waits: list[Task] = [
+            partial(_waited, begin(copies, self._slot.memory, device_bytes))
+            for begin, copies in self._device.items()
+        ]
+        if self._compare:
+            self._now += waits
+        else:
+            self._later = waits + self._later
+        Fence(self._now).finish()
+        _gather(self._slot, self._small)
+        return Fence(self._later, self._versions, self._samples, compare=self._compare)
+
+
 def stage(
     sources: Mapping[str, TensorSource],
     places: Mapping[str, Place],
@@ -130,6 +197,7 @@ def stage(
     versions: Versions,
     *,
     compare: bool,
+    device_bytes: int | None = None,
 ) -> Fence:
     """Copy to the slot at once what may change in the next moment, and begin to copy the rest.
 
@@ -139,35 +207,21 @@ def stage(
         Says what may be copied behind the fence.
     compare : bool
         Copy all of it at once, and have the fence compare.
+    device_bytes : int, optional
+        What may be taken of a device's memory for second copies.
 
     Returns
     -------
     Fence
         Not begun. Until it is done the snapshot is not complete.
     """
-    small: list[tuple[int, Bytes]] = []
-    now: list[tuple[Bytes, Bytes]] = []
-    later: list[tuple[Bytes, Bytes]] = []
-    watched: list[Callable[[], int]] = []
-    samples: list[tuple[Bytes, Bytes]] = []
+    staging = _Staging(slot, versions, compare=compare)
     for name, source in sources.items():
-        place = places[name]
-        data = source.read()
-        if len(data) < SMALL_BYTES:
-            small.append((place.offset, data))
-            continue
-        target = slot.memory[place.offset : place.offset + len(data)]
-        pieces = _cut(target, data)
-        version = versions.get(data.__array_interface__["data"][0])
-        if version is None:
-            now += pieces
+        if hasattr(source, "begin"):
+            staging.on_device(cast("DeviceSource", source), places[name].offset)
         else:
-            watched.append(version)
-            later += pieces
-            samples.append(_sampled(target, data, place.offset))
-    Fence(now + later if compare else now).finish()
-    _gather(slot, small)
-    return Fence(later, watched, samples, compare=compare)
+            staging.on_host(source.read(), places[name].offset)
+    return staging.fence(device_bytes)
 
 
 def _sampled(target: Bytes, data: Bytes, seed: int) -> tuple[Bytes, Bytes]:

@@ -16,9 +16,10 @@ WORTH_BYTES = 64 * 1024
 
 
 def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], int]]:
-    """Large tensors that only ``step()`` of torch's own optimizers changes, on the host and dense.
+    """Large dense tensors that only ``step()`` of torch's own optimizers changes.
 
-    Left out is what a forward pass changes: the weights of an embedding with ``max_norm``.
+    Left out is what a forward pass changes: the weights of an embedding with ``max_norm``; and what an
+    optimizer changes that may be a part of a CUDA graph, whose replay calls no ``step()``.
 
     Returns
     -------
@@ -38,6 +39,8 @@ def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], in
 
 
 def _tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
+    if any(group.get("capturable") for group in optimizer.param_groups):
+        return
     for group in optimizer.param_groups:
         yield from group["params"]
     for state in optimizer.state.values():
@@ -46,7 +49,7 @@ def _tensors(optimizer: Optimizer) -> Iterator[torch.Tensor]:
 
 
 def _is_worth_it(tensor: torch.Tensor) -> bool:
-    dense = tensor.is_cpu and tensor.layout is torch.strided
+    dense = (tensor.is_cpu or tensor.is_cuda) and tensor.layout is torch.strided
     return dense and tensor.nbytes >= WORTH_BYTES and not tensor.is_inference()
 
 

@@ -29,13 +29,13 @@ class Source:
     """A live dense tensor whose bytes can be read."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
-        self._tensor = tensor
+        self.tensor = tensor
         self.spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
     def read(self) -> npt.NDArray[np.uint8]:
-        if is_plain_memory(self._tensor):
-            return _memory(self._tensor)
-        return _memory(_bits(self._tensor.detach().resolve_conj().resolve_neg()).cpu().contiguous())
+        if is_plain_memory(self.tensor):
+            return _memory(self.tensor)
+        return _memory(_bits(self.tensor.detach().resolve_conj().resolve_neg()).cpu().contiguous())
 
 
 class Target:
@@ -82,6 +82,10 @@ def source(tensor: torch.Tensor, path: str) -> tuple[Source, str]:
     what = refused(tensor)
     if what is not None:
         raise UnsupportedError(f"{path} is {what}, which cannot be kept exactly.", do=_LEAVE_OUT)
+    if tensor.is_cuda:
+        from holdfast.frameworks.torch.cuda import CudaSource
+
+        return CudaSource(tensor), tensor.device.type
     return Source(tensor), tensor.device.type
 
 

@@ -1,0 +1,142 @@
+"""Staging of tensors that a device copies: beside training, of the moment at which it was asked for."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from holdfast.domain.tensors import DeviceCopy, TensorSpec
+from holdfast.node.arena import Place, Slot
+from holdfast.training.staging import Fence, stage
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
+Bytes = npt.NDArray[np.uint8]
+SIZE = 200_000
+
+
+class Device:
+    """Has memory of its own, and copies when it is told to go on."""
+
+    def __init__(self) -> None:
+        self.goes_on = threading.Event()
+        self.asked: list[tuple[list[bool], int | None]] = []
+
+    def begin(self, copies: Sequence[DeviceCopy], slot: Bytes, limit_bytes: int | None) -> Callable[[], None]:
+        assert all(np.shares_memory(slot, copy.target) for copy in copies)
+        self.asked.append(([copy.held for copy in copies], limit_bytes))
+        seconds = [copy.source.memory if copy.held else copy.source.memory.copy() for copy in copies]
+
+        def wait() -> None:
+            self.goes_on.wait(10)
+            for copy, second in zip(copies, seconds, strict=True):
+                copy.target[:] = second
+
+        return wait
+
+
+class OnDevice:
+    def __init__(self, device: Device, value: int, size: int = SIZE) -> None:
+        self.memory: Bytes = np.full(size, value, np.uint8)
+        self.spec = TensorSpec("uint8", (size,))
+        self.begin = device.begin
+
+    @property
+    def address(self) -> int:
+        return id(self.memory)
+
+    def read(self) -> Bytes:
+        return self.memory.copy()
+
+
+class OnHost:
+    def __init__(self, value: int, size: int = SIZE) -> None:
+        self.memory: Bytes = np.full(size, value, np.uint8)
+        self.spec = TensorSpec("uint8", (size,))
+
+    def read(self) -> Bytes:
+        return self.memory
+
+
+@pytest.fixture
+def slot() -> Iterator[Slot]:
+    made = Slot.create(4 * SIZE)
+    yield made
+    made.close()
+
+
+def places(sources: dict[str, OnDevice | OnHost]) -> dict[str, Place]:
+    found, end = {}, 0
+    for name, source in sources.items():
+        found[name] = Place("uint8", source.spec.shape, end)
+        end += source.spec.size_bytes
+    return found
+
+
+def in_slot(slot: Slot, place: Place) -> set[int]:
+    return set(np.unique(slot.memory[place.offset : place.offset + place.spec.size_bytes]).tolist())
+
+
+def test_a_device_copies_while_training_goes_on(slot: Slot) -> None:
+    device = Device()
+    sources: dict[str, OnDevice | OnHost] = {
+        "fenced": OnDevice(device, 1),
+        "host": OnHost(2),
+        "small": OnDevice(device, 3, 100),
+        "small on host": OnHost(4, 100),
+    }
+    where, fenced = places(sources), sources["fenced"]
+    assert isinstance(fenced, OnDevice)
+    fence = stage(sources, where, slot, {fenced.address: lambda: 0}, compare=False, device_bytes=77)
+    assert device.asked == [([True, False], 77)]
+    sources["small"].memory[:] = 9  # training goes on: only what is fenced stays as it is
+    done = threading.Event()
+    fence.begin(done.set)
+    assert not fence.done
+    device.goes_on.set()
+    assert done.wait(10)
+    assert [in_slot(slot, place) for place in where.values()] == [{1}, {2}, {3}, {4}]
+    assert fence.held()
+
+
+def test_the_next_step_waits_for_the_device(slot: Slot) -> None:
+    device = Device()
+    sources: dict[str, OnDevice | OnHost] = {"fenced": OnDevice(device, 1)}
+    fence = stage(sources, places(sources), slot, {}, compare=False)
+    fence.begin(lambda: None)
+    threading.Timer(0.05, device.goes_on.set).start()
+    fence.finish()
+    assert fence.done
+    assert in_slot(slot, places(sources)["fenced"]) == {1}
+
+
+@pytest.mark.parametrize("changed", [False, True])
+def test_the_first_saves_compare_what_was_copied_at_once(slot: Slot, changed: bool) -> None:
+    device = Device()
+    device.goes_on.set()
+    source = OnDevice(device, 1)
+    fence = _compared(slot, {"fenced": source}, source)
+    assert device.asked == [([False], None)]
+    assert in_slot(slot, places({"fenced": source})["fenced"]) == {1}
+    source.memory[12345] = 5 if changed else 1
+    fence.finish()
+    assert fence.held() is not changed
+
+
+def test_a_version_that_moves_is_a_change(slot: Slot) -> None:
+    device = Device()
+    device.goes_on.set()
+    source, version = OnDevice(device, 1), [0]
+    sources: dict[str, OnDevice | OnHost] = {"fenced": source}
+    fence = stage(sources, places(sources), slot, {source.address: lambda: version[0]}, compare=False)
+    version[0] += 1
+    fence.finish()
+    assert not fence.held()
+
+
+def _compared(slot: Slot, sources: dict[str, OnDevice | OnHost], fenced: OnDevice) -> Fence:
+    return stage(sources, places(sources), slot, {fenced.address: lambda: 0}, compare=True)
