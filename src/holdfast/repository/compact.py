@@ -196,8 +196,9 @@ def _sampled(repository: Repository, live: Live, victim: Victim) -> Victim:
         sizes.append((len(raw), len(encoded[1]) if encoded is not None else len(raw)))
 
     step = -(-len(victim.digests) // SAMPLES)
+    reader = ChunkReader(repository.storage, UnrecordedIndex(repository.storage))  # it only looks
     with repository.holding():
-        repository.reader.read(set(victim.digests[::step]), [victim.pack], sink)
+        reader.read(set(victim.digests[::step]), [victim.pack], sink)
     before, after = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (1, 1)
     return msgspec.structs.replace(victim, gain_bytes=victim.raw_bytes * (before - after) // before)
 
@@ -311,7 +312,7 @@ class _Rewriting:
         written = {entry.digest for pack_id in self._new for entry in index.entries(pack_id)}
         ChunkReader(self._storage, index).read(written, self._new, lambda digest, raw: None)
         for pack_id in self._new:
-            if pack_id in index.unreadable or len(index.copies_in(pack_id)) < len(index.entries(pack_id)):
+            if not index.entries(pack_id) or len(index.copies_in(pack_id)) < len(index.entries(pack_id)):
                 raise StorageError(
                     f"Pack {pack_id} was just written to {self._storage.location} and does not read back.",
                     do="Check the disk and the memory; nothing was removed.",

@@ -205,6 +205,18 @@ def test_a_damaged_chunk_keeps_its_pack(storage: LocalStorage, tmp_path: Path) -
     assert_restores(fresh(storage).run("digits"), {damaged: state})
 
 
+def test_a_plan_writes_nothing_not_even_of_damage(storage: LocalStorage, tmp_path: Path) -> None:
+    run, _known = filled(storage)
+    for pack_id in {p for c in run.checkpoints() for p in run.hints(c)}:
+        path = tmp_path / "repository" / layout.pack(pack_id)
+        data = bytearray(path.read_bytes())
+        data[8:20_000] = bytes(reversed(data[8:20_000]))
+        path.write_bytes(data)
+    before = list(storage.list(""))
+    compact.plan(fresh(storage))
+    assert list(storage.list("")) == before
+
+
 def test_a_pack_of_a_newer_version_is_left_alone(storage: LocalStorage) -> None:
     run, known = filled(storage, 1)
     (old,) = run.hints(next(iter(known)))
