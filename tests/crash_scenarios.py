@@ -175,7 +175,7 @@ def _compact(storage: LocalStorage) -> None:
     before = compact.BATCH_BYTES
     compact.BATCH_BYTES = 24 * 1024
     try:
-        compact.apply(repository, compact.plan(repository))
+        compact.apply(compact.plan(repository))
     finally:
         compact.BATCH_BYTES = before
 

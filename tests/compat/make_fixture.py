@@ -120,7 +120,7 @@ def main() -> None:
     expected = {steps: expectation(train(place, steps, sys.argv[1])) for steps in (6, 9)}
     if sys.argv[1] == ENCODED:
         repository = Repository.open(open_storage(place))
-        compact.apply(repository, compact.plan(repository))
+        compact.apply(compact.plan(repository))
     (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     shutil.rmtree(place / "staging")
 

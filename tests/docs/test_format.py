@@ -85,7 +85,7 @@ def test_agrees_on_latest_after_restart_and_rejection(repository):
 def test_reads_encoded_packs(repository):
     root, state = repository
     opened = Repository.open(LocalStorage(root))
-    compact.apply(opened, compact.plan(opened))
+    compact.apply(compact.plan(opened))
     codecs = {e[4] for pack in root.glob("packs/*/*.pack") for e in format_reader.read_index(pack)}
     assert codecs == {"raw", "planes", "constant"}
     reader = format_reader.Reader(root, "a/b")

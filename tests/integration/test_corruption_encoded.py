@@ -38,7 +38,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     attempt = begin(run)
     for sequence, step in enumerate((10, 20), start=1):
         save(run, attempt, sequence, step, make_state(step))
-    compact.apply(run.repository, compact.plan(run.repository))
+    compact.apply(compact.plan(run.repository))
     return root
 
 

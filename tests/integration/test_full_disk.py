@@ -110,13 +110,13 @@ def test_a_disk_that_fills_up_during_a_compaction(image: Image) -> None:
     for left in (0, 12 << 10, 40 << 10, 400 << 10, 1200 << 10):
         fill(filler, run, left)
         with pytest.raises(StorageError) as caught:
-            compact.apply(run.repository, compact.plan(run.repository))
+            compact.apply(compact.plan(run.repository))
         assert caught.value.errno == errno.ENOSPC
         assert packs(run.storage) == before
         filler.unlink()
         for checkpoint, state in known.items():
             assert read(opened(image), checkpoint) == state
-    compact.apply(run.repository, compact.plan(run.repository))
+    compact.apply(compact.plan(run.repository))
     assert not before & packs(run.storage)
     assert orphans(run.repository) == set()
     for checkpoint, state in known.items():

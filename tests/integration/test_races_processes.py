@@ -114,7 +114,7 @@ done = 0
 while time.monotonic() < until:
     repository = Repository.open(storage)
     try:
-        done += compact.apply(repository, compact.plan(repository), wait_seconds=1.0).packs_written
+        done += compact.apply(compact.plan(repository), wait_seconds=1.0).packs_written
         print(done, flush=True)
     except BusyError:
         pass

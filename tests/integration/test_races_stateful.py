@@ -214,7 +214,7 @@ class History(RuleBasedStateMachine):
     def _compact(self, store: SimulatedStore) -> None:
         with suppress(SimulatedCrash, StorageError, BusyError, NotFoundError):
             repository = make_repository(store)
-            compact.apply(repository, compact.plan(repository), wait_seconds=0)
+            compact.apply(compact.plan(repository), wait_seconds=0)
 
     @rule(data=st.data())
     @precondition(lambda self: self.durable - self.removed)

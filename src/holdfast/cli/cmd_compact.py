@@ -41,7 +41,7 @@ def command(
         _tell_plan(plan, json=json)
         return
     with output.progress("Compacting", plan.raw_bytes) as advance:
-        done = compact.apply(opened, plan, wait_seconds=WAIT_SECONDS, advance=advance)
+        done = compact.apply(plan, wait_seconds=WAIT_SECONDS, advance=advance)
     if done.busy:
         raise BusyError(
             "Another process was saving or reading all the time, so old packs are still there.",

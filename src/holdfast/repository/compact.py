@@ -84,6 +84,7 @@ class Plan(msgspec.Struct, frozen=True):
         Whether it is for some runs only.
     """
 
+    repository: Repository
     live: Live
     victims: list[Victim]
     size_bytes: int
@@ -149,7 +150,7 @@ def plan(repository: Repository, names: Collection[str] | None = None) -> Plan:
     meant = sizes.keys() - fixed if names is None else live.wanted & sizes.keys() - fixed
     found = [_looked_at(repository, live, pack_id, sizes[pack_id]) for pack_id in sorted(meant)]
     chosen = _chosen(repository, live, [v for v in found if v is not None and v.digests])
-    return Plan(live, chosen, sum(sizes.values()), only=names is not None)
+    return Plan(repository, live, chosen, sum(sizes.values()), only=names is not None)
 
 
 def _pack_sizes(repository: Repository) -> dict[str, int]:
@@ -207,11 +208,7 @@ def _sampled(repository: Repository, live: Live, victim: Victim) -> Victim:
 
 
 def apply(
-    repository: Repository,
-    planned: Plan,
-    *,
-    wait_seconds: float = 60.0,
-    advance: Callable[[int], None] = lambda size: None,
+    planned: Plan, *, wait_seconds: float = 60.0, advance: Callable[[int], None] = lambda size: None
 ) -> Compacted:
     """Rewrite as planned, some packs at a time, and remove what is not needed any more.
 
@@ -227,6 +224,7 @@ def apply(
     StorageError
         Such as a full disk: every checkpoint is as it was.
     """
+    repository = planned.repository
     result = Compacted(bytes_before=planned.size_bytes)
     for batch in _batches(planned.victims):
         with repository.holding(saving=True):

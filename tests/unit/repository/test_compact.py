@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def fresh(storage: object) -> Repository:
 
 def compacted(storage: object, names: set[str] | None = None) -> compact.Compacted:
     repository = fresh(storage)
-    return compact.apply(repository, compact.plan(repository, names))
+    return compact.apply(compact.plan(repository, names))
 
 
 def manifests(run: Run) -> dict[str, bytes]:
@@ -265,13 +266,64 @@ def test_busy_leaves_old_packs_and_a_later_prune_takes_them(storage: LocalStorag
     repository = fresh(storage)
     planned = compact.plan(repository)
     with run.repository.holding():
-        assert compact.apply(repository, planned, wait_seconds=0).busy
+        assert compact.apply(planned, wait_seconds=0).busy
     assert old < packs(storage)
     assert_restores(run, known)
     assert not sweep(fresh(storage), wait_seconds=0).busy
     assert not old & packs(storage)
     assert_restores(fresh(storage).run("digits"), known)
     assert orphans(run.repository) == set()
+
+
+def test_a_prune_of_a_process_that_knew_only_the_old_packs_finishes_the_work(storage: LocalStorage) -> None:
+    run, known = filled(storage)
+    attempt = run.attempts()[-1].id
+    old = packs(storage)
+    repository = fresh(storage)
+    planned = compact.plan(repository)
+    with repository.holding():
+        assert compact.apply(planned, wait_seconds=0).busy
+    assert set(run.repository.index.packs()) == {layout.pack_id_of(p) for p in old}
+    prune(run, 3, attempt, sweep=True)
+    assert not old & packs(storage)
+    assert fresh(storage).condemned_packs() == {}
+    assert_restores(run, known)
+
+
+def test_a_chunk_that_was_not_carried_over_keeps_its_pack(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever goes wrong before: marking under the lock has the last word."""
+    run, known = filled(storage)
+    old = packs(storage)
+    whole = compact._groups
+
+    def forgetful(*arguments: object) -> Iterator[list[bytes]]:
+        for group in whole(*arguments):  # type: ignore[arg-type]
+            yield group[1::2]
+
+    monkeypatch.setattr(compact, "_groups", forgetful)
+    compacted(storage)
+    assert old & packs(storage)
+    assert fresh(storage).condemned_packs() == {}
+    assert_restores(fresh(storage).run("digits"), known)
+    assert_restores(run, known)
+
+
+def test_a_checkpoint_committed_after_the_plan_keeps_what_it_needs(storage: LocalStorage) -> None:
+    """It names chunks that nothing needed when the plan was made, in packs that are rewritten."""
+    run, known = filled(storage)
+    attempt = run.attempts()[-1].id
+    save(run, attempt, 4, 4, squeezable(1))
+    prune(run, 1, attempt)  # its own checkpoint shares step 1's chunks; dead ones stay beside them
+    repository = fresh(storage)
+    planned = compact.plan(repository)
+    late = save(run, attempt, 5, 5, squeezable(2) | {"zeros": squeezable(1)["few"]}).id
+    compact.apply(planned)
+    expected = {late: squeezable(2) | {"zeros": squeezable(1)["few"]}}
+    assert_restores(fresh(storage).run("digits"), expected)
+    assert_restores(run, expected)
+    assert known
 
 
 def test_without_locks_old_packs_wait_for_their_grace() -> None:
