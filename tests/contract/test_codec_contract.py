@@ -66,6 +66,7 @@ def chunks(draw: st.DrawFn) -> tuple[Bytes, str]:
 
 
 @codecs
+@settings(deadline=None)
 @given(chunks())
 def test_what_it_encodes_comes_back_bit_for_bit(codec: Codec, chunk: tuple[Bytes, str]) -> None:
     raw, dtype = chunk
@@ -82,6 +83,7 @@ def test_what_it_encodes_comes_back_bit_for_bit(codec: Codec, chunk: tuple[Bytes
     assert (out[0], out[-1]) == (77, 77)
 
 
+@settings(deadline=None)
 @given(chunks())
 def test_the_one_chosen_is_never_larger_than_the_chunk(chunk: tuple[Bytes, str]) -> None:
     raw, dtype = chunk
@@ -94,6 +96,7 @@ def test_the_one_chosen_is_never_larger_than_the_chunk(chunk: tuple[Bytes, str])
         assert found.tobytes() == raw.tobytes()
 
 
+@settings(deadline=None)
 @given(chunks(), st.integers(0, 17))
 def test_an_encoder_takes_memory_at_any_address(chunk: tuple[Bytes, str], skew: int) -> None:
     raw, dtype = chunk
@@ -102,6 +105,7 @@ def test_an_encoder_takes_memory_at_any_address(chunk: tuple[Bytes, str], skew: 
     assert registry.encode(room[skew:], dtype) == registry.encode(raw, dtype)
 
 
+@settings(deadline=None)
 @given(npst.arrays(st.sampled_from(["<f4", "<f8", "<f2", "<i8", "<u2", "?"]), st.integers(0, 300)))
 def test_arrays_of_any_values(array: npt.NDArray[np.generic]) -> None:
     raw = bytes_of(array)
@@ -114,7 +118,7 @@ def test_arrays_of_any_values(array: npt.NDArray[np.generic]) -> None:
 
 
 @codecs
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(chunks(), st.data())
 def test_a_changed_encoding_is_an_error_or_fails_the_digest(
     codec: Codec, chunk: tuple[Bytes, str], data: st.DataObject
@@ -137,6 +141,7 @@ def test_a_changed_encoding_is_an_error_or_fails_the_digest(
 
 
 @codecs
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 300))
 def test_any_bytes_decode_or_are_damage(codec: Codec, body: bytes, size: int) -> None:
     out = np.full(size + 2, 77, np.uint8)

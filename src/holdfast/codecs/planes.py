@@ -32,8 +32,8 @@ HEADER = struct.Struct("<BB")
 PLANE = struct.Struct("<BI")
 RAW, ZSTD, CONSTANT = range(3)
 WIDTHS = (1, 2, 4, 8)
-BLOCK_BYTES = 256 * 1024
-"""Split and joined at a time: fits a core's cache."""
+BLOCK_BYTES = 1024 * 1024
+"""Split and joined at a time: fits the cache, and long enough for threads not to wait for the interpreter."""
 PROBES, PROBE_BYTES = 4, 1024
 NOISE = 0.985
 """What a probe must shrink to, or its plane is taken for noise."""
@@ -155,12 +155,22 @@ def _split(raw: Bytes, width: int, *, rotated: bool) -> list[Bytes]:
         block = words[start:stop]
         for number, plane in enumerate(planes):
             if number == 0 and rotated:
-                np.right_shift(block, 8 * width - 1, out=moved)
-                np.bitwise_or(moved, np.add(block, block), out=moved)
+                _rotate_lowest(block, moved, plane[start:stop], planes[1][start:stop])
             else:
                 np.right_shift(block, 8 * number - rotated, out=moved)
-            np.copyto(plane[start:stop], moved, casting="unsafe")
+                np.copyto(plane[start:stop], moved, casting="unsafe")
     return planes
+
+
+def _rotate_lowest(block: Words, moved: Words, plane: Bytes, spare: Bytes) -> None:
+    """The lowest byte of each word, shifted, with the word's sign."""
+    import numpy as np
+
+    np.right_shift(block, 8 * block.itemsize - 1, out=moved)
+    np.copyto(spare, moved, casting="unsafe")
+    np.copyto(plane, block, casting="unsafe")
+    np.add(plane, plane, out=plane)  # shifting bytes is not vectorised
+    np.bitwise_or(plane, spare, out=plane)
 
 
 def _join(planes: list[Bytes], out: Bytes, *, rotated: bool) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 8 * 1024 * 1024
 """More than that is not kept."""
+_SETTLING_BYTES = 24 * 1024 * 1024
 
 
 class Scratch(threading.local):
@@ -28,5 +29,17 @@ class Scratch(threading.local):
         if size_bytes > MOST_BYTES:
             return np.empty(size_bytes, np.uint8)
         if self._held is None or len(self._held) < size_bytes:
+            settle_allocator()
             self._held = np.empty(size_bytes, np.uint8)
         return self._held[:size_bytes]
+
+
+def settle_allocator() -> None:
+    """Let malloc keep what is freed, as zstd's output is for every plane.
+
+    Until it has seen a block as large as this one go, glibc gives the top of its heap back to the system at
+    every turn, and the page faults that follow cost as much as a codec.
+    """
+    import numpy as np
+
+    np.empty(_SETTLING_BYTES, np.uint8)
