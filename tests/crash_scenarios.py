@@ -26,7 +26,7 @@ from checkpoints import (
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError
 from holdfast.node import lease
-from holdfast.repository import layout, records, writing
+from holdfast.repository import compact, layout, records, writing
 from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
@@ -64,6 +64,8 @@ class Scenario:
         The newest checkpoint is unreadable, so the one before it counts.
     empty : bool
         It starts without a repository.
+    rewrites : bool
+        It rewrites packs: checkpoints hold zeros, and a failure may leave chunks in two packs.
     """
 
     work: Callable[[LocalStorage], None]
@@ -71,6 +73,7 @@ class Scenario:
     drops: tuple[int, ...] = ()
     damaged: bool = False
     empty: bool = False
+    rewrites: bool = False
 
 
 def open_run(storage: LocalStorage) -> Run:
@@ -166,6 +169,17 @@ def _thin(storage: LocalStorage) -> None:
     prune(run, 2, attempt)
 
 
+def _compact(storage: LocalStorage) -> None:
+    """Some packs at a time, some of their chunks encoded."""
+    repository = Repository.open(storage)
+    before = compact.BATCH_BYTES
+    compact.BATCH_BYTES = 24 * 1024
+    try:
+        compact.apply(compact.plan(repository))
+    finally:
+        compact.BATCH_BYTES = before
+
+
 def _create(storage: LocalStorage) -> None:
     run = make_repository(storage).run(RUN)
     attempt = begin(run)
@@ -181,6 +195,7 @@ SCENARIOS = {
     "tag": Scenario(_tag),
     "repair": Scenario(_repair),
     "thin": Scenario(_thin, commits=True, drops=STEPS[:2]),
+    "compact": Scenario(_compact, rewrites=True),
     "create": Scenario(_create, commits=True, empty=True),
 }
 
@@ -202,7 +217,8 @@ class Stage:
         run = make_repository(storage).run(RUN)
         attempt = begin(run)
         for sequence, step in enumerate(STEPS, start=1):
-            self.known[save(run, attempt, sequence, step).id] = make_state(step)
+            state = make_state(step) | ({"zeros": bytes(9000)} if self.scenario.rewrites else {})
+            self.known[save(run, attempt, sequence, step, state).id] = state
         if self.scenario.damaged:
             newest = max(self.known, key=lambda c: c.step)
             del self.known[newest]

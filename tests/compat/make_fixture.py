@@ -1,4 +1,6 @@
-"""Write the repository kept beside this file, once per format version: python make_fixture.py v1
+"""Write a repository kept beside this file, once per format version: python make_fixture.py v1
+
+``v1-encoded`` is of the same version, with larger tensors and compacted packs.
 
 Never run again for a version that was released: the point is that old bytes stay readable.
 """
@@ -28,8 +30,13 @@ class Counter:
         self.count = state["count"]
 
 
-def state() -> dict[str, object]:
+ENCODED = "v1-encoded"
+
+
+def state(version: str = "v1") -> dict[str, object]:
+    large = {"trained": np.zeros(5000, np.float32), "zeros": np.zeros(3001)} if version == ENCODED else {}
     return {
+        **large,
         "weights": np.zeros((6, 4), np.float32),
         "half": np.zeros(5, np.float16),
         "flags": np.zeros(3, np.bool_),
@@ -47,6 +54,8 @@ def state() -> dict[str, object]:
 def advance(live: dict[str, object], step: int) -> None:
     """One step of a training that draws from every generator."""
     live["weights"] += live["generator"].standard_normal((6, 4)).astype("f4") + np.random.rand()
+    if "trained" in live:
+        live["trained"] += live["generator"].standard_normal(5000).astype("f4")
     live["half"] += np.float16(random.random())
     live["flags"] ^= np.array([True, False, step % 2 == 0])
     live["complex"] += complex(step, live["random"].random())
@@ -59,11 +68,11 @@ def advance(live: dict[str, object], step: int) -> None:
     live["history"].append(step)
 
 
-def train(place: Path, steps: int) -> dict[str, object]:
+def train(place: Path, steps: int, version: str = "v1") -> dict[str, object]:
     """Train to ``steps``; returns the live state."""
     random.seed(1)
     np.random.seed(1)
-    live = state()
+    live = state(version)
     rule = holdfast.keep(last=2, every_steps=4)
     with holdfast.Checkpointer(
         place, live, run="old/run", config={"lr": 0.1}, save="every 2 steps", keep=rule, signals=False,
@@ -100,6 +109,7 @@ def _text(value: object) -> str:
 
 
 def main() -> None:
+    from holdfast.repository import compact
     from holdfast.repository.repository import Repository
     from holdfast.storage.urls import open_storage
 
@@ -107,7 +117,10 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     place = target / "repository"
     Repository.create(open_storage(place, create=True), chunk_bytes=4096)
-    expected = {steps: expectation(train(place, steps)) for steps in (6, 9)}
+    expected = {steps: expectation(train(place, steps, sys.argv[1])) for steps in (6, 9)}
+    if sys.argv[1] == ENCODED:
+        repository = Repository.open(open_storage(place))
+        compact.apply(compact.plan(repository))
     (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     shutil.rmtree(place / "staging")
 

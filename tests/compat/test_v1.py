@@ -12,7 +12,8 @@ import pytest
 import holdfast
 
 HERE = Path(__file__).parent
-EXPECTED = json.loads((HERE / "v1/expected.json").read_text())
+VERSIONS = ("v1", "v1-encoded")
+EXPECTED = {v: json.loads((HERE / v / "expected.json").read_text()) for v in VERSIONS}
 
 
 def _load():
@@ -25,22 +26,27 @@ def _load():
 make_fixture = _load()
 
 
+@pytest.fixture(params=VERSIONS)
+def version(request):
+    return request.param
+
+
 @pytest.fixture
-def repository(tmp_path):
-    return shutil.copytree(HERE / "v1/repository", tmp_path / "repository")
+def repository(tmp_path, version):
+    return shutil.copytree(HERE / version / "repository", tmp_path / "repository")
 
 
 @pytest.mark.parametrize(("at", "key"), [("latest", "9"), (9, "9"), ("paper", "6")])
-def test_every_value_comes_back(repository, at, key):
-    live = make_fixture.state()
+def test_every_value_comes_back(repository, version, at, key):
+    live = make_fixture.state(version)
     holdfast.load(repository, live, run="old/run", at=at)
-    assert json.loads(json.dumps(make_fixture.expectation(live))) == EXPECTED[key]
+    assert json.loads(json.dumps(make_fixture.expectation(live))) == EXPECTED[version][key]
 
 
-def test_without_live_objects(repository):
+def test_without_live_objects(repository, version):
     state = holdfast.open(repository)["old/run"][9].load()
-    assert state["weights"].tobytes().hex() == EXPECTED["9"]["arrays"]["weights"][2]
-    assert state["history"] == EXPECTED["9"]["history"]
+    assert state["weights"].tobytes().hex() == EXPECTED[version]["9"]["arrays"]["weights"][2]
+    assert state["history"] == EXPECTED[version]["9"]["history"]
 
 
 def test_what_is_there(repository):
@@ -52,12 +58,18 @@ def test_what_is_there(repository):
         checkpoint.verify()
 
 
-def test_training_goes_on_from_it(repository):
+def test_training_goes_on_from_it(repository, version):
     before = random.getstate(), np.random.get_state()
     try:
-        live = make_fixture.train(repository, 12)
+        live = make_fixture.train(repository, 12, version)
         assert live["history"] == list(range(12))
         assert holdfast.open(repository)["old/run"].latest.step == 12
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+def test_its_packs_are_encoded(version):
+    packs = (HERE / version / "repository/packs").glob("*/*.pack")
+    data = b"".join(pack.read_bytes() for pack in packs)
+    assert (b"planes" in data, b"constant" in data) == (version == make_fixture.ENCODED,) * 2

@@ -30,6 +30,8 @@ SOME = [
     ("create", "all", 2, 0, 100),
     ("thin", "all", 12, 5, 80),
     *(("save", features, 3, 1, 40) for features in ("no-direct", "named", "no-links", "no-rename")),
+    *(("compact", "all", 40, part, 60) for part in (7, 28)),
+    *(("compact", features, 120, 11, 20) for features in ("named", "no-rename", "whole-sync", "no-locks")),
     *(("save", features, 3, 2, 40) for features in ("whole-sync", "no-locks")),
     *(("save-prune", features, 25, 7, 30) for features in ("named", "no-rename", "whole-sync", "no-locks")),
 ]
@@ -74,6 +76,7 @@ FAILING = [
     ("tag", "all", "renameat,linkat,fsync,unlinkat", 40),
     ("walk-back", "all", "fsync,linkat,preadv,pread64", 40),
     ("create", "all", "fsync,linkat,mkdirat", 60),
+    ("compact", "all", "fsync,linkat,unlinkat,preadv", 60),
 ]
 
 

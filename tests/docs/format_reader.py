@@ -3,11 +3,17 @@
 import json
 import re
 import struct
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import blake3
 import msgspec
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
 
 _NAME = re.compile(r"(\d{12,18})-(\d{6,9}-[0-9a-f]{8})-(\d{6,9})-(full|thin)-([0-9a-f]{64})\.manifest")
 _RECORD = re.compile(rb'\{"record":(.*),"blake3":"([0-9a-f]{64})"\}\n', re.DOTALL)
@@ -37,12 +43,10 @@ class Reader:
         self._run = repository / "runs" / run
         self.config = read_record(repository / "holdfast.json")
         assert self.config["format"] == 1
-        self._places: dict[bytes, tuple[Path, int, int]] = {}
+        self._places: dict[bytes, tuple[Path, int, int, int, str]] = {}
         for pack in repository.glob("packs/??/*.pack"):
             for digest, offset, stored, raw, codec in read_index(pack):
-                assert codec == "raw"
-                assert stored == raw
-                self._places[digest] = (pack, offset, stored)
+                self._places[digest] = (pack, offset, stored, raw, codec)
 
     def names(self) -> list[Name]:
         found = [(p, _NAME.fullmatch(p.name)) for p in (self._run / "checkpoints").iterdir()]
@@ -98,10 +102,10 @@ class Reader:
         return data
 
     def _chunk(self, digest: bytes) -> bytes:
-        pack, offset, size = self._places[digest]
+        pack, offset, size, raw, codec = self._places[digest]
         with pack.open("rb") as file:
             file.seek(offset)
-            data = file.read(size)
+            data = decode(codec, file.read(size), raw)
         assert blake3.blake3(data).digest() == digest
         return data
 
@@ -127,6 +131,56 @@ def read_index(pack: Path) -> list[Any]:
     assert decoded["pack"] == pack.stem
     assert not data[start + length : -56].strip(b"\0")
     return decoded["entries"]
+
+
+def decode(codec: str, stored: bytes, size: int) -> bytes:
+    """Section 5, codecs."""
+    if codec == "raw":
+        assert len(stored) == size
+        return stored
+    assert size <= 1 << 26
+    assert struct.unpack_from("<II", stored) == (size, len(stored))
+    if codec == "constant":
+        pattern = stored[8:]
+        assert len(pattern) in (1, 2, 4, 8, 16)
+        assert len(pattern) <= size
+        return (pattern * -(-size // len(pattern)))[:size]
+    assert codec == "planes"
+    return _join(stored, size)
+
+
+def _join(stored: bytes, size: int) -> bytes:
+    width, rotated = stored[8], stored[9]
+    assert width in (1, 2, 4, 8)
+    assert rotated in (0, 1)
+    count, at, planes = size // width, 10 + 5 * width, []
+    for k in range(width):
+        kind, length = struct.unpack_from("<BI", stored, 10 + 5 * k)
+        planes.append(_plane(kind, stored[at : at + length], count))
+        at += length
+    assert len(stored) - at == size % width
+    joined = bytearray(size)
+    for k, plane in enumerate(planes):
+        joined[k : count * width : width] = plane
+    joined[count * width :] = stored[at:]
+    return _unrotated(bytes(joined), width, count) if rotated else bytes(joined)
+
+
+def _unrotated(data: bytes, width: int, count: int) -> bytes:
+    numbers = [int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(count)]
+    back = [(n >> 1 | (n & 1) << (8 * width - 1)).to_bytes(width, "little") for n in numbers]
+    return b"".join(back) + data[count * width :]
+
+
+def _plane(kind: int, data: bytes, count: int) -> bytes:
+    if kind == 2:
+        assert len(data) == 1
+        return data * count
+    if kind == 1:
+        data = zstd.ZstdDecompressor().decompress(data, max_length=count)
+    assert kind in (0, 1)
+    assert len(data) == count
+    return data
 
 
 def value(node: Any) -> Any:

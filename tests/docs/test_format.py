@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 
 import holdfast
+from holdfast.repository import compact
+from holdfast.repository.repository import Repository
+from holdfast.storage.local import LocalStorage
 
 HERE = Path(__file__).parent
 
@@ -30,6 +33,7 @@ def _state():
     return {
         "weights": rng.standard_normal((70, 30)).astype("f4"),
         "large": rng.integers(0, 256, 5_000_000).astype(np.uint8),
+        "zeros": np.zeros(12_345),
         "again": np.arange(12, dtype=">i4").reshape(3, 4).T,
         "empty": np.zeros((0, 4)),
         "scalar": np.array(2.5 + 1j),
@@ -78,18 +82,32 @@ def test_agrees_on_latest_after_restart_and_rejection(repository):
     assert reader.latest().step == repo["a/b"].latest.step == 2
 
 
+def test_reads_encoded_packs(repository):
+    root, state = repository
+    opened = Repository.open(LocalStorage(root))
+    compact.apply(compact.plan(opened))
+    codecs = {e[4] for pack in root.glob("packs/*/*.pack") for e in format_reader.read_index(pack)}
+    assert codecs == {"raw", "planes", "constant"}
+    reader = format_reader.Reader(root, "a/b")
+    *_, table = reader.manifest(reader.latest())
+    for name in ("weights", "large", "zeros", "again", "empty", "scalar"):
+        little = np.ascontiguousarray(state[name], dtype=state[name].dtype.newbyteorder("<"))
+        assert reader.tensor(table, name) == little.tobytes(), name
+
+
 def test_chunks_are_written_once(repository):
     root, _ = repository
     packs = list(root.glob("packs/*/*.pack"))
     stored = sum(entry[2] for pack in packs for entry in format_reader.read_index(pack))
-    assert stored < 5_000_000 + 4 * 70 * 30 * 4 + 1000
+    assert stored < 5_000_000 + 12_345 * 8 + 4 * 70 * 30 * 4 + 1000
 
 
 def test_the_reader_knows_nothing_of_holdfast():
     tree = ast.parse((HERE / "format_reader.py").read_text())
     names = [a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names]
     names += [n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-    assert {name.partition(".")[0] for name in names} <= {*sys.stdlib_module_names, "blake3", "msgspec"}
+    known = {*sys.stdlib_module_names, "backports", "compression", "blake3", "msgspec"}
+    assert {name.partition(".")[0] for name in names} <= known
 
 
 def test_the_page_names_every_dtype_folder_and_tag():

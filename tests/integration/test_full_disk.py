@@ -13,7 +13,7 @@ import pytest
 from checkpoints import begin, make_repository, make_state, orphans, packs, prune, read, save
 from filesystems import Image, mounted
 from holdfast.errors import StorageError
-from holdfast.repository import writing
+from holdfast.repository import compact, writing
 from holdfast.repository.run import Run
 from holdfast.storage.local import LocalStorage
 
@@ -97,6 +97,30 @@ def test_a_disk_filled_by_others_to_the_last_block(image: Image) -> None:
     assert read(opened(image), first) == make_state(1)
     prune(run, 1, attempt, sweep=True)
     assert orphans(run.repository) == set()
+
+
+def test_a_disk_that_fills_up_during_a_compaction(image: Image) -> None:
+    """New packs that do not fit are given up, and nothing else is touched."""
+    run = opened(image)
+    attempt = begin(run)
+    states = {n: {f"t{i}": os.urandom(200_000) + bytes(200_000) for i in range(5)} for n in (1, 2, 3)}
+    known = {save(run, attempt, n, n, state).id: state for n, state in states.items()}
+    before = packs(run.storage)
+    filler = image.path / "filler"
+    for left in (0, 12 << 10, 40 << 10, 400 << 10, 1200 << 10):
+        fill(filler, run, left)
+        with pytest.raises(StorageError) as caught:
+            compact.apply(compact.plan(run.repository))
+        assert caught.value.errno == errno.ENOSPC
+        assert packs(run.storage) == before
+        filler.unlink()
+        for checkpoint, state in known.items():
+            assert read(opened(image), checkpoint) == state
+    compact.apply(compact.plan(run.repository))
+    assert not before & packs(run.storage)
+    assert orphans(run.repository) == set()
+    for checkpoint, state in known.items():
+        assert read(opened(image), checkpoint) == state
 
 
 def fill(filler: Path, run: Run, left_bytes: int) -> None:

@@ -108,6 +108,55 @@ def test_savers_pruners_and_readers_at_once(root: Path) -> None:
     assert list(LocalStorage(root).list("damaged/")) == []
 
 
+COMPACTOR = """
+from holdfast.repository import compact
+done = 0
+while time.monotonic() < until:
+    repository = Repository.open(storage)
+    try:
+        done += compact.apply(compact.plan(repository), wait_seconds=1.0).packs_written
+        print(done, flush=True)
+    except BusyError:
+        pass
+"""
+
+
+def test_compaction_beside_savers_pruners_and_readers(root: Path) -> None:
+    savers = [start(SAVER, root), start(SAVER, root, "other")]
+    others = [start(body, root) for body in (READER, SWEEPER, COMPACTOR, COMPACTOR)]
+    saved = [finish(process) for process in savers]
+    reads, _, first, second = (finish(process) for process in others)
+    assert int(reads[0]) >= 3
+    assert int(first[-1]) + int(second[-1]) >= 2
+    for name, made in zip(("digits", "other"), saved, strict=True):
+        run = opened(root, name)
+        assert str(run.latest()) == made[-1]
+        for checkpoint in run.all_checkpoints():
+            assert read(run, checkpoint) == make_state(checkpoint.step)
+    assert list(LocalStorage(root).list("damaged/")) == []
+
+
+def test_compactors_killed_at_random_beside_a_saver(root: Path) -> None:
+    saver = start(SAVER, root, seconds=2 * SECONDS)
+    for turn in range(4):
+        process = start(COMPACTOR, root, seconds=30)
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.011 * turn)
+        process.kill()
+        process.communicate()
+    made = finish(saver)
+    run = opened(root)
+    assert str(run.latest()) == made[-1]
+    for checkpoint in run.all_checkpoints():
+        assert read(run, checkpoint) == make_state(checkpoint.step)
+    assert list(LocalStorage(root).list("damaged/")) == []
+    successor = begin(run)
+    save(run, successor, 1, 1)
+    prune(run, 1, successor, sweep=True)
+    assert orphans(run.repository) == set()
+
+
 ZOMBIE = """
 import holdfast.repository.commit as commit
 publish = commit._publish

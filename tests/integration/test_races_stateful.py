@@ -28,6 +28,7 @@ from hypothesis.stateful import (
 from checkpoints import make_repository, read, save
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
+from holdfast.repository import compact
 from holdfast.repository.retention import GRACE_SECONDS, Pruned, packs_of, remove, sweep
 from holdfast.repository.run import Run
 from simulated_store import Fault, SimulatedCrash, SimulatedDisk, SimulatedStore
@@ -179,6 +180,41 @@ class History(RuleBasedStateMachine):
     @rule()
     def somebody_sweeps(self) -> None:
         self._sweep()
+
+    @rule(
+        at=st.integers(0, 80),
+        fault=st.none() | st.sampled_from(Fault),
+        other=st.none()
+        | st.tuples(st.integers(0, 80), st.sampled_from(["save", "sweep", "prune", "compact"])),
+    )
+    @precondition(lambda self: self.trainers)
+    def somebody_compacts(self, at: int, fault: Fault | None, other: tuple[int, str] | None) -> None:
+        store = SimulatedStore(self.disk)
+        moment, what = other or (-1, "")
+
+        def before(number: int, verb: str, key: str) -> None:
+            if number == moment:
+                self._beside_a_compaction(what)
+
+        store.before = before
+        store.faults = {} if fault is None else {at: fault}
+        self._compact(store)
+
+    def _beside_a_compaction(self, what: str) -> None:
+        trainer = self.trainers[-1]
+        if what == "sweep":
+            self._sweep()
+        elif what == "compact":
+            self._compact(SimulatedStore(self.disk))
+        elif not trainer.store.dead and what == "save":
+            self._save(trainer, [0, 1, 2])
+        elif not trainer.store.dead:
+            self._prune(trainer)
+
+    def _compact(self, store: SimulatedStore) -> None:
+        with suppress(SimulatedCrash, StorageError, BusyError, NotFoundError):
+            repository = make_repository(store)
+            compact.apply(compact.plan(repository), wait_seconds=0)
 
     @rule(data=st.data())
     @precondition(lambda self: self.durable - self.removed)

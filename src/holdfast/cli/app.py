@@ -29,6 +29,7 @@ VERBS = (
     "rm",
     "mv",
     "prune",
+    "compact",
     "save",
     "status",
     "doctor",

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 
 import blake3
 
-from holdfast.errors import FormatError, NotFoundError, StorageError
+from holdfast.codecs.base import MAX_RAW_BYTES
+from holdfast.codecs.registry import CODECS
+from holdfast.codecs.scratch import Scratch
+from holdfast.errors import DamagedError, FormatError, NotFoundError, StorageError
 from holdfast.repository import layout
 from holdfast.repository.index import ChunkIndex, Copy
 from holdfast.repository.pack import RAW
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 ROUNDS = 3
+_DECODED = Scratch()
 Sink = Callable[[bytes, "Bytes"], None]
 
 
@@ -116,8 +120,8 @@ class ChunkReader:
             for copy in asked:
                 at = copy.entry.offset - start
                 piece = data[at : at + copy.entry.stored_bytes]
-                if matches(copy, piece):
-                    sink(copy.entry.digest, piece)
+                if (raw := unpacked(copy, piece)) is not None:
+                    sink(copy.entry.digest, raw)
                 elif (reason := self._again(copy, sink)) is not None:
                     failed[copy.entry.digest] = reason
         return failed
@@ -141,8 +145,8 @@ class ChunkReader:
                 stop = copy.entry.offset + copy.entry.stored_bytes
                 raw = self._storage.get(layout.pack(copy.pack), copy.entry.offset, stop)
                 data = np.frombuffer(raw, np.uint8)
-                if matches(copy, data):
-                    sink(copy.entry.digest, data)
+                if (chunk := unpacked(copy, data)) is not None:
+                    sink(copy.entry.digest, chunk)
                     return ""
         except NotFoundError:
             self._index.forget(copy.pack)
@@ -160,12 +164,34 @@ class ChunkReader:
         return f"no readable pack holds it ({next(iter(broken.values()))}{others})"
 
 
-def matches(copy: Copy, data: Bytes) -> bool:
-    """Whether these stored bytes decode to the chunk."""
-    if copy.entry.codec != RAW:
+def unpacked(copy: Copy, stored: Bytes) -> Bytes | None:
+    """The chunk that these stored bytes decode to, if it matches its digest.
+
+    It is valid until the same thread unpacks another.
+
+    Raises
+    ------
+    FormatError
+        Its codec is a newer version's.
+    """
+    raw = stored if copy.entry.codec == RAW else _decoded(copy, stored)
+    if raw is None or len(raw) != copy.entry.raw_bytes:
+        return None
+    return raw if blake3.blake3(raw.data).digest() == copy.entry.digest else None
+
+
+def _decoded(copy: Copy, stored: Bytes) -> Bytes | None:
+    codec = CODECS.get(copy.entry.codec)
+    if codec is None:
         raise FormatError(
             f"Pack {copy.pack} uses the codec {copy.entry.codec!r}, unknown to this version.",
             do="Upgrade holdfast.",
         )
-    whole = len(data) == copy.entry.raw_bytes
-    return whole and blake3.blake3(data.data).digest() == copy.entry.digest
+    if not 0 <= copy.entry.raw_bytes <= MAX_RAW_BYTES:  # before memory is taken for it
+        return None
+    raw = _DECODED.take(copy.entry.raw_bytes)
+    try:
+        codec.decode(stored, raw)
+    except DamagedError:
+        return None
+    return raw

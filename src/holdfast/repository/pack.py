@@ -61,7 +61,7 @@ class PackIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackBuilder:
     """Yields a pack's bytes while learning what goes into it.
 
-    Call `add` for each chunk and write its buffer after `MAGIC`; then `finish`.
+    Call `add` for each chunk and write its stored bytes after `MAGIC`; then `finish`.
     """
 
     def __init__(self, pack_id: str) -> None:
@@ -69,10 +69,11 @@ class PackBuilder:
         self.entries: list[PackEntry] = []
         self._offset = len(MAGIC)
 
-    def add(self, digest: bytes, size_bytes: int) -> None:
-        """Note that a raw chunk of this size is written next."""
-        self.entries.append(PackEntry(digest, self._offset, size_bytes, size_bytes))
-        self._offset += size_bytes
+    def add(self, digest: bytes, raw_bytes: int, codec: str = RAW, stored_bytes: int | None = None) -> None:
+        """Note that a chunk is written next, as it is or encoded in so many bytes."""
+        stored_bytes = raw_bytes if stored_bytes is None else stored_bytes
+        self.entries.append(PackEntry(digest, self._offset, stored_bytes, raw_bytes, codec))
+        self._offset += stored_bytes
 
     def finish(self) -> Iterator[Buffer]:
         """Index, padding and trailer."""

@@ -15,7 +15,7 @@ from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, FormatError, NotFoundError
 from holdfast.repository import layout, records
-from holdfast.repository.chunks import matches
+from holdfast.repository.chunks import unpacked
 from holdfast.repository.index import DamageRecord
 from holdfast.repository.moving import MovedRecord, MovingRecord
 from holdfast.repository.pack import read_index
@@ -310,7 +310,7 @@ def _is_over(repository: Repository, record: DamageRecord) -> bool:
             return False
         stop = entry.offset + entry.stored_bytes
         data = repository.storage.get(layout.pack(record.pack), entry.offset, stop)
-        if not matches(Copy(record.pack, entry), np.frombuffer(data, np.uint8)):
+        if unpacked(Copy(record.pack, entry), np.frombuffer(data, np.uint8)) is None:
             return False
     return True
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 
 import msgspec
 
+from holdfast.codecs.base import MAX_RAW_BYTES
 from holdfast.domain.manifest import decode_manifest
 from holdfast.domain.names import validate_run
 from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, StorageError, UsageError
@@ -20,7 +21,7 @@ from holdfast.repository.run import Run
 from holdfast.storage.base import Storage
 
 CHUNK_BYTES = 1024 * 1024
-MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4096, 64 * 1024 * 1024
+MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4096, MAX_RAW_BYTES
 LOCK_WAIT_SECONDS = 60.0
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _INSIDE_RUN = ("attempts", "checkpoints")

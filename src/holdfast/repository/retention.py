@@ -94,6 +94,16 @@ def sweep(repository: Repository, *, wait_seconds: float = 5.0, dry_run: bool = 
         return removal.result
 
 
+def remove_packs(repository: Repository, packs: set[str], *, wait_seconds: float = 5.0) -> Pruned:
+    """Remove those of these packs that no manifest needs, as marked under the lock."""
+    with repository.excluding(wait_seconds) as held:
+        if not held:
+            return Pruned(busy=True)
+        removal = _Removal(repository)
+        removal.packs(packs)
+        return removal.result
+
+
 class _Removal:
     def __init__(self, repository: Repository, *, dry_run: bool = False) -> None:
         self._repository = repository
@@ -265,6 +275,8 @@ def _resolve(
         ) from error
     index = run.repository.index
     index.cover(digests, hints)
+    if condemned:
+        index.load(hints)  # they may name the pack that takes a condemned one's place
     chosen: set[str] = set()
     for digest in digests:
         packs = [copy.pack for copy in index.last_copies(digest)]

@@ -78,7 +78,7 @@ class Verifier:
     def __init__(self, repository: Repository, advance: Callable[[int], None] = lambda size: None) -> None:
         self._repository = repository
         self._advance = advance
-        self.index = _UnrecordedIndex(repository.storage)
+        self.index = UnrecordedIndex(repository.storage)
         self._reader = ChunkReader(repository.storage, self.index)
         self._good: dict[bytes, int] = {}
         self._bad: dict[bytes, str] = {}
@@ -148,7 +148,7 @@ class Verifier:
         return rejected
 
 
-class _UnrecordedIndex(ChunkIndex):
+class UnrecordedIndex(ChunkIndex):
     """An index that keeps what it learns of bad copies to itself until asked to record it."""
 
     def __init__(self, storage: Storage) -> None:

@@ -279,3 +279,32 @@ def test_a_prune_waits_for_no_reader_for_ever(place, digits, holdfast, monkeypat
     monkeypatch.setattr("holdfast.cli.cmd_prune.WAIT_SECONDS", 0.2)
     with place.repository.holding():
         assert holdfast("prune").code == 6
+
+
+def test_compact_says_what_it_would_do_then_does_it(place, digits, holdfast):
+    before = place.packs()
+    told = holdfast("compact", "--dry-run", "--json").json
+    assert told["dry_run"]
+    assert told["packs"] == len(before)
+    assert place.packs() == before
+    assert holdfast("compact", "--dry-run").out.startswith(f"Would rewrite {len(before)} packs: ")
+    done = holdfast("compact", "--json").json
+    assert (done["packs_removed"], done["packs_written"]) == (len(before), 1)
+    assert done["bytes_after"] < done["bytes_before"] == told["bytes_before"]
+    assert holdfast("verify").code == 0
+    assert holdfast("compact").out.startswith("Replaced 0 packs by 0: ")
+    assert holdfast("compact", "nope").code == 3
+
+
+def test_compact_leaves_old_packs_under_a_reader(place, digits, holdfast, monkeypatch):
+    monkeypatch.setattr("holdfast.cli.cmd_compact.WAIT_SECONDS", 0.2)
+    with place.repository.holding():
+        assert holdfast("compact").code == 6
+    assert holdfast("prune").code == 0
+    assert len(place.packs()) == 1
+    assert holdfast("verify").code == 0
+
+
+def test_compact_leaves_one_run_alone(place, digits, holdfast):
+    assert holdfast("compact", "digits").code == 0
+    assert holdfast("verify").code == 0

@@ -1,0 +1,80 @@
+"""``holdfast compact``: rewrite packs so that they take up less."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import output, text
+from holdfast.cli.options import JsonOption, MaybeRuns, RepositoryOption, find_runs, open_repository
+
+if TYPE_CHECKING:
+    from holdfast.repository.compact import Compacted, Plan
+
+EXAMPLES = (
+    "holdfast compact --dry-run",
+    "holdfast compact",
+    "holdfast compact 'sweep/*' --json",
+)
+WAIT_SECONDS = 60.0
+
+
+def command(
+    run: MaybeRuns = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would give, about.")] = False,
+    repository: RepositoryOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Rewrite packs smaller: compress them, merge small ones, leave out what no checkpoint needs.
+
+    Checkpoints stay exactly as they are. It may run while others save and restore, and may be
+    killed at any time; another run of it goes on.
+    """
+    from holdfast.errors import BusyError
+    from holdfast.repository import compact
+
+    opened = open_repository(repository)
+    names = {r.name for r in find_runs(opened, run)} if run is not None else None
+    plan = compact.plan(opened, names)
+    if dry_run:
+        _tell_plan(plan, json=json)
+        return
+    with output.progress("Compacting", plan.raw_bytes) as advance:
+        done = compact.apply(plan, wait_seconds=WAIT_SECONDS, advance=advance)
+    if done.busy:
+        raise BusyError(
+            "Another process was saving or reading all the time, so old packs are still there.",
+            do="Run 'holdfast prune' when it has finished.",
+        )
+    _tell(done, json=json)
+
+
+def _tell_plan(plan: Plan, *, json: bool) -> None:
+    if json:
+        told = {
+            "packs": len(plan.victims),
+            "bytes_before": plan.size_bytes,
+            "bytes_after": plan.expected_bytes,
+        }
+        output.print_json({"dry_run": True, **told})
+        return
+    sizes = f"{text.size(plan.size_bytes)} before, about {text.size(plan.expected_bytes)} after"
+    output.say(f"Would rewrite {text.several(len(plan.victims), 'pack')}: {sizes}.")
+
+
+def _tell(done: Compacted, *, json: bool) -> None:
+    import msgspec
+
+    if json:
+        told = msgspec.to_builtins(done)
+        del told["busy"]
+        output.print_json({"dry_run": False, **told})
+        return
+    sizes = f"{text.size(done.bytes_before)} before, {text.size(done.bytes_after)} after"
+    output.say(f"Replaced {text.several(done.packs_removed, 'pack')} by {done.packs_written}: {sizes}.")
+    if done.waiting:
+        output.say(f"{text.several(done.waiting, 'pack')} must wait for their grace time: prune later.")
+    if done.unread:
+        chunks = text.several(done.unread, "chunk")
+        output.note(f"{chunks} could not be read, so their packs stay: run 'holdfast verify'.")

@@ -1,0 +1,209 @@
+"""Numbers cut into planes of bytes: exponents compress, the noise of mantissas is stored as it is.
+
+The sign of a float is moved to its low end, so that the highest plane is all exponent. What is
+left to gain there is in the frequency of its bytes, so zstd is tuned to be little more than a
+Huffman coder (docs/design/011-codecs-and-compaction.md).
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from holdfast.codecs.base import is_worth, not_decodable, sealed, unsealed
+from holdfast.codecs.scratch import Scratch
+from holdfast.domain.tensors import ITEM_BYTES
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Bytes = npt.NDArray[np.uint8]
+    Words = npt.NDArray[Any]
+
+HEADER = struct.Struct("<BB")
+PLANE = struct.Struct("<BI")
+RAW, ZSTD, CONSTANT = range(3)
+WIDTHS = (1, 2, 4, 8)
+BLOCK_BYTES = 1024 * 1024
+"""Split and joined at a time: fits the cache, and long enough for threads not to wait for the interpreter."""
+PROBES, PROBE_BYTES = 4, 1024
+NOISE = 0.985
+"""What a probe must shrink to, or its plane is taken for noise."""
+WINDOW_LOG = 17
+_OPTIONS: dict[int, int] = {
+    zstd.CompressionParameter.strategy: zstd.Strategy.fast,
+    zstd.CompressionParameter.min_match: 7,
+    zstd.CompressionParameter.target_length: 0,
+    zstd.CompressionParameter.hash_log: 6,
+    zstd.CompressionParameter.window_log: WINDOW_LOG,
+}
+_PLANES, _MOVED = Scratch(), Scratch()
+_BOUNDS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
+
+
+class Planes:
+    """Splits elements into planes of bytes and compresses those that are not noise."""
+
+    name = "planes"
+
+    def encode(self, raw: Bytes, dtype: str) -> bytes | None:
+        """Encode a chunk; None where all planes are noise."""
+        width, rotated = layout_of(dtype)
+        count = len(raw) // width
+        parts = [_packed(plane) for plane in _split(raw[: count * width], width, rotated=rotated)]
+        heads = [PLANE.pack(kind, len(data)) for kind, data in parts]
+        tail = raw[count * width :].tobytes()
+        body = [HEADER.pack(width, rotated), *heads, *(data for _, data in parts), tail]
+        stored_bytes = 8 + sum(len(part) for part in body)
+        return sealed(len(raw), body) if is_worth(stored_bytes, len(raw)) else None
+
+    def decode(self, stored: Bytes, out: Bytes) -> None:
+        """Decompress the planes, then join them."""
+        body = unsealed(stored, out)
+        if len(body) < HEADER.size:
+            raise not_decodable("it is cut short")
+        width, rotated = HEADER.unpack_from(body)
+        if width not in WIDTHS or rotated > (width > 1) or len(body) < HEADER.size + width * PLANE.size:
+            raise not_decodable("its header is none")
+        count = len(out) // width
+        at = HEADER.size + width * PLANE.size
+        planes = []
+        for number in range(width):
+            kind, size = PLANE.unpack_from(body, HEADER.size + number * PLANE.size)
+            planes.append(_unpacked(kind, body[at : at + size], count))
+            at += size
+        tail = body[at:]
+        if len(tail) != len(out) - count * width:
+            raise not_decodable("its planes do not add up")
+        _join(planes, out[: count * width], rotated=bool(rotated))
+        out.data[count * width :] = tail
+
+
+def layout_of(dtype: str) -> tuple[int, bool]:
+    """Bytes of a number, and whether its sign is moved: complex numbers are two floats each."""
+    width = ITEM_BYTES[dtype]
+    if dtype.startswith("complex"):
+        width //= 2
+    return width, width > 1 and dtype.startswith(("float", "bfloat", "complex"))
+
+
+# -- one plane ---------------------------------------------------------------------------------
+
+
+def _packed(plane: Bytes) -> tuple[int, bytes | memoryview]:
+    if _is_constant(plane):
+        return CONSTANT, plane[:1].tobytes()
+    if _is_noise(plane):
+        return RAW, plane.data
+    frame = zstd.compress(plane.data, options=_OPTIONS)
+    return (ZSTD, frame) if is_worth(len(frame), len(plane)) else (RAW, plane.data)
+
+
+def _is_constant(plane: Bytes) -> bool:
+    return len(plane) > 0 and plane[0] == plane[-1] and bool((plane == plane[0]).all())
+
+
+def _is_noise(plane: Bytes) -> bool:
+    import numpy as np
+
+    if len(plane) <= 2 * PROBES * PROBE_BYTES:
+        return False
+    starts = range(0, len(plane) - PROBE_BYTES, (len(plane) - PROBE_BYTES) // (PROBES - 1))
+    sample = np.concatenate([plane[start : start + PROBE_BYTES] for start in starts])
+    return len(zstd.compress(sample.data, options=_OPTIONS)) > NOISE * len(sample)
+
+
+def _unpacked(kind: int, data: memoryview, count: int) -> Bytes:
+    import numpy as np
+
+    if kind == CONSTANT and len(data) == 1:
+        return np.broadcast_to(np.frombuffer(data, np.uint8), count)
+    plane = _decompressed(data, count) if kind == ZSTD else data
+    if kind not in (RAW, ZSTD) or len(plane) != count:
+        raise not_decodable("a plane has another size")
+    return np.frombuffer(plane, np.uint8)
+
+
+def _decompressed(frame: memoryview, count: int) -> bytes:
+    """At most so many bytes, whatever the frame declares."""
+    try:
+        return zstd.ZstdDecompressor(options=_BOUNDS).decompress(frame, max_length=count)
+    except zstd.ZstdError as error:
+        raise not_decodable(str(error)) from error
+
+
+# -- all planes --------------------------------------------------------------------------------
+
+
+def _split(raw: Bytes, width: int, *, rotated: bool) -> list[Bytes]:
+    """Planes of bytes, the lowest first; valid until the thread splits again."""
+    import numpy as np
+
+    if width == 1:
+        return [np.ascontiguousarray(raw)]
+    words = _aligned(raw, width).view(f"<u{width}")
+    planes = list(_PLANES.take(len(raw)).reshape(width, len(words)))
+    for start, stop, moved in _blocks(len(words), words.dtype):
+        block = words[start:stop]
+        for number, plane in enumerate(planes):
+            if number == 0 and rotated:
+                _rotate_lowest(block, moved, plane[start:stop], planes[1][start:stop])
+            else:
+                np.right_shift(block, 8 * number - rotated, out=moved)
+                np.copyto(plane[start:stop], moved, casting="unsafe")
+    return planes
+
+
+def _rotate_lowest(block: Words, moved: Words, plane: Bytes, spare: Bytes) -> None:
+    """The lowest byte of each word, shifted, with the word's sign."""
+    import numpy as np
+
+    np.right_shift(block, 8 * block.itemsize - 1, out=moved)
+    np.copyto(spare, moved, casting="unsafe")
+    np.copyto(plane, block, casting="unsafe")
+    np.add(plane, plane, out=plane)  # shifting bytes is not vectorised
+    np.bitwise_or(plane, spare, out=plane)
+
+
+def _join(planes: list[Bytes], out: Bytes, *, rotated: bool) -> None:
+    import numpy as np
+
+    width = len(planes)
+    if width == 1:
+        np.copyto(out, planes[0])
+        return
+    joined = _aligned(out, width).view(f"<u{width}")
+    for start, stop, moved in _blocks(len(joined), joined.dtype):
+        block = joined[start:stop]
+        np.copyto(block, planes[0][start:stop])
+        if rotated:
+            np.left_shift(block, 8 * width - 1, out=moved)
+            np.right_shift(block, 1, out=block)
+            np.bitwise_or(block, moved, out=block)
+        for number in range(1, width):
+            np.copyto(moved, planes[number][start:stop])
+            np.left_shift(moved, 8 * number - rotated, out=moved)
+            np.bitwise_or(block, moved, out=block)
+    if not np.may_share_memory(joined, out):
+        np.copyto(out, joined.view(np.uint8))
+
+
+def _blocks(count: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, int, Words]]:
+    """Stretches of so many words that fit a core's cache, each with room for as many."""
+    step = BLOCK_BYTES // dtype.itemsize
+    for start in range(0, count, step):
+        stop = min(start + step, count)
+        yield start, stop, _MOVED.take((stop - start) * dtype.itemsize).view(dtype)
+
+
+def _aligned(data: Bytes, width: int) -> Bytes:
+    """The bytes, or a copy of them where vector instructions could not work on words of this width."""
+    return data if data.ctypes.data % width == 0 and data.flags.c_contiguous else data.copy()
