@@ -387,3 +387,26 @@ def test_small_ones_alone_are_left(storage: LocalStorage) -> None:
     run = make_repository(storage).run("digits")
     save(run, begin(run), 1, 1, make_state(1))
     assert compact.plan(fresh(storage)).victims == []
+
+
+def test_beside_a_run_that_saves_in_the_background(tmp_path: Path) -> None:
+    import holdfast
+
+    rng = np.random.default_rng(2)
+    frozen = (rng.standard_normal(40_000) * 0.02).astype("f4")
+    state = {"frozen": frozen, "trained": np.zeros(20_000, "f4"), "zeros": np.zeros(5000)}
+    seen = {}
+    with holdfast.Checkpointer(tmp_path / "r", state, run="a", save="every 1 step", keep="last 3") as ckpt:
+        for _ in ckpt.steps(12):
+            state["trained"] += rng.standard_normal(20_000).astype("f4")
+            step = ckpt.step(loss=1.0)
+            seen[step] = state["trained"].tobytes()
+            if step % 3 == 0:
+                compacted(LocalStorage(tmp_path / "r"))
+    run = holdfast.open(tmp_path / "r")["a"]
+    assert [c.step for c in run][-1] == 12
+    for checkpoint in run:
+        checkpoint.verify()
+        loaded = checkpoint.load()
+        assert loaded["trained"].tobytes() == seen[checkpoint.step]
+        assert loaded["frozen"].tobytes() == frozen.tobytes()
