@@ -19,7 +19,7 @@ PAGES = [
     *(p for p in sorted((ROOT / "docs/guides").glob("*.md")) if p.name not in ELSEWHERE),
 ]
 LINKING = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
-ENVIRONMENT = {**os.environ, "HOLDFAST_BACKGROUND": "", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
+ENVIRONMENT = {**os.environ, "HOLDFAST_BACKGROUND": "", "HOLDFAST_MEMORY_SECONDS": "60", "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "default"}
 
 
 def _load():
