@@ -59,6 +59,9 @@ def _tell_plan(plan: Plan, *, json: bool) -> None:
         }
         output.print_json({"dry_run": True, **told})
         return
+    if not plan.victims:
+        output.say(_nothing(plan.size_bytes))
+        return
     sizes = f"{text.size(plan.size_bytes)} before, about {text.size(plan.expected_bytes)} after"
     output.say(f"Would rewrite {text.several(len(plan.victims), 'pack')}: {sizes}.")
 
@@ -71,6 +74,9 @@ def _tell(done: Compacted, *, json: bool) -> None:
         del told["busy"]
         output.print_json({"dry_run": False, **told})
         return
+    if not (done.packs_removed or done.packs_written or done.waiting or done.unread):
+        output.say(_nothing(done.bytes_after))
+        return
     sizes = f"{text.size(done.bytes_before)} before, {text.size(done.bytes_after)} after"
     output.say(f"Replaced {text.several(done.packs_removed, 'pack')} by {done.packs_written}: {sizes}.")
     if done.waiting:
@@ -78,3 +84,7 @@ def _tell(done: Compacted, *, json: bool) -> None:
     if done.unread:
         chunks = text.several(done.unread, "chunk")
         output.note(f"{chunks} could not be read, so their packs stay: run 'holdfast verify'.")
+
+
+def _nothing(size_bytes: int) -> str:
+    return f"Nothing to compact in {text.size(size_bytes)} of packs."
