@@ -99,17 +99,19 @@ def address_of(storage: LocalStorage) -> bytes:
 
 
 def kill_trainer(stage: Stage, training: str, point: int | None) -> Trace:
-    """The agent lives, and finishes what it was given."""
+    """The agent lives, and finishes what it was given; it may come to be after the trainer's death."""
     storage = stage.reset()
     read, write = os.pipe()
-    spawning.spawn_agent(address_of(storage), read).wait()
-    _wait_for_listener(address_of(storage))
-    spawn = link.spawn_agent
-    link.spawn_agent = lambda address, call_off: _Started()  # type: ignore[assignment, return-value]
-    try:
-        trace = run_traced(lambda: 0 if TRAININGS[training](storage) else 1, kill_at=point)
-    finally:
-        link.spawn_agent = spawn
+    listener = channel.listen(address_of(storage))
+    assert listener is not None
+    spawn, listen = link.spawn_agent, link.listen
+    with listener:
+        spawning.spawn_agent(address_of(storage), read, listener.fileno()).wait()
+        link.spawn_agent, link.listen = lambda *_: _Started(), lambda _: listener.dup()
+        try:
+            trace = run_traced(lambda: 0 if TRAININGS[training](storage) else 1, kill_at=point)
+        finally:
+            link.spawn_agent, link.listen = spawn, listen
     os.write(write, b".")
     os.close(read), os.close(write)
     _wait_for_ends(stage, trace)
@@ -141,24 +143,19 @@ def kill_agent(stage: Stage, training: str, point: int | None) -> Trace:
 
 def train_patiently(training: str, root: str) -> None:
     """As a trainer whose first agent is started by another, and whose next ones are real."""
-    starts = iter([lambda address, call_off: _Started()])
-    real = link.spawn_agent
+    starts, listens = iter([lambda *_: _Started()]), iter([lambda _: None])
+    real_start, real_listen = link.spawn_agent, link.listen
 
-    def spawn(address: bytes, call_off: int) -> Any:
-        return next(starts, real)(address, call_off)
+    def spawn_agent(*given: Any) -> Any:
+        return next(starts, real_start)(*given)
 
-    link.spawn_agent = spawn
+    def listen(address: bytes) -> Any:
+        return next(listens, real_listen)(address)
+
+    link.spawn_agent, link.listen = spawn_agent, listen
     link.START_SECONDS = 2.0  # one that dies before it listens is not waited for any longer
     print("begins", flush=True)
     sys.exit(0 if TRAININGS[training](LocalStorage(Path(root))) else 1)
-
-
-def _wait_for_listener(address: bytes) -> None:
-    deadline = time.monotonic() + SECONDS
-    wanted = b"@" + address[1:]
-    while wanted not in Path("/proc/net/unix").read_bytes():
-        assert time.monotonic() < deadline, "the agent does not listen"
-        time.sleep(0.005)
 
 
 def _wait_for_ends(stage: Stage, trace: Trace) -> None:

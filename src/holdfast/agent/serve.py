@@ -81,11 +81,16 @@ class Agent:
         self._listener.close()
 
     def _over(self) -> bool:
-        if self._trainer is not None or self._heirs or not self._worker.idle:
+        if self._trainer is not None or self._heirs or not self._worker.idle or self._is_called():
             return False
         if self._ended:
             return not self._holdings.any_kept or time.monotonic() >= self._memory_until
         return time.monotonic() - self._called >= UNCALLED_SECONDS
+
+    def _is_called(self) -> bool:
+        """Whether somebody has said something that was not heard yet: a trainer may be dead by then."""
+        callers = [self._listener.fileno(), *(channel.fileno() for channel in self._waiting)]
+        return any(_is_readable(descriptor, 0.0) for descriptor in callers)
 
     def _watched(self) -> list[int]:
         callers = [*self._waiting, *([self._trainer] if self._trainer is not None else [])]
@@ -283,7 +288,7 @@ def _is_readable(descriptor: int, wait_seconds: float) -> bool:
     return bool(poll.poll(wait_seconds * 1000))
 
 
-def main(address: bytes, starter_pid: int, call_off: int) -> None:
+def main(address: bytes, starter_pid: int, call_off: int, listening: int | None = None) -> None:
     """Serve at an address until nobody needs it.
 
     Parameters
@@ -294,14 +299,22 @@ def main(address: bytes, starter_pid: int, call_off: int) -> None:
         The process that wants it; if it dies before it calls, nobody will.
     call_off : int
         Reading end of a pipe on which that process says that it wants it no more.
+    listening : int, optional
+        A socket that listens at the address already, with that process as its first caller.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)  # meant for the trainer, which says when to end
     with suppress(OSError):
         os.nice(NICE)
+    listener = socket.socket(fileno=listening) if listening is not None else _listening(address, call_off)
+    if listener is not None:
+        Agent(listener, starter_pid, call_off).serve()
+
+
+def _listening(address: bytes, call_off: int) -> socket.socket | None:
+    """Listen there once whoever does now has ended; None if that takes too long, or nobody wants it."""
     deadline = time.monotonic() + LISTEN_SECONDS
     listener = listen(address)
     while listener is None and time.monotonic() < deadline and not _is_readable(call_off, 0.02):
         listener = listen(address)
-    if listener is not None:
-        Agent(listener, starter_pid, call_off).serve()
+    return listener

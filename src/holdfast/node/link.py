@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from holdfast.node.channel import Channel, ChannelClosedError, connect
+from holdfast.node.channel import Channel, ChannelClosedError, connect, listen
 from holdfast.node.messages import Hello, Refused, ToTrainer, Welcome
 from holdfast.node.spawning import spawn_agent
 
@@ -50,11 +50,29 @@ class Link:
         self._hello = hello
         self._channel: Channel | None = None
         self._starter: _Starter | None = None
+        self._is_ours = False
+        """Whether nobody but the agent that was started here can have taken the connection."""
         self._agent_pid: int | None = None
         self._why = "it does not answer"
         self._deadline = time.monotonic() + START_SECONDS
         if left is None or not self._taken_by(left):
-            self._starter = _Starter(address)
+            self._begin()
+
+    def _begin(self) -> None:
+        """Start an agent, and call it before it is there: it hears what is said even if this process dies."""
+        listener = listen(self._address)
+        if listener is None:  # one that is just ending has the address
+            self._starter = _Starter(self._address, None)
+            return
+        with listener:
+            self._starter = _Starter(self._address, listener.fileno())
+            self._call()
+            self._is_ours = self._channel is not None
+
+    def _call(self) -> None:
+        self._channel = connect(self._address, ToTrainer)
+        if self._channel is not None:
+            self._channel.send(self._hello)
 
     def _taken_by(self, left: Channel) -> bool:
         """Introduce this trainer to an agent that is there; whether it is taken."""
@@ -76,6 +94,11 @@ class Link:
         return self._starter is None
 
     @property
+    def hears(self) -> bool:
+        """Whether what is sent now reaches the agent, be it there or still to come."""
+        return self.ready or (self._is_ours and self._channel is not None)
+
+    @property
     def ready(self) -> bool:
         """Whether the agent has taken this trainer."""
         return self._agent_pid is not None
@@ -86,7 +109,9 @@ class Link:
         Raises
         ------
         AgentUnavailableError
-            It did not within `START_SECONDS`.
+            It did not within `START_SECONDS`, or is of another version.
+        ChannelClosedError
+            It has died at its start.
         """
         until = time.monotonic() + wait_seconds
         while not self.ready:
@@ -102,14 +127,13 @@ class Link:
     def _step(self, wait_seconds: float) -> None:
         try:
             if self._channel is None:
-                self._channel = connect(self._address, ToTrainer)
-                if self._channel is None:
-                    return
-                self._channel.send(self._hello)
-            received = self._channel.receive(wait_seconds)
-        except ChannelClosedError:  # it was another's, just ending: ours comes
+                self._call()
+            received = self._channel.receive(wait_seconds) if self._channel is not None else None
+        except ChannelClosedError:
             self._drop()
-            return
+            if self._is_ours:
+                raise
+            return  # it was another's, just ending: ours comes
         if received is None:
             return
         if isinstance(received[0], Welcome):
@@ -117,6 +141,8 @@ class Link:
             return
         self._why = received[0].why if isinstance(received[0], Refused) else self._why
         self._drop()
+        if self._is_ours:
+            raise AgentUnavailableError(self._why)
 
     def _drop(self) -> None:
         if self._channel is not None:
@@ -124,7 +150,7 @@ class Link:
             self._channel = None
 
     def send(self, message: Message, descriptors: Sequence[int] = ()) -> None:
-        """Tell the agent, which is `ready`; ChannelClosedError if it has died."""
+        """Tell the agent, which `hears`; ChannelClosedError if it has died."""
         if self._channel is None:
             raise ChannelClosedError
         self._channel.send(message, descriptors)
@@ -153,10 +179,10 @@ class Link:
 class _Starter:
     """The process that starts an agent, and the pipe by which that is called off."""
 
-    def __init__(self, address: bytes) -> None:
+    def __init__(self, address: bytes, listener: int | None) -> None:
         called_off, self._call_off = os.pipe()
         try:
-            self._process = spawn_agent(address, called_off)
+            self._process = spawn_agent(address, called_off, listener)
         except OSError as error:
             os.close(self._call_off)
             raise AgentUnavailableError(str(error)) from error

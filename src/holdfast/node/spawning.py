@@ -10,10 +10,10 @@ from pathlib import Path
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def spawn_agent(address: bytes, call_off: int) -> subprocess.Popen[bytes]:
+def spawn_agent(address: bytes, call_off: int, listener: int | None) -> subprocess.Popen[bytes]:
     """Start an agent that listens at ``address``; returns the process that started it, ending at once.
 
-    It has a session of its own, no terminal, one inherited descriptor, and needs nothing of the
+    It has a session of its own, no terminal, one or two inherited descriptors, and needs nothing of the
     training script: no main guard, nothing that can be pickled.
 
     Parameters
@@ -21,6 +21,8 @@ def spawn_agent(address: bytes, call_off: int) -> subprocess.Popen[bytes]:
     address : bytes
     call_off : int
         Reading end of a pipe that tells it, before anybody has called it, that nobody will.
+    listener : int or None
+        A socket that listens there already; None: the agent sees to that.
 
     Raises
     ------
@@ -31,11 +33,13 @@ def spawn_agent(address: bytes, call_off: int) -> subprocess.Popen[bytes]:
         raise FileNotFoundError("Python does not know where its program lies")
     entry = _ROOT / "holdfast" / "agent" / "__main__.py"
     paths = [str(_ROOT), *(str(Path(p).absolute()) for p in sys.path if p)]
+    inherited = [call_off] if listener is None else [call_off, listener]
+    words = [address.hex(), str(os.getpid()), ",".join(map(str, inherited))]
     return subprocess.Popen(
-        [sys.executable, "-I", str(entry), address.hex(), str(os.getpid()), str(call_off), *paths],
+        [sys.executable, "-I", str(entry), *words, *paths],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        pass_fds=(call_off,),
+        pass_fds=inherited,
     )

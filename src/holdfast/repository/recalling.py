@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 BATCH_BYTES = 8 * 1024 * 1024
 """What a thread takes at a time."""
-THREADS = 4
-"""Memory, not the cores, is the limit beyond that."""
 Wanted = Sequence[tuple[str, TensorTarget]]
 
 

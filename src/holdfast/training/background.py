@@ -135,9 +135,9 @@ class Background:
             self._told_of_room = True
             self._warn("there is no memory to hold a snapshot while the next is taken: some are left out.")
 
-    def prepare(self, size_bytes: int) -> None:
+    def prepare(self, size_bytes: Callable[[], int]) -> None:
         if self._instead is None and not self._closed:
-            self._slots.prepare(self._busy_slots(), size_bytes)
+            self._slots.prepare(self._busy_slots(), size_bytes())
 
     def before_step(self) -> None:
         fenced, started = self._fenced, time.monotonic()

@@ -56,14 +56,20 @@ class Conversation:
         ------
         AgentUnavailableError, ChannelClosedError
         """
-        if self._link is None or self._knows_all:
-            return self._link is not None
+        if self._link is None:
+            return False
+        if self._link.hears:
+            self._tell_all(self._link)
         if not self._link.approach(wait_seconds):
             return False
-        for message, descriptors in self._everything():
-            self._link.send(message, descriptors)
-        self._knows_all = True
+        self._tell_all(self._link)
         return True
+
+    def _tell_all(self, link: Link) -> None:
+        if not self._knows_all:
+            for message, descriptors in self._everything():
+                link.send(message, descriptors)
+            self._knows_all = True
 
     def say(self, message: Message, descriptors: Sequence[int] = ()) -> None:
         """Tell the agent; nothing if it is not there: then it is told everything once it is.

@@ -241,8 +241,11 @@ class Saver:
 
     def prepare(self) -> None:
         """Get ready for the first save: what it needs is made while training goes on."""
+        self._way.prepare(self._size_bytes)
+
+    def _size_bytes(self) -> int:
         tensors = walk.capture(self._state, self._memory).tensors
-        self._way.prepare(sum(source.spec.size_bytes for source in tensors.values()))
+        return sum(source.spec.size_bytes for source in tensors.values())
 
     def gives_way(self, step: int) -> bool:
         """Whether a save that nobody asked for is left out, because earlier ones are still on their way."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -81,8 +81,8 @@ class Way(Protocol):
         """
         ...
 
-    def prepare(self, size_bytes: int) -> None:
-        """Get ready for a draft of about this size, while training goes on."""
+    def prepare(self, size_bytes: Callable[[], int]) -> None:
+        """Get ready for a draft of about the size that is told, while training goes on."""
         ...
 
     def before_step(self) -> None:
@@ -150,7 +150,7 @@ class Blocking:
     def keep(self, draft: Draft, *, versions: Versions) -> None:
         """Nobody would outlive this process."""
 
-    def prepare(self, size_bytes: int) -> None:
+    def prepare(self, size_bytes: Callable[[], int]) -> None:
         """Nothing is to be made."""
 
     def before_step(self) -> None:

@@ -106,6 +106,27 @@ def test_a_killed_trainer_loses_nothing_that_was_staged(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+def test_a_trainer_killed_before_its_agent_is_there_loses_nothing_that_was_staged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = tmp_path / "slow-python"
+    slow.write_text(f'#!/bin/sh\nsleep 1\nexec {sys.executable} "$@"\n')
+    slow.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(slow))
+    repository = tmp_path / "repository"
+
+    def die_staged(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            assert way(ckpt)._agent._link._agent_pid is None
+            send_self(signal.SIGKILL)
+
+    process = launch(lambda tell: count(repository, each=die_staged, save="every 1 step") and None)
+    assert process.wait() == -signal.SIGKILL
+    assert steps_in(repository) == []
+    assert wait_until(lambda: steps_in(repository) == [1, 2])
+    assert wait_until(lambda: not agents_of(repository))
+
+
 def test_a_killed_agent_is_followed_by_another_which_loses_nothing(tmp_path: Path, capsys: Said) -> None:
     agents: list[int] = []
 

@@ -462,6 +462,7 @@ def test_a_thousand_snapshots_leak_nothing(tmp_path: Path) -> None:
 
     def each(ckpt: holdfast.Checkpointer, t: int) -> None:
         if t in (200, 999):
+            ckpt._entered._saver.wait()  # a save has files open
             trainer, agent = psutil.Process(), psutil.Process(agent_of(ckpt))
             seen.append(
                 (trainer.num_fds() + agent.num_fds(), trainer.memory_info().rss, agent.memory_info().rss)
