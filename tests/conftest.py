@@ -6,6 +6,19 @@ And what a killed trainer leaves in memory stays there no longer than its test.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+
+import pytest
 
 os.environ.setdefault("HOLDFAST_BACKGROUND", "0")
 os.environ.setdefault("HOLDFAST_MEMORY_SECONDS", "0")
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[str]:
+    """Endpoint of a server that speaks S3's protocol."""
+    from tests import s3_server
+
+    s3_server.set_credentials()
+    with s3_server.serving() as endpoint:
+        yield endpoint

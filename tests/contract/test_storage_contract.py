@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from itertools import pairwise, product
 from pathlib import Path
@@ -10,11 +11,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from obstore.store import MemoryStore
+from tests import s3_server
 
 from holdfast.errors import HoldfastError, NotFoundError, UsageError
 from holdfast.storage.base import Storage
+from holdfast.storage.buckets import open_bucket
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.objects import ObjectStorage
 from holdfast.storage.probe import Features, probe
 from simulated_store import SimulatedDisk, SimulatedStore
 
@@ -44,19 +49,27 @@ def local(names: tuple[str, ...]) -> Callable[[Path], Storage]:
     return make
 
 
+def objects_in_memory(folder: Path) -> Storage:
+    store = MemoryStore()
+    return ObjectStorage(store, store, "objects in memory")
+
+
 MAKERS: dict[str, Callable[[Path], Storage]] = {
     **{f"local-{name}": local(names) for name, names in WITHOUT.items()},
     "local-probed": lambda folder: LocalStorage(folder / "repository", create=True),
     "memory": lambda folder: MemoryStorage(),
+    "objects": objects_in_memory,
     "simulated": lambda folder: SimulatedStore(),
     "simulated-locks": lambda folder: SimulatedStore(SimulatedDisk(has_locks=True)),
 }
 
 
-@pytest.fixture(params=MAKERS, ids=list(MAKERS))
+@pytest.fixture(params=[*MAKERS, "s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    made = MAKERS[request.param](tmp_path)
-    yield made
+    if request.param == "s3":
+        yield open_bucket(s3_server.url(request.getfixturevalue("s3"), uuid.uuid4().hex))
+        return
+    yield MAKERS[request.param](tmp_path)
     # Whatever a test did, no temporary is left.
     left = [path.name for path in tmp_path.rglob(".tmp-*")]
     assert left == []

@@ -100,7 +100,7 @@ class DirectWriter:
 
     def write(self, part: Buffer) -> None:
         """Append a part; it may be reused on return."""
-        view = _byte_view(part)
+        view = byte_view(part)
         if len(view) == 0:
             return
         source = np.frombuffer(view, np.uint8)
@@ -144,7 +144,7 @@ class DirectWriter:
 
 def write_all(descriptor: int, data: Buffer, offset: int) -> int:
     """Write all of ``data`` at ``offset``; where direct I/O is refused, through the page cache."""
-    view = _byte_view(data)
+    view = byte_view(data)
     done = 0
     while done < len(view):
         try:
@@ -220,6 +220,7 @@ def _read_tail(descriptor: int, start: int, buffer: Bytes, alignment: Alignment,
     return useful
 
 
-def _byte_view(data: Buffer) -> memoryview:
+def byte_view(data: Buffer) -> memoryview:
+    """The same memory as plain bytes."""
     view = data.data if isinstance(data, np.ndarray) else memoryview(data)
     return view if view.format == "B" else view.cast("B")

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from holdfast.errors import NotFoundError, UsageError
+from holdfast.storage.buckets import SCHEMES, open_bucket
 
 if TYPE_CHECKING:
     from holdfast.storage.base import Storage
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")  # two letters at least: 'C:' is a drive
-_PLACES = "Give a folder such as './checkpoints' or 'file:///data/checkpoints'."
+_PLACES = "Give a folder such as './checkpoints', or a URL such as 's3://bucket/prefix'."
 _memories: dict[str, Storage] = {}
 _naming = threading.Lock()
 
@@ -26,7 +27,8 @@ def open_storage(place: str | os.PathLike[str], *, create: bool = False) -> Stor
     Parameters
     ----------
     place : str or path
-        A folder, ``file:///...``, or ``memory://name``, which lives in this process only.
+        A folder, ``file:///...``, an object store (``s3://bucket/prefix``, ``gs://``, ``az://``), or
+        ``memory://name``, which lives in this process only.
     create : bool
         Create the folder if it is absent.
 
@@ -47,6 +49,8 @@ def open_storage(place: str | os.PathLike[str], *, create: bool = False) -> Stor
         return _folder(_path_of(str(place)), create=create)
     if scheme == "memory":
         return _memory(str(place)[found.end() :])
+    if scheme in SCHEMES:
+        return open_bucket(str(place))
     raise UsageError(f"{place} cannot be used: this version knows no {scheme}:// storage.", do=_PLACES)
 
 
@@ -91,6 +95,6 @@ def chosen_place(place: str | os.PathLike[str] | None) -> str | os.PathLike[str]
 
 def shared_place(storage: Storage) -> str | None:
     """Where another process of this machine finds the very same storage; None if it lives in this one."""
-    from holdfast.storage.local import LocalStorage
+    from holdfast.storage.memory import MemoryStorage
 
-    return storage.location if isinstance(storage, LocalStorage) else None
+    return None if isinstance(storage, MemoryStorage) else storage.location

@@ -1,0 +1,74 @@
+"""URLs of object stores: which store, which credentials, how patient."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
+
+from holdfast.errors import UnsupportedError, UsageError
+
+if TYPE_CHECKING:
+    from holdfast.storage.objects import ObjectStorage
+
+SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
+RETRY_SECONDS = 180.0
+_OPTIONS = ("endpoint", "region", "path_style")
+_EXAMPLE = "Write for example 's3://bucket/prefix?endpoint=https://minio.example:9000&region=us-east-1'."
+
+
+def open_bucket(url: str) -> ObjectStorage:
+    """The storage that a URL such as ``s3://bucket/prefix`` names; nothing is asked of it yet.
+
+    Credentials come from where the store's own tools look for them: environment, instance, workload identity.
+
+    Raises
+    ------
+    UsageError
+        The URL holds secrets, unknown options, or no bucket.
+    UnsupportedError
+        The extra ``objects`` is not installed.
+    """
+    parts = urlsplit(url)
+    if not parts.netloc:
+        raise UsageError(f"{url} names no bucket.", do=_EXAMPLE)
+    if "@" in parts.netloc and parts.scheme in ("s3", "s3a", "gs"):
+        raise UsageError("A URL must not hold credentials.", do="Put them into the environment.")
+    options = _options(url, parts.query)
+    try:
+        from obstore.store import from_url
+
+        from holdfast.storage.objects import ObjectStorage
+    except ImportError as error:
+        raise UnsupportedError(
+            f"{parts.scheme}:// needs the package obstore.", do="pip install 'holdfast[objects]'."
+        ) from error
+    place = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
+    config, client = _config(options), _client(options)
+    patient: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
+    store = from_url(place, config=config, client_options=client, retry_config=patient)
+    once = from_url(place, config=config, client_options=client, retry_config={"max_retries": 0})
+    return ObjectStorage(store, once, url)
+
+
+def _options(url: str, query: str) -> dict[str, str]:
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = options.keys() - set(_OPTIONS)
+    if unknown:
+        raise UsageError(
+            f"{url} holds the option {min(unknown)!r}, which is none of {', '.join(_OPTIONS)}.", do=_EXAMPLE
+        )
+    return options
+
+
+def _config(options: dict[str, str]) -> Any:
+    config: dict[str, Any] = {name: options[name] for name in ("endpoint", "region") if name in options}
+    if options.get("path_style", "").lower() in ("0", "false", "no"):
+        config["virtual_hosted_style_request"] = "true"
+    return config
+
+
+def _client(options: dict[str, str]) -> Any:
+    endpoint = options.get("endpoint") or os.environ.get("AWS_ENDPOINT_URL", "")
+    return {"allow_http": endpoint.startswith("http://"), "timeout": timedelta(seconds=RETRY_SECONDS)}

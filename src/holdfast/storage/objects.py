@@ -1,0 +1,231 @@
+"""Objects in a store that is reached over a network, through obstore.
+
+A write that obstore has returned from is durable and visible to all. Nothing locks: graces stand in for that.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import obstore
+from obstore.exceptions import AlreadyExistsError, GenericError
+
+from holdfast.errors import NotFoundError, StorageError
+from holdfast.storage.base import ObjectStat
+from holdfast.storage.conditions import check_conditions
+from holdfast.storage.direct import byte_view
+from holdfast.storage.keys import check_key, check_prefix
+from holdfast.storage.refusals import ABSENT, is_beyond_the_end, may_pass, refusal, told_plainly
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from holdfast.storage.base import Buffer
+
+PART_BYTES = 8 * 1024 * 1024
+"""What is larger goes in parts of this size; memory for `PARTS` of them is taken."""
+PARTS = 4
+CREATE_SECONDS = 120.0
+"""How long a creation is tried whose answers are lost."""
+CLOCK_SECONDS = 300.0
+"""How long the difference of this clock to the store's is trusted."""
+_PAUSE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+_users: set[int] = set()
+"""This process if it has used a store, and the one that it was forked from if that had."""
+
+
+class ObjectStorage:
+    """Objects below a prefix of a bucket.
+
+    Parameters
+    ----------
+    store : obstore store
+        Repeats what failed by itself; overwriting and reading may be repeated.
+    once : obstore store
+        The same place, asked once only: a creation that is repeated may meet itself.
+    location : str
+        URL, without secrets.
+    """
+
+    def __init__(self, store: Any, once: Any, location: str) -> None:
+        self._stores = store, once
+        self._location = location
+        self._lock = threading.Lock()
+        self._has_conditions = False
+        self._clock: tuple[float, float] | None = None
+
+    @property
+    def location(self) -> str:
+        return self._location
+
+    @property
+    def _store(self) -> Any:
+        return self._here()[0]
+
+    @property
+    def _once(self) -> Any:
+        return self._here()[1]
+
+    def _here(self) -> tuple[Any, Any]:
+        _users.add(os.getpid())
+        if len(_users) > 1:  # threads that obstore waits for are the parent's
+            raise StorageError(
+                f"{self._location} cannot be reached: a process that used object stores was forked.",
+                do="Start that process with 'spawn', or before anything is loaded or saved.",
+            )
+        return self._stores
+
+    def put(self, key: str, parts: Iterable[Buffer]) -> None:
+        check_key(key)
+        raised: list[BaseException] = []
+        copies = _in_parts(_noting(parts, raised))
+        first, second = next(copies, b""), next(copies, None)
+        with told_plainly(f"writing {key}", self._location, but=raised):
+            if second is None:
+                obstore.put(self._store, key, first, use_multipart=False)
+            else:
+                many: Any = {"use_multipart": True, "chunk_size": PART_BYTES, "max_concurrency": PARTS}
+                obstore.put(self._store, key, chain([first, second], copies), **many)
+
+    def put_if_absent(self, key: str, data: bytes) -> bool:
+        check_key(key)
+        self._check_conditions()
+        return self._create(key, bytes(data))
+
+    def _create(self, key: str, data: bytes) -> bool:
+        """Create once. After a lost answer, what is there is compared: it may be ours."""
+        is_doubtful = False
+        until = time.monotonic() + CREATE_SECONDS
+        for pause_seconds in chain(_PAUSE_SECONDS, iter(lambda: _PAUSE_SECONDS[-1], None)):
+            try:
+                obstore.put(self._once, key, data, mode="create", use_multipart=False)
+            except AlreadyExistsError as error:
+                if self.stat(key) is not None:
+                    return is_doubtful and self.get(key) == data
+                failure: Exception = error  # two creations at one time may both be refused
+            except GenericError as error:
+                is_doubtful, failure = True, error
+            else:
+                return True
+            if not may_pass(failure) or time.monotonic() > until:
+                raise refusal(failure, f"creating {key}", self._location) from failure
+            time.sleep(pause_seconds)
+        raise AssertionError  # the pauses have no end
+
+    def _check_conditions(self) -> None:
+        with self._lock:
+            if not self._has_conditions:
+                check_conditions(self._once, self._location)
+                self._has_conditions = True
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        check_key(key)
+        if stop is not None and stop <= start:
+            self._found(key)
+            return b""
+        options: Any = {"range": {"offset": start} if stop is None else (start, stop)}
+        whole = start == 0 and stop is None
+        with told_plainly(f"reading {key}", self._location):
+            try:
+                return bytes(obstore.get(self._store, key, options=None if whole else options).bytes())
+            except GenericError as error:
+                if is_beyond_the_end(error):
+                    return b""
+                raise
+
+    def read_into(self, key: str, start: int, buffer: npt.NDArray[np.uint8]) -> int:
+        data = self.get(key, start, start + len(buffer))
+        np.copyto(buffer[: len(data)], np.frombuffer(data, np.uint8))
+        return len(data)
+
+    def list(self, prefix: str, start_after: str = "") -> Iterator[str]:
+        check_prefix(prefix)
+        folder = prefix.rstrip("/") or None
+        with told_plainly(f"listing {prefix or 'everything'}", self._location):
+            pages = obstore.list(self._store, prefix=folder, offset=start_after or None, chunk_size=1000)
+            keys = [found["path"] for page in pages for found in page]
+        yield from sorted(key for key in keys if key > start_after)
+
+    def delete(self, key: str) -> None:
+        check_key(key)
+        with told_plainly(f"deleting {key}", self._location):
+            try:
+                obstore.delete(self._store, key)
+            except ABSENT:
+                return
+
+    def stat(self, key: str) -> ObjectStat | None:
+        check_key(key)
+        with told_plainly(f"looking at {key}", self._location):
+            try:
+                found = obstore.head(self._store, key)
+            except ABSENT:
+                return None
+        return ObjectStat(size_bytes=found["size"], modified_seconds=found["last_modified"].timestamp())
+
+    def _found(self, key: str) -> ObjectStat:
+        found = self.stat(key)
+        if found is None:
+            raise NotFoundError(f"There is no {key} in {self._location}.")
+        return found
+
+    def now_seconds(self) -> float:
+        """By the age of an object that is made for it, once in a while."""
+        with self._lock:
+            now = time.monotonic()
+            if self._clock is None or now - self._clock[0] > CLOCK_SECONDS:
+                self._clock = now, self._asked_seconds()
+            asked, told_seconds = self._clock
+        return told_seconds + time.monotonic() - asked
+
+    def _asked_seconds(self) -> float:
+        key = f"staging/clock-{uuid.uuid4().hex}"
+        self.put(key, [b"."])
+        try:
+            return self._found(key).modified_seconds
+        finally:
+            self.delete(key)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    @property
+    def exclusive_locks(self) -> bool:
+        return False
+
+    @contextmanager
+    def lock(self, name: str, *, shared: bool, wait_seconds: float) -> Iterator[bool]:
+        yield False
+
+
+def _in_parts(parts: Iterable[Buffer]) -> Iterator[bytes]:
+    """Copies of `PART_BYTES` each but the last: the producer may use its buffers again."""
+    gathered = bytearray()
+    for part in parts:
+        view = byte_view(part)
+        while len(view):
+            taken = view[: PART_BYTES - len(gathered)]
+            gathered += taken
+            view = view[len(taken) :]
+            if len(gathered) == PART_BYTES:
+                yield bytes(gathered)
+                gathered.clear()
+    if gathered:
+        yield bytes(gathered)
+
+
+def _noting(parts: Iterable[Buffer], raised: list[BaseException]) -> Iterator[Buffer]:
+    """The parts; should their producer fail, that error is noted to be told from the store's."""
+    try:
+        yield from parts
+    except BaseException as error:
+        raised.append(error)
+        raise

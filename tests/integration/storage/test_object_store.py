@@ -1,0 +1,231 @@
+"""A repository in an object store: saved to, killed, resumed; and stores that do not what they should."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests import s3_server
+from tests.integration.training.launching import count
+from tests.killing import in_child
+from tests.s3_proxy import meddling
+
+import holdfast
+from holdfast.cli import app
+from holdfast.errors import StorageError, UsageError
+from holdfast.storage.urls import open_storage
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def place(s3: str) -> str:
+    return s3_server.url(s3, f"team/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def told(capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What the command line says."""
+
+    def run(*words: str, exit_code: int = 0) -> str:
+        capfd.readouterr()
+        code = app.run(words)
+        said = capfd.readouterr()
+        assert code == exit_code, said.err
+        return " ".join((said.out + said.err).split())
+
+    return run
+
+
+def steps_in(place: str) -> list[int]:
+    return [checkpoint.step for checkpoint in holdfast.open(place)["main"]]
+
+
+def test_what_is_saved_comes_back_bit_for_bit(place: str) -> None:
+    state: dict[str, Any] = {"weights": np.random.default_rng(0).random(3_000_000), "log": [1, "two"]}
+    holdfast.save(place, state, step=1)
+    state["log"].append(3.0)
+    holdfast.save(place, state, step=2, tag="good")
+    into: dict[str, Any] = {"weights": np.zeros(3_000_000), "log": []}
+    assert holdfast.load(place, into).step == 2
+    assert into["weights"].tobytes() == state["weights"].tobytes()
+    assert into["log"] == [1, "two", 3.0]
+    assert holdfast.load(place, into, at=1).step == 1
+    packs = list(open_storage(place).list("packs/"))
+    size_bytes = sum(open_storage(place).stat(key).size_bytes for key in packs)  # type: ignore[union-attr]
+    assert size_bytes < 1.01 * state["weights"].nbytes, "the second save wrote the same chunks again"
+
+
+TRAIN = """
+import os, signal, sys
+from tests.integration.training.launching import at, count, send_self
+kill = at(3, lambda _: send_self(signal.SIGKILL)) if sys.argv[2] == "kill" else None
+print(count(sys.argv[1], each=kill, save="every 2 steps")["log"])
+"""
+
+
+@pytest.mark.parametrize("background", ["0", "1"])
+def test_a_killed_run_resumes_from_the_store(place: str, background: str) -> None:
+    def train(how: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", TRAIN, place, how]
+        environment = os.environ | {
+            "HOLDFAST_BACKGROUND": background,
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+        return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+    assert train("kill").returncode == -signal.SIGKILL
+    again = train("live")
+    assert again.stdout.strip() == str(list(range(6))), again.stderr
+    assert "resumes after step 2" in again.stderr
+    assert steps_in(place)[-1] == 6
+    holdfast.open(place)["main"].latest.verify()
+
+
+def test_a_forked_child_is_refused_where_it_would_hang(place: str) -> None:
+    holdfast.save(place, {"a": 1}, step=1)
+
+    def use_in_child() -> None:
+        with pytest.raises(StorageError, match="that used object stores was forked"):
+            holdfast.load(place, {"a": 0})
+
+    assert in_child(use_in_child) == 0
+
+
+def test_forked_data_workers_beside_a_store_do_not_hang(place: str) -> None:
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.arange(24.0))
+    loader = torch.utils.data.DataLoader(data, batch_size=2, num_workers=2, shuffle=True)
+    model = torch.nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = {"model": model, "optimizer": optimizer}
+    with holdfast.Checkpointer(place, state, save="every 5 steps") as ckpt:
+        for _ in ckpt.epochs(2):
+            for (batch,) in ckpt.batches(loader):
+                optimizer.zero_grad()
+                model(batch[:, None]).square().mean().backward()
+                optimizer.step()
+                ckpt.step(loss=0.0)
+    assert holdfast.open(place)["main"].latest.step == 24
+
+
+def test_the_command_line_works_on_a_url(place: str, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
+    count(place, save="every 2 steps", keep="all")
+    monkeypatch.setenv("HOLDFAST_REPOSITORY", place)
+    assert "main" in told("ls")
+    assert "All intact: 3 checkpoints" in told("verify")
+    told("tag", "main@4", "good")
+    assert "step 4" in told("show", "main@good")
+    told("rm", "main@2", "--yes")
+    assert steps_in(place) == [4, 6]
+    assert place in told("doctor")
+
+
+def test_damage_in_the_store_is_noticed_and_walked_past(place: str, told: Told) -> None:
+    count(place, save="every 3 steps", keep="all", size=100_000)
+    storage = open_storage(place)
+    newest = max(storage.list("packs/"), key=lambda key: storage.stat(key).modified_seconds)  # type: ignore[union-attr]
+    for key in storage.list("packs/"):
+        data = bytearray(storage.get(key))
+        if key == newest or len(data) > 800_000:
+            data[100_000] ^= 1
+            storage.put(key, [data])
+    with pytest.raises(holdfast.HoldfastError, match=r"is damaged"):
+        holdfast.load(place, {"weights": np.zeros(100_000), "log": []}, at=6)
+    told("verify", "--repository", place, exit_code=4)
+
+
+# -- stores that do not do what they should ------------------------------------------------------
+
+
+def test_a_creation_whose_answer_is_lost_counts_once(s3: str) -> None:
+    lost: list[str] = []
+
+    def lose_first_creation(method: str, headers: dict[str, str]) -> str | None:
+        if method == "PUT" and "if-none-match" in headers and armed and not lost:
+            lost.append(method)
+            return "lose"
+        return None
+
+    armed: list[bool] = []
+    with meddling(s3, lose_first_creation) as endpoint:
+        storage = open_storage(s3_server.url(endpoint, uuid.uuid4().hex))
+        assert storage.put_if_absent("claimed/before", b"x")  # whether it honours conditions is known now
+        armed.append(True)
+        assert storage.put_if_absent("claimed/mine", b"nonce") is True
+        assert lost
+        lost.clear()
+        assert storage.put_if_absent("claimed/mine", b"another's") is False
+        assert storage.get("claimed/mine") == b"nonce"
+
+
+@pytest.mark.parametrize("answer", [500, 503, 409])
+def test_what_fails_for_a_moment_is_tried_again(s3: str, answer: int) -> None:
+    failures = [answer, answer]
+
+    def fail_at_first(method: str, headers: dict[str, str]) -> int | None:
+        return failures.pop() if armed and failures and method == "PUT" else None
+
+    armed: list[bool] = []
+    with meddling(s3, fail_at_first) as endpoint:
+        storage = open_storage(s3_server.url(endpoint, uuid.uuid4().hex))
+        assert storage.put_if_absent("a", b"x")
+        armed.append(True)
+        assert storage.put_if_absent("b", b"x")
+        assert not failures
+        assert storage.get("b") == b"x"
+
+
+def test_a_store_that_ignores_conditions_is_refused(s3: str) -> None:
+    def ignore(method: str, headers: dict[str, str]) -> None:
+        headers.pop("if-none-match", None)
+
+    with meddling(s3, ignore) as endpoint:
+        place = s3_server.url(endpoint, uuid.uuid4().hex)
+        with pytest.raises(StorageError, match="does not honour 'create only if absent'"):
+            holdfast.save(place, {"a": 1}, step=1)
+        assert list(open_storage(place).list("")) == []
+
+
+def test_a_store_that_refuses_conditions_is_refused(s3: str) -> None:
+    with meddling(s3, lambda method, headers: 501 if "if-none-match" in headers else None) as endpoint:
+        place = s3_server.url(endpoint, uuid.uuid4().hex)
+        with pytest.raises(StorageError, match="does not honour 'create only if absent'"):
+            holdfast.save(place, {"a": 1}, step=1)
+
+
+def test_refusals_are_said_in_one_sentence(s3: str) -> None:
+    absent = s3_server.url(s3, "x").replace(s3_server.BUCKET, "no-such-bucket")
+    with pytest.raises(StorageError, match="there is no such bucket"):
+        list(open_storage(absent).list(""))
+    with pytest.raises(StorageError, match="there is no such bucket"):
+        open_storage(absent).put("a", [b"x"])
+    with meddling(s3, lambda method, headers: 403) as endpoint:
+        storage = open_storage(s3_server.url(endpoint, "x"))
+        with pytest.raises(StorageError, match="access was denied"):
+            storage.get("a")
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ("s3:///prefix", "names no bucket"),
+        ("s3://bucket/x?endpont=http://127.0.0.1:1", "the option 'endpont'"),
+        ("s3://key:secret@bucket/x", "must not hold credentials"),
+    ],
+)
+def test_a_url_that_cannot_be_meant_is_refused(place: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
+        open_storage(place)
+
+
+def test_nothing_is_created_by_looking(place: str, told: Told) -> None:
+    assert "There is no repository" in told("ls", "--repository", place, exit_code=3)
+    assert list(open_storage(place).list("")) == []

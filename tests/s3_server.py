@@ -1,0 +1,77 @@
+"""A server of S3's protocol on loopback, in a process of its own: ``python tests/s3_server.py PORT``.
+
+It serves one request at a time: moto alone lets two of those win that create one object at the same moment.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.request import Request, urlopen
+
+BUCKET = "checkpoints"
+START_SECONDS = 60.0
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
+
+
+@contextmanager
+def serving() -> Iterator[str]:
+    """Its endpoint; it has one bucket, `BUCKET`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-W", "ignore", __file__, str(port)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+        try:
+            endpoint = f"http://127.0.0.1:{port}"
+            _make_bucket(endpoint, server)
+            yield endpoint
+        finally:
+            server.kill()
+
+
+def _make_bucket(endpoint: str, server: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            urlopen(Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
+        except OSError:
+            assert server.poll() is None, "the server has ended"
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+        else:
+            return
+
+
+def url(endpoint: str, prefix: str) -> str:
+    """Of a repository in the bucket."""
+    return f"s3://{BUCKET}/{prefix}?endpoint={endpoint}"
+
+
+def set_credentials() -> None:
+    os.environ.update(CREDENTIALS)
+
+
+def main(port: int) -> None:
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import run_simple
+
+    application = DomainDispatcherApplication(create_backend_app)
+    one_at_a_time = threading.Lock()
+
+    def serve(environ: Any, start_response: Any) -> list[bytes]:
+        with one_at_a_time:
+            return list(application(environ, start_response))
+
+    run_simple("127.0.0.1", port, serve, threaded=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
