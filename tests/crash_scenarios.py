@@ -28,6 +28,7 @@ from holdfast.errors import DamagedError
 from holdfast.node import lease
 from holdfast.repository import compact, layout, records, writing
 from holdfast.repository.commit import commit
+from holdfast.repository.forking import fork
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
@@ -38,6 +39,7 @@ from holdfast.storage.probe import Features, probe
 RUN = "digits"
 STEPS = (100, 200, 300)  # of the checkpoints that are there before
 NEXT = 400
+BRANCH = "branch"
 
 FEATURES: dict[str, tuple[str, ...]] = {
     "all": (),
@@ -66,6 +68,8 @@ class Scenario:
         It starts without a repository.
     rewrites : bool
         It rewrites packs: checkpoints hold zeros, and a failure may leave chunks in two packs.
+    also : callable
+        What else must hold; looked at before anything goes on.
     """
 
     work: Callable[[LocalStorage], None]
@@ -74,6 +78,7 @@ class Scenario:
     damaged: bool = False
     empty: bool = False
     rewrites: bool = False
+    also: Callable[[Stage], None] = lambda stage: None
 
 
 def open_run(storage: LocalStorage) -> Run:
@@ -186,6 +191,20 @@ def _create(storage: LocalStorage) -> None:
     save(run, attempt, 1, NEXT)
 
 
+def _fork(storage: LocalStorage) -> None:
+    run = open_run(storage)
+    fork(run, run.resolve(STEPS[1]), BRANCH)
+
+
+def _check_fork(stage: Stage) -> None:
+    """It is there whole, or can be made."""
+    run = open_run(stage.storage)
+    branch = run.repository.run(BRANCH)
+    found = branch.latest() or fork(run, run.resolve(STEPS[1]), BRANCH).id
+    assert branch.checkpoints() == [found]
+    assert_restores(branch, {found: make_state(STEPS[1])})
+
+
 SCENARIOS = {
     "save": Scenario(_save, commits=True),
     "save-prune": Scenario(_save_and_prune, commits=True, drops=STEPS[:2]),
@@ -196,6 +215,7 @@ SCENARIOS = {
     "repair": Scenario(_repair),
     "thin": Scenario(_thin, commits=True, drops=STEPS[:2]),
     "compact": Scenario(_compact, rewrites=True),
+    "fork": Scenario(_fork, also=_check_fork),
     "create": Scenario(_create, commits=True, empty=True),
 }
 
@@ -231,13 +251,19 @@ class Stage:
     def reset(self) -> LocalStorage:
         shutil.rmtree(self.root, ignore_errors=True)
         shutil.copytree(self._template, self.root)
+        return self.storage
+
+    @property
+    def storage(self) -> LocalStorage:
+        """The place with fresh eyes."""
         return LocalStorage(self.root, features=self.features)
 
     # -- what must hold ----------------------------------------------------------------
 
     def check(self) -> None:
         """Look with fresh eyes; then go on working, and leave nothing behind."""
-        storage = LocalStorage(self.root, features=self.features)
+        self.scenario.also(self)
+        storage = self.storage
         run = make_repository(storage).run(RUN)
         before = self._check_present(run)
         self._go_on(storage, run)

@@ -25,6 +25,7 @@ VERBS = (
     "export",
     "import",
     "tag",
+    "fork",
     "restart",
     "rm",
     "mv",

@@ -20,7 +20,8 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.base import KeepsTemporaries
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a storage without room."""
 TEMPORARY_SECONDS = 60.0
 GRACE_SECONDS = 6 * 3600.0
 """Longer than any save may take, where no kernel lock protects it."""
@@ -146,7 +147,7 @@ class _Removal:
             self._storage.put_if_absent(record_key, records.encode(records.CondemnedRecord(name, now)))
         except StorageError as error:
             # On a full disk removal must work of all things; under the lock it needs no record.
-            if self._grace_seconds == 0.0 and error.errno in _FULL:
+            if self._grace_seconds == 0.0 and error.errno in FULL:
                 return True
             raise
         stat = self._storage.stat(record_key)

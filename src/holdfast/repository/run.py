@@ -269,6 +269,10 @@ class Run:
         """
         if base is not None:
             self._settle(base)
+        self.record_origin(attempt, base)
+
+    def record_origin(self, attempt: AttemptId, base: CheckpointId | None) -> None:
+        """Record what the attempt starts from, be it another run's: a copy of that is the attempt's first."""
         record = records.BaseRecord(str(attempt), str(base) if base is not None else None)
         self.storage.put_if_absent(self.layout.base(attempt), records.encode(record))
 
