@@ -229,8 +229,13 @@ class _Removal:
         return self._grace_seconds == 0.0 or age_seconds >= self._grace_seconds
 
 
-def needed_packs(repository: Repository) -> set[str]:
+def needed_packs(repository: Repository, without: Collection[tuple[str, CheckpointId]] = ()) -> set[str]:
     """Packs that at least one present manifest needs, condemned manifests included.
+
+    Parameters
+    ----------
+    without : collection
+        Checkpoints, each with its run's name, to be thought away.
 
     Raises
     ------
@@ -239,7 +244,11 @@ def needed_packs(repository: Repository) -> set[str]:
     """
     condemned = repository.condemned_packs().keys()
     return {
-        p for run in repository.runs() for c in run.all_checkpoints() for p in packs_of(run, c, condemned)
+        pack_id
+        for run in repository.runs()
+        for checkpoint in run.all_checkpoints()
+        if (run.name, checkpoint) not in without
+        for pack_id in packs_of(run, checkpoint, condemned)
     }
 
 
