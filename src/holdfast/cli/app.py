@@ -31,6 +31,7 @@ VERBS = (
     "mv",
     "prune",
     "compact",
+    "sync",
     "save",
     "status",
     "doctor",

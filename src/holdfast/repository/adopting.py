@@ -54,7 +54,7 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
         With the summary that it shall have here.
     origin : Origin
     advance : callable
-        Told the bytes of each chunk moved.
+        Told the bytes of each chunk moved, as it will rest.
 
     Raises
     ------
@@ -142,7 +142,7 @@ class _Carrying:
 
         def sink(digest: bytes, raw: npt.NDArray[np.uint8]) -> None:
             stored[digest] = self._stored(digest, raw)
-            self._advance(len(raw))
+            self._advance(len(stored[digest].data))
 
         failed = self._origin.reader.read(group, self._hints, sink)
         raise_damage(failed, lambda digest: {self._chunks[digest][0]}, f"The checkpoint {self._origin}")
