@@ -148,12 +148,11 @@ def _tell(
             output.say(f"{synced.run}: {_amount(synced.checkpoints, synced.moved_bytes)} moved.")
         elif synced.records:
             output.say(f"{synced.run}: {text.several(synced.records, 'record')} brought up to date.")
-        for checkpoint, reason in synced.failed.items():
-            output.note(f"{synced.run}: {checkpoint} was not brought: {reason}")
+        for reason in synced.failed.values():
+            output.note(f"{synced.run}: not brought: {reason}")
     for copy in damaged:
-        output.note(
-            f"{text.several(copy['chunks'], 'copy of a chunk')} in pack {copy['pack']} {copy['reason']}."
-        )
+        chunks = text.several(copy["chunks"], "chunk")
+        output.note(f"The copy of {chunks} in pack {copy['pack']} of the source {copy['reason']}.")
     for error in refused.values():
         output.note(str(error))
     if all(synced.is_nothing for synced in done) and not refused:

@@ -38,8 +38,10 @@ def _print(parents: Parents, found: Mapping[Node, Entry]) -> None:
     from holdfast.domain.graph import draw
 
     def rank(parent: Node | None, node: Node) -> Any:
-        same_run = parent is not None and node.run == parent.run
-        return (same_run, found[node].on_line, node.id.order, node.run)
+        """A run's own line goes straight up; then its dead branches, then forks by name."""
+        leaves = parent is not None and node.run != parent.run
+        newest = (-node.id.attempt.number, -node.id.sequence)
+        return (leaves, node.run, not found[node].on_line, newest, node.id.digest)
 
     rows = []
     for lines, node in draw(parents, rank):

@@ -96,13 +96,13 @@ def draw(parents: Parents, rank: Callable[[Node | None, Node], Any]) -> Iterator
         Of every node to be drawn; a parent that is not among them counts as none.
     rank : callable
         Given a node and a child of it (or None and what has no parent), orders such children: the
-        highest goes on straight up, or is drawn first.
+        first goes on straight up, or is drawn on top.
     """
     children: dict[Node | None, list[Node]] = defaultdict(list)
     for node, parent in parents.items():
         children[parent if parent in parents else None].append(node)
     for parent, found in children.items():
-        found.sort(key=partial(rank, parent), reverse=True)
+        found.sort(key=partial(rank, parent))
     gap = Row("", None)  # or one tree would seem to go on as the next
     forest: list[_Branch | Row] = [item for root in children[None] for item in (gap, _Branch("", root))]
     pending = forest[:0:-1]

@@ -75,8 +75,12 @@ def test_forged_bases_that_go_round_in_circles_end() -> None:
     assert nearest_parents(attempts, {"a": [A2], "b": []}) == {Node("a", A2): None}
 
 
+def newest(node: Node) -> tuple[object, ...]:
+    return (-node.id.attempt.number, -node.id.sequence, node.run, node.id.digest)
+
+
 def drawn(parents: dict[Node, Node | None]) -> list[str]:
-    rows = draw(parents, lambda parent, node: (parent is None or node.run == parent.run, node.id.order))
+    rows = draw(parents, lambda parent, node: (parent is not None and node.run != parent.run, newest(node)))
     return [f"{lines}* {node.run}{node.id.step}" if node is not None else lines for lines, node in rows]
 
 
@@ -123,7 +127,7 @@ def test_each_checkpoint_is_drawn_once_and_its_line_leads_down_to_its_parent(
 ) -> None:
     parents = nearest_parents(*history)
     assert {(node.run, node.id) for node in parents} == {(r, c) for r, f in history[1].items() for c in f}
-    rows = list(draw(parents, lambda parent, node: (node.id.order, node.run)))
+    rows = list(draw(parents, lambda parent, node: newest(node)))
     nodes = [node for _, node in rows if node is not None]
     assert sorted(nodes, key=str) == sorted(parents, key=str)
     for number, (lines, node) in enumerate(rows):
