@@ -109,13 +109,15 @@ def _sync(source: Repository, place: str, names: list[str], *, json: bool) -> No
 
 def _one(route: Route, name: str, advance: Any, refused: dict[str, HoldfastError]) -> Synced:
     """One run; that it is refused must not keep the others."""
-    from holdfast.errors import BusyError, UsageError
+    from holdfast.errors import HoldfastError, StorageError
     from holdfast.repository.syncing import Synced, sync_run
 
     try:
         with claimed(route.target.run(name)):
             return sync_run(route, name, advance)
-    except (UsageError, BusyError) as error:
+    except StorageError:
+        raise  # a full disk, a lost connection: the next run would fare no better
+    except HoldfastError as error:
         refused[name] = error
         return Synced(name)
 

@@ -109,19 +109,22 @@ class _Carrying:
     def _move(self, lacking: list[bytes], used: Iterable[str]) -> dict[str, list[PackEntry]]:
         new_packs: dict[str, list[PackEntry]] = {}
         self._origin.copies.cover(lacking, self._hints)
-        for group in self._groups(lacking):
-            if new_packs:
-                put_hint(self._run, self._checkpoint, {*used, *new_packs})
-            stored = self._read(group)
-            builder = PackBuilder(layout.new_pack_id())
-            new_packs[builder.pack_id] = builder.entries
-            try:
-                put_pack(self._run.storage, builder, stored)
-            except StorageError as error:
-                if error.errno in FULL:
-                    discard(self._run.storage, new_packs)
-                raise
+        try:
+            for group in self._groups(lacking):
+                if new_packs:
+                    put_hint(self._run, self._checkpoint, {*used, *new_packs})
+                self._put(group, new_packs)
+        except StorageError as error:
+            if error.errno in FULL:  # else they stay, so that the next one need not move them again
+                discard(self._run.storage, new_packs)
+            raise
         return new_packs
+
+    def _put(self, group: list[bytes], new_packs: dict[str, list[PackEntry]]) -> None:
+        stored = self._read(group)
+        builder = PackBuilder(layout.new_pack_id())
+        new_packs[builder.pack_id] = builder.entries
+        put_pack(self._run.storage, builder, stored)
 
     def _groups(self, lacking: list[bytes]) -> Iterator[list[bytes]]:
         group: list[bytes] = []

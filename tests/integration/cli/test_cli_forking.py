@@ -33,6 +33,7 @@ def test_fork_tells_programs_what_it_made(place, digits, holdfast):
     shown = holdfast("show", "branch", "--json").json
     assert (shown["parent"], shown["reason"]) == (str(digits[300]), "forked from digits@300")
     assert holdfast("ls", "branch", "--json").json["checkpoints"][0]["latest"]
+    assert {r["run"]: r["state"] for r in holdfast("ls", "--json").json["runs"]}["branch"] == "forked"
 
 
 @pytest.mark.parametrize(

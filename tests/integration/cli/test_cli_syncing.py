@@ -100,6 +100,16 @@ def test_sync_names_damage_and_brings_the_rest(place, digits, backup, holdfast):
     assert list((place.path / "damaged").iterdir())
 
 
+def test_a_run_that_cannot_be_read_does_not_keep_the_others(place, digits, backup, holdfast):
+    attempt = place.attempt("broken")
+    (place.path / place.run("broken").layout.base(attempt)).write_bytes(b"{}")
+    result = holdfast("sync", str(place.path), str(backup))
+    assert result.code == 4
+    assert "digits: 4 checkpoints" in result.out
+    assert "attempts" in result.err
+    assert not opened(backup).run("broken").exists()
+
+
 def test_nothing_is_written_at_the_source(place, digits, backup, holdfast):
     def files():
         return {f: f.read_bytes() for f in place.path.rglob("*") if f.is_file() and f.suffix != ".lock"}
