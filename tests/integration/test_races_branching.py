@@ -10,7 +10,7 @@ import pytest
 
 from checkpoints import assert_restores, begin, make_repository, make_state, orphans, prune, save
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
+from holdfast.errors import BusyError, NotFoundError, StorageError
 from holdfast.repository import compact
 from holdfast.repository.forking import fork
 from holdfast.repository.repository import Repository
@@ -22,6 +22,11 @@ from simulated_store import SimulatedDisk, SimulatedStore
 
 STEPS = (100, 200)
 Act = Callable[["Trainer"], None]
+
+
+def state(step: int) -> dict[str, bytes]:
+    """Nothing in it is shared by two steps, so packs really go."""
+    return make_state(step, frozen=str(step))
 
 
 @dataclass
@@ -43,7 +48,7 @@ class Trainer:
 
     def save(self, step: int) -> CheckpointId:
         self.saved += 1
-        return save(self.run, self.attempt, self.saved, step).id
+        return save(self.run, self.attempt, self.saved, step, state(step)).id
 
 
 def prunes(trainer: Trainer) -> None:
@@ -100,7 +105,7 @@ def test_a_fork_holds_whatever_happens_meanwhile(act: Act, has_locks: bool) -> N
         interruption = Interruption(trainer, act, moment)
         store = SimulatedStore(disk, before=interruption)
         found = None
-        with suppress(NotFoundError, DamagedError, BusyError):  # what it was to fork is gone
+        with suppress(NotFoundError, BusyError):  # what it was to fork is gone
             run = Repository.open(store).run("digits")
             found = fork(run, run.resolve(STEPS[0]), "branch").id
         if not interruption.reached:
@@ -108,9 +113,9 @@ def test_a_fork_holds_whatever_happens_meanwhile(act: Act, has_locks: bool) -> N
         sleeps_long_and_prunes(trainer)
         branch = fresh(disk).run("branch")
         assert branch.latest() == found
-        assert_restores(branch, {found: make_state(STEPS[0])} if found is not None else {})
+        assert_restores(branch, {found: state(STEPS[0])} if found is not None else {})
         made += found is not None
-    assert made > 12
+    assert made > 1
 
 
 @pytest.mark.parametrize("has_locks", [True, False])
@@ -133,7 +138,7 @@ def test_a_sync_holds_whatever_happens_meanwhile(side: str, act: Act, has_locks:
         assert done.failed == {}
         sleeps_long_and_prunes(other)
         run = fresh(there).run("digits")
-        assert_restores(run, {c: make_state(c.step) for c in run.checkpoints()})
+        assert_restores(run, {c: state(c.step) for c in run.checkpoints()})
         assert {c.step for c in run.checkpoints()} & {STEPS[1], 300}
         assert orphans(run.repository) == set()
     assert moment > 20

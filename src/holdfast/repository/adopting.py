@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from holdfast.codecs import registry
 from holdfast.domain.manifest import Manifest, encode_manifest, split_digests
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import StorageError
-from holdfast.repository import layout
+from holdfast.errors import DamagedError, StorageError
+from holdfast.repository import layout, records
 from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.commit import Committed, Finder, publish, put_hint
 from holdfast.repository.index import ChunkIndex
@@ -65,7 +65,12 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
     carrying = _Carrying(run, manifest, origin, advance)
     with run.repository.holding(saving=True):
         carrying.learn_unfinished()
-        checkpoint, written = publish(run, manifest, carrying.gather(frozenset()), carrying.gather)
+        found = carrying.gather(frozenset())
+        try:
+            checkpoint, written = publish(run, manifest, found, carrying.gather)
+        except DamagedError:
+            carrying.take_back()
+            raise
     return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
 
 
@@ -96,6 +101,11 @@ class _Carrying:
         unfinished = self._run.hints(self._checkpoint)
         self._run.repository.index.load(unfinished)
         self._run.repository.dependable |= set(unfinished)
+
+    def take_back(self) -> None:
+        """Condemn what was published: its packs have gone, and so has what they could be made from."""
+        record = records.CondemnedRecord(str(self._checkpoint), self._run.storage.now_seconds())
+        self._run.storage.put_if_absent(self._run.layout.condemn(self._checkpoint), records.encode(record))
 
     def gather(self, lost: frozenset[str]) -> Written:
         """Packs that hold all the chunks, without those that are lost."""

@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import DamagedError, UsageError
+from holdfast.errors import DamagedError, NotFoundError, UsageError
 from holdfast.repository import records
 from holdfast.repository.adopting import Origin, adopt
 from holdfast.repository.commit import Committed
@@ -35,10 +35,24 @@ def fork(run: Run, checkpoint: CheckpointId, name: str) -> Committed:
         There is such a run already, or no run can go on from this checkpoint.
     DamagedError
         The manifest is damaged, or chunks of it are in no pack.
+    NotFoundError
+        The checkpoint was removed meanwhile.
     """
     target = run.repository.run(name)
     check_resumable(run, checkpoint)
     _check_free(target)
+    try:
+        return _fork(run, checkpoint, target)
+    except (DamagedError, NotFoundError) as error:
+        if run.storage.stat(run.layout.checkpoint(checkpoint)) is not None:
+            raise
+        raise NotFoundError(
+            f"{run.name}@{checkpoint.step} was removed meanwhile, perhaps by the keep rule of a live run.",
+            do="Fork from another one: 'holdfast ls' shows which.",
+        ) from error
+
+
+def _fork(run: Run, checkpoint: CheckpointId, target: Run) -> Committed:
     manifest = run.manifest(checkpoint)
     _rely_on(run, checkpoint, manifest)
     cause = f"{FORK_CAUSE}{run.name}@{checkpoint.step}"
@@ -53,8 +67,7 @@ def fork(run: Run, checkpoint: CheckpointId, name: str) -> Committed:
         saved_seconds=time.time(),
         reason=cause,
     )
-    repository = run.repository
-    origin = Origin(run, checkpoint, repository.index, repository.reader)
+    origin = Origin(run, checkpoint, run.repository.index, run.repository.reader)
     return adopt(target, msgspec.structs.replace(manifest, summary=summary), origin)
 
 

@@ -173,14 +173,17 @@ class _Syncing:
     def _create(self, key: str) -> None:
         """Also where it is there: a sync that was killed may not have made it durable."""
         with suppress(NotFoundError):
-            self._done.records += self._target.storage.put_if_absent(key, self._source.storage.get(key))
+            self._done.records += self._target.storage.put_if_absent(key, self._record_at_source(key))
 
     def _replace(self, key: str) -> None:
         with suppress(NotFoundError):
-            data = self._source.storage.get(key)
+            data = self._record_at_source(key)
             if self._target.storage.stat(key) is None or self._target.storage.get(key) != data:
                 self._target.storage.put(key, [data])
                 self._done.records += 1
+
+    def _record_at_source(self, key: str) -> bytes:
+        return self._source.storage.get(key, 0, records.MAX_RECORD_BYTES)
 
     def _tag(self) -> None:
         here, rejected = self._target.tags(), self._target.rejected()

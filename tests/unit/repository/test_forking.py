@@ -121,7 +121,7 @@ def test_damage_is_found_before_anything_is_recorded(run: Run, made: list[Checkp
         fork(source, made[2], "branch")
     assert not source.repository.run("branch").exists()
     run.storage.delete(run.layout.checkpoint(made[1]))
-    with pytest.raises(NotFoundError):
+    with pytest.raises(NotFoundError, match="digits@200 was removed meanwhile"):
         fork(source, made[1], "branch")
 
 
