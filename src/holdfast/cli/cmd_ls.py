@@ -67,12 +67,13 @@ def command(
     """List runs; or the checkpoints of RUN; or, with --sort, checkpoints across runs.
 
     With --graph each checkpoint is drawn above the one it descends from: * leads to what the run
-    would resume from, o is on a dead branch, x is rejected or damaged.
+    would resume from, o is on a dead branch, x is rejected or damaged. Forks of runs that are not
+    drawn are named.
     """
     opened = open_repository(repository)
     if graph:
         _refuse_order(sort, desc=desc, limit=limit)
-        show_graph(find_runs(opened, run), json=json)
+        show_graph(opened, find_runs(opened, run), json=json)
     elif sort is not None:
         _list_sorted(find_runs(opened, run), sort, desc=desc, limit=limit, json=json)
     elif run is None or is_pattern(run):

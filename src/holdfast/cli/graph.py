@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from holdfast.cli import output
@@ -14,24 +16,37 @@ if TYPE_CHECKING:
     from holdfast.domain.graph import Node, Parents
     from holdfast.domain.lineage import Attempt
     from holdfast.repository.overview import Entry
+    from holdfast.repository.repository import Repository
     from holdfast.repository.run import Run
 
 
-def show_graph(runs: Sequence[Run], *, json: bool) -> None:
-    """Draw the checkpoints of these runs, newest above."""
-    from holdfast.domain.graph import Node, nearest_parents
+def show_graph(repository: Repository, runs: Sequence[Run], *, json: bool) -> None:
+    """Draw the checkpoints of these runs, newest above; of others only name what was forked from them."""
+    from holdfast.domain.graph import Node
     from holdfast.repository.overview import entries
 
     found = {Node(run.name, e.id): e for run in runs for e in entries(run)}
     attempts = {run.name: run.attempts() for run in runs}
-    checkpoints = {run.name: [node.id for node in found if node.run == run.name] for run in runs}
-    parents = nearest_parents(attempts, checkpoints)
+    parents = _parents(repository, attempts)
     if json:
         output.print_json(_told(runs, attempts, parents, found))
     elif found:
         _print(parents, found)
     else:
         output.say("There are no checkpoints.")
+
+
+def _parents(repository: Repository, attempts: Mapping[str, Sequence[Attempt]]) -> Parents:
+    from holdfast.domain.graph import nearest_parents
+    from holdfast.errors import DamagedError
+
+    known, checkpoints = dict(attempts), {}
+    for run in repository.runs():
+        checkpoints[run.name] = run.checkpoints()
+        if run.name not in known:
+            with suppress(DamagedError):  # of a run that is not drawn
+                known[run.name] = run.attempts()
+    return nearest_parents(known, checkpoints)
 
 
 def _print(parents: Parents, found: Mapping[Node, Entry]) -> None:
@@ -43,17 +58,28 @@ def _print(parents: Parents, found: Mapping[Node, Entry]) -> None:
         newest = (-node.id.attempt.number, -node.id.sequence)
         return (leaves, node.run, not found[node].on_line, newest, node.id.digest)
 
+    forks = _forks_elsewhere(parents, found)
     rows = []
-    for lines, node in draw(parents, rank):
+    for lines, node in draw({node: parents.get(node) for node in found}, rank):
         if node is None:
             rows.append((lines, "", "", "", ""))
             continue
         entry = found[node]
         place = f"{lines}{_mark(entry)} {node.run}@{node.id.step}"
+        special = ", ".join(filter(None, (notes(entry), *(f"fork: {run}" for run in forks[node]))))
         reason = entry.summary.reason if entry.summary is not None else "?"
-        rows.append((place, str(node.id.attempt.number), metrics_of(entry), notes(entry), reason))
+        rows.append((place, str(node.id.attempt.number), metrics_of(entry), special, reason))
     columns = ("checkpoint", "attempt>", "metrics", "notes", "reason")
     print_table(columns, rows, folding=("metrics", "notes", "reason"))
+
+
+def _forks_elsewhere(parents: Parents, found: Mapping[Node, Entry]) -> dict[Node, list[str]]:
+    """Runs not drawn that leave from a checkpoint that is."""
+    forks: dict[Node, list[str]] = defaultdict(list)
+    for node, parent in parents.items():
+        if parent is not None and parent in found and node not in found and node.run != parent.run:
+            forks[parent].append(node.run)
+    return forks
 
 
 def _mark(entry: Entry) -> str:
@@ -71,21 +97,21 @@ def _told(
 ) -> dict[str, Any]:
     checkpoints = []
     for node, entry in found.items():
-        parent = parents[node]
+        parent = parents.get(node)
         nearest = {"run": parent.run, "id": str(parent.id)} if parent is not None else None
         checkpoints.append({**entry_json(entry), "nearest": nearest})
-    told = []
-    for run in runs:
-        ends = run.ends()
-        for attempt in attempts[run.name]:
-            end = ends.get(attempt.id)
-            told.append(
-                {
-                    "run": run.name,
-                    "attempt": str(attempt.id),
-                    "based": attempt.based,
-                    "base": str(attempt.base) if attempt.base is not None else None,
-                    "cause": end.cause if end is not None else None,
-                }
-            )
-    return {"checkpoints": checkpoints, "attempts": told}
+    return {"checkpoints": checkpoints, "attempts": [t for run in runs for t in _attempts(run, attempts)]}
+
+
+def _attempts(run: Run, attempts: Mapping[str, Sequence[Attempt]]) -> list[dict[str, Any]]:
+    ends = run.ends()
+    return [
+        {
+            "run": run.name,
+            "attempt": str(attempt.id),
+            "based": attempt.based,
+            "base": str(attempt.base) if attempt.base is not None else None,
+            "cause": ends[attempt.id].cause if attempt.id in ends else None,
+        }
+        for attempt in attempts[run.name]
+    ]

@@ -38,9 +38,11 @@ def test_ls_draws_a_run_with_its_branches(place, family, holdfast, monkeypatch):
         "x digits@100",
     ]
     rows = {m[1]: line for line in out.splitlines() if (m := re.search(r"@(\d+)", line))}
-    assert re.search(r" 3  val_loss=0.3  latest ", rows["350"])
+    assert re.search(r" 3  val_loss=0.3  latest,", rows["350"])
     assert "dead branch" in rows["400"]
     assert "paper, rejected" in rows["100"]
+    assert "fork: low" in rows["200"]
+    assert "latest, fork: high" in rows["350"]
 
 
 def test_ls_draws_forks_where_they_leave(place, family, holdfast, monkeypatch):
@@ -61,6 +63,7 @@ def test_ls_draws_forks_where_they_leave(place, family, holdfast, monkeypatch):
         "x digits@100",
     ]
     assert "forked from digits@200" in out
+    assert "fork:" not in out
     assert shape(holdfast("ls", "low", "--graph").out) == ["* low@220", "* low@200"]
 
 
@@ -77,6 +80,15 @@ def test_ls_tells_programs_the_nearest_parents(place, family, holdfast):
     attempts = [a for a in told["attempts"] if a["run"] == "low"]
     assert [a["base"] is not None for a in attempts] == [True, True]
     assert attempts[0]["cause"] == "forked from digits@200"
+    alone = holdfast("ls", "low", "--graph", "--json").json
+    assert [c["nearest"] for c in alone["checkpoints"]] == [at_200]
+
+
+def test_a_damaged_run_does_not_keep_others_from_being_drawn(place, family, holdfast):
+    attempt = place.attempt("broken")
+    (place.path / place.run("broken").layout.base(attempt)).write_bytes(b"{}")
+    assert holdfast("ls", "low", "--graph").code == 0
+    assert holdfast("ls", "--graph").code == 4
 
 
 def test_a_graph_has_an_order_of_its_own(place, family, holdfast):
