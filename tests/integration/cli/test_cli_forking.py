@@ -19,6 +19,7 @@ def test_fork_begins_a_run_at_an_address(place, digits, holdfast, address, step)
     assert place.run("sweep/lr3").latest().step == step
     assert holdfast("diff", address, "sweep/lr3", "--exit-code").code == 0
     assert holdfast("verify").code == 0
+    assert holdfast("repair", "--json").json["findings"] == []
 
 
 def test_fork_tells_programs_what_it_made(place, digits, holdfast):

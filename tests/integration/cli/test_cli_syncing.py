@@ -35,6 +35,25 @@ def test_sync_brings_everything_once(place, digits, backup, holdfast):
     assert (again.code, again.out) == (0, "Nothing to move: all of it is there.\n")
 
 
+def test_a_repository_with_an_id_of_its_own_takes_runs_of_others(place, digits, backup, holdfast):
+    """As an archive of several does: names differ in their digests, and nothing else."""
+    assert holdfast("fork", "digits@300", "branch").code == 0
+    assert holdfast("init", str(backup)).code == 0
+    assert holdfast("sync", str(place.path), str(backup)).code == 0
+    there = opened(backup)
+    assert there.id != place.repository.id
+    assert there.chunk_bytes != place.repository.chunk_bytes
+    where = ("-R", str(backup), "--json")
+    assert holdfast("verify", *where).code == 0
+    assert holdfast("repair", *where).json["findings"] == []
+    told = holdfast("ls", "--graph", *where).json["checkpoints"]
+    steps = {c["id"]: (c["run"], c["step"]) for c in told}
+    nearest = {(c["run"], c["step"]): c["nearest"] and steps[c["nearest"]["id"]] for c in told}
+    assert nearest["branch", 300] == ("digits", 300)
+    assert nearest["digits", 300] == ("digits", 200)
+    assert holdfast("show", "digits@paper", *where).json["step"] == 100
+
+
 def test_sync_of_some_runs_told_to_programs(place, digits, backup, holdfast):
     for name in ("sweep/a", "sweep/b", "other"):
         place.save(name, place.attempt(name), 7)
