@@ -12,11 +12,9 @@ from checkpoints import (
     assert_restores,
     begin,
     keys,
-    make_repository,
     make_state,
     orphans,
     packs,
-    prune,
     read,
     save,
 )
@@ -26,49 +24,17 @@ from holdfast.repository import adopting, compact, layout, records
 from holdfast.repository.forking import fork
 from holdfast.repository.pack import RAW
 from holdfast.repository.repository import Repository
-from holdfast.repository.retention import sweep
 from holdfast.repository.run import Run
 from holdfast.repository.sync_plan import Route, plan
-from holdfast.repository.syncing import Synced, sync_run
+from holdfast.repository.syncing import sync_run
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.base import Storage
-from holdfast.storage.memory import MemoryStorage
-from simulated_store import Fault, SimulatedCrash, SimulatedDisk, SimulatedStore
+from syncs import a_copy, another, expected, make_run, synced
 
 
 @pytest.fixture
 def run() -> Run:
-    """Two attempts, the second rolled back to the first one's second checkpoint; a tag, a rejection."""
-    made = make_repository(MemoryStorage()).run("digits")
-    first = begin(made)
-    a = [save(made, first, n, n * 100).id for n in (1, 2, 3)]
-    made.record_end(first, "KeyboardInterrupt", 300, done=False)
-    second = begin(made, a[1])
-    b = [save(made, second, n, 250 + n * 100).id for n in (1, 2)]
-    made.set_tag("paper", a[0])
-    made.reject(b[1], "test")
-    return made
-
-
-def a_copy(run: Run, storage: Storage | None = None) -> Repository:
-    """A destination as the command line makes it."""
-    return Repository.create(
-        storage or MemoryStorage(), chunk_bytes=run.repository.chunk_bytes, repository_id=run.repository.id
-    )
-
-
-def another(chunk_bytes: int = CHUNK_BYTES) -> Repository:
-    """A destination with an id of its own."""
-    return Repository.create(MemoryStorage(), chunk_bytes=chunk_bytes)
-
-
-def synced(run: Run, target: Repository) -> Synced:
-    """Sync with fresh eyes on both sides."""
-    return sync_run(Route(Repository.open(run.storage), Repository.open(target.storage)), run.name)
-
-
-def expected(run: Run) -> dict[CheckpointId, dict[str, bytes]]:
-    return {c: make_state(c.step) for c in run.checkpoints() if str(c) not in run.rejected()}
+    return make_run()
 
 
 @pytest.mark.parametrize("make", [a_copy, lambda run: another(), lambda run: another(3 * CHUNK_BYTES)])
@@ -306,104 +272,3 @@ def test_condemned_packs_there_are_not_relied_on(run: Run) -> None:
     found = next(c for c in there.checkpoints() if c.step == new.step)
     assert not {layout.pack(p) for p in there.hints(found)} & condemned
     assert read(there, found) == make_state(500)
-
-
-def test_a_sync_cut_short_goes_on_from_what_it_has_moved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adopting, "PACK_BYTES", 2 * CHUNK_BYTES)
-    state = {f"t{n}": random.Random(n).randbytes(CHUNK_BYTES) for n in range(20)}
-    save(run, run.attempts()[-1].id, 3, 500, state)
-    disk = SimulatedDisk()
-    target = a_copy(run, SimulatedStore(disk))
-    dying = SimulatedStore(disk)
-    written = 0
-
-    def before(number: int, verb: str, key: str) -> None:
-        nonlocal written
-        written += verb == "put" and key.startswith(layout.PACKS)
-        if written == 8:
-            dying.faults[number] = Fault.CRASH_BEFORE
-
-    dying.before = before
-    with pytest.raises(SimulatedCrash):
-        sync_run(Route(run.repository, Repository.open(dying)), "digits")
-    disk.lose_power()
-    assert not target.run("digits").exists()
-    moved = 7 * 2 * CHUNK_BYTES
-    fresh = SimulatedStore(disk)
-    done = sync_run(Route(run.repository, Repository.open(fresh)), "digits")
-    whole = synced(run, another()).moved_bytes
-    assert done.moved_bytes == whole - moved
-    there = Repository.open(fresh).run("digits")
-    point = there.latest()
-    assert point is not None
-    assert read(there, point) == state
-    disk.advance(7 * 3600)
-    assert len(sweep(Repository.open(fresh)).packs) <= 1
-
-
-@pytest.mark.parametrize("before", ["nothing there", "an older state there"])
-@pytest.mark.parametrize("fault", [f for f in Fault if f.name.startswith("CRASH")])
-def test_power_lost_at_any_operation_leaves_the_old_point_or_the_new_one(
-    run: Run, fault: Fault, before: str
-) -> None:
-    first = make_repository(MemoryStorage())
-    if before == "nothing there":
-        old: set[object] = {None}
-    else:
-        synced(run, first)
-        old = {found.identity} if (found := run.latest()) else set()
-        prune(run, 1, begin(run, run.resolve(200)))
-        save(run, run.attempts()[-1].id, 1, 600)
-        save(run, begin(run), 1, 700)
-        run.set_tag("paper", run.resolve(600))
-    number = -1
-    while True:
-        number += 1
-        disk = SimulatedDisk()
-        for key in keys(first.storage):
-            disk.change(key, first.storage.get(key), durable=True)
-        store = SimulatedStore(disk, faults={number: fault})
-        try:
-            sync_run(Route(run.repository, Repository.open(store)), "digits")
-            break
-        except SimulatedCrash:
-            disk.lose_power()
-        check_what_is_left(run, Repository.open(SimulatedStore(disk)), old)
-    assert number > 40
-
-
-@pytest.mark.parametrize("kind", [".manifest", ".base"])
-def test_what_a_killed_sync_made_visible_is_made_durable_by_the_next(run: Run, kind: str) -> None:
-    """It died between linking a file and syncing the folder; then power is lost after all."""
-    disk = SimulatedDisk()
-    a_copy(run, SimulatedStore(disk))
-    dying = SimulatedStore(disk)
-
-    def before(number: int, verb: str, key: str) -> None:
-        if verb == "put_if_absent" and key.endswith(kind):
-            dying.faults[number] = Fault.CRASH_UNSYNCED
-
-    dying.before = before
-    with pytest.raises(SimulatedCrash):
-        sync_run(Route(run.repository, Repository.open(dying)), "digits")
-    sync_run(Route(run.repository, Repository.open(SimulatedStore(disk))), "digits")
-    disk.lose_power()
-    there = Repository.open(SimulatedStore(disk)).run("digits")
-    assert there.latest() == run.latest()
-    assert there.attempts() == run.attempts()
-
-
-def check_what_is_left(run: Run, target: Repository, old: set[object]) -> None:
-    there, wanted = target.run("digits"), run.latest()
-    assert wanted is not None
-    point = there.latest()
-    assert (point.identity if point is not None else None) in old | {wanted.identity}
-    assert_restores(there, expected(there))
-    sync_run(Route(run.repository, target), "digits")
-    again = Repository.open(target.storage).run("digits")
-    point = again.latest()
-    assert point is not None
-    assert point.identity == wanted.identity
-    assert {c.identity for c in expected(run)} <= {c.identity for c in again.checkpoints()}
-    assert again.attempts() == run.attempts()
-    assert {n: c.identity for n, c in again.tags().items()} == {n: c.identity for n, c in run.tags().items()}
