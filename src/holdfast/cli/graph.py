@@ -63,14 +63,21 @@ def _print(parents: Parents, found: Mapping[Node, Entry]) -> None:
     for lines, node in draw({node: parents.get(node) for node in found}, rank):
         if node is None:
             rows.append((lines, "", "", "", ""))
-            continue
-        entry = found[node]
-        place = f"{lines}{_mark(entry)} {node.run}@{node.id.step}"
-        special = ", ".join(filter(None, (notes(entry), *(f"fork: {run}" for run in forks[node]))))
-        reason = entry.summary.reason if entry.summary is not None else "?"
-        rows.append((place, str(node.id.attempt.number), metrics_of(entry), special, reason))
+        else:
+            special = [f"fork: {run}" for run in forks[node]] + _lost_parent(parents.get(node), found[node])
+            rows.append(_row(lines, found[node], special))
     columns = ("checkpoint", "attempt>", "metrics", "notes", "reason")
     print_table(columns, rows, folding=("metrics", "notes", "reason"))
+
+
+def _row(lines: str, entry: Entry, special: list[str]) -> tuple[str, ...]:
+    return (
+        f"{lines}{_mark(entry)} {entry.run}@{entry.id.step}",
+        str(entry.id.attempt.number),
+        metrics_of(entry),
+        ", ".join(filter(None, (notes(entry), *special))),
+        entry.summary.reason if entry.summary is not None else "?",
+    )
 
 
 def _forks_elsewhere(parents: Parents, found: Mapping[Node, Entry]) -> dict[Node, list[str]]:
@@ -80,6 +87,15 @@ def _forks_elsewhere(parents: Parents, found: Mapping[Node, Entry]) -> dict[Node
         if parent is not None and parent in found and node not in found and node.run != parent.run:
             forks[parent].append(node.run)
     return forks
+
+
+def _lost_parent(nearest: Node | None, entry: Entry) -> list[str]:
+    """Where a tree begins though its first checkpoint descends from another, which is gone."""
+    from holdfast.domain.names import CheckpointId
+
+    told = entry.summary.parent if entry.summary is not None and nearest is None else None
+    parent = CheckpointId.parse(told) if told is not None else None
+    return [f"from step {parent.step}, gone"] if parent is not None else []
 
 
 def _mark(entry: Entry) -> str:

@@ -91,6 +91,15 @@ def test_a_damaged_run_does_not_keep_others_from_being_drawn(place, family, hold
     assert holdfast("ls", "--graph").code == 4
 
 
+def test_where_a_tree_begins_after_what_is_gone_is_told(place, family, holdfast, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "gone" not in holdfast("ls", "--graph").out
+    assert holdfast("rm", "digits@100", "--yes", "--force").code == 0
+    out = holdfast("ls", "digits", "--graph").out
+    assert "from step 100, gone" in next(line for line in out.splitlines() if "digits@200" in line)
+    assert out.count("gone") == 1
+
+
 def test_a_graph_has_an_order_of_its_own(place, family, holdfast):
     for more in (["--sort", "step"], ["--desc"], ["-n", "3"]):
         assert holdfast("ls", "--graph", *more).code == 2
