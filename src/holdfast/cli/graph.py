@@ -59,7 +59,7 @@ def _print(parents: Parents, found: Mapping[Node, Entry]) -> None:
         return (leaves, node.run, not found[node].on_line, newest, node.id.digest)
 
     forks = _forks_elsewhere(parents, found)
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for lines, node in draw({node: parents.get(node) for node in found}, rank):
         if node is None:
             rows.append((lines, "", "", "", ""))
