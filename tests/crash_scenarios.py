@@ -26,11 +26,14 @@ from checkpoints import (
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError
 from holdfast.node import lease
-from holdfast.repository import compact, layout, records, writing
+from holdfast.repository import adopting, compact, layout, records, writing
 from holdfast.repository.commit import commit
+from holdfast.repository.forking import fork
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
+from holdfast.repository.sync_plan import Route
+from holdfast.repository.syncing import sync_run
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.probe import Features, probe
@@ -38,6 +41,8 @@ from holdfast.storage.probe import Features, probe
 RUN = "digits"
 STEPS = (100, 200, 300)  # of the checkpoints that are there before
 NEXT = 400
+BRANCH = "branch"
+TEMPLATE = "template"
 
 FEATURES: dict[str, tuple[str, ...]] = {
     "all": (),
@@ -66,6 +71,10 @@ class Scenario:
         It starts without a repository.
     rewrites : bool
         It rewrites packs: checkpoints hold zeros, and a failure may leave chunks in two packs.
+    synced : bool
+        It works in a copy of the first checkpoint, and brings it what the template has more.
+    also : callable
+        What else must hold; looked at before anything goes on.
     """
 
     work: Callable[[LocalStorage], None]
@@ -74,6 +83,8 @@ class Scenario:
     damaged: bool = False
     empty: bool = False
     rewrites: bool = False
+    synced: bool = False
+    also: Callable[[Stage], None] = lambda stage: None
 
 
 def open_run(storage: LocalStorage) -> Run:
@@ -186,6 +197,50 @@ def _create(storage: LocalStorage) -> None:
     save(run, attempt, 1, NEXT)
 
 
+def _fork(storage: LocalStorage) -> None:
+    run = open_run(storage)
+    fork(run, run.resolve(STEPS[1]), BRANCH)
+
+
+def _check_fork(stage: Stage) -> None:
+    """It is there whole, or can be made."""
+    run = open_run(stage.storage)
+    branch = run.repository.run(BRANCH)
+    found = branch.latest() or fork(run, run.resolve(STEPS[1]), BRANCH).id
+    assert branch.checkpoints() == [found]
+    assert_restores(branch, {found: make_state(STEPS[1])})
+
+
+def _source(storage: LocalStorage) -> Repository:
+    return Repository.open(LocalStorage(Path(storage.location).parent / TEMPLATE))
+
+
+def _sync(storage: LocalStorage) -> None:
+    """In packs of two chunks."""
+    before = adopting.PACK_BYTES
+    adopting.PACK_BYTES = 8192
+    try:
+        source = _source(storage)
+        target = Repository.create(storage, chunk_bytes=source.chunk_bytes, repository_id=source.id)
+        sync_run(Route(source, target), RUN)
+    finally:
+        adopting.PACK_BYTES = before
+
+
+def _check_sync(stage: Stage) -> None:
+    """It stands where it stood, or where the source stands; and the next one finishes."""
+    run, source = make_repository(stage.storage).run(RUN), _source(stage.storage).run(RUN)
+    newest = source.latest()
+    assert run.latest() in {newest, *(c for c in stage.known if c.step == STEPS[0])}
+    assert_restores(run, {c: stage.known[c] for c in run.all_checkpoints()})
+    _sync(stage.storage)
+    run = open_run(stage.storage)
+    assert run.latest() == newest
+    assert set(run.all_checkpoints()) == set(stage.known)
+    assert run.attempts() == source.attempts()
+    assert run.tags() == source.tags()
+
+
 SCENARIOS = {
     "save": Scenario(_save, commits=True),
     "save-prune": Scenario(_save_and_prune, commits=True, drops=STEPS[:2]),
@@ -196,6 +251,8 @@ SCENARIOS = {
     "repair": Scenario(_repair),
     "thin": Scenario(_thin, commits=True, drops=STEPS[:2]),
     "compact": Scenario(_compact, rewrites=True),
+    "fork": Scenario(_fork, also=_check_fork),
+    "sync": Scenario(_sync, synced=True, also=_check_sync),
     "create": Scenario(_create, commits=True, empty=True),
 }
 
@@ -205,10 +262,11 @@ class Stage:
 
     def __init__(self, scenario: Scenario, folder: Path, without: tuple[str, ...] = ()) -> None:
         self.scenario = scenario
-        self._template, self.root = folder / "template", folder / "repository"
+        self._template, self.root = folder / TEMPLATE, folder / "repository"
         storage = LocalStorage(self._template, create=True)
         found = probe(self._template)
         self.features: Features = msgspec.structs.replace(found, **dict.fromkeys(without, False))
+        self._start = folder / "start" if scenario.synced else self._template
         self.known: dict[CheckpointId, dict[str, bytes]] = {}
         if not scenario.empty:
             self._fill(LocalStorage(self._template, features=found), storage)
@@ -219,6 +277,10 @@ class Stage:
         for sequence, step in enumerate(STEPS, start=1):
             state = make_state(step) | ({"zeros": bytes(9000)} if self.scenario.rewrites else {})
             self.known[save(run, attempt, sequence, step, state).id] = state
+            if self.scenario.synced and step == STEPS[0]:
+                _sync(LocalStorage(self._start, create=True))
+                attempt = begin(run)
+                run.set_tag("old", run.resolve(step))
         if self.scenario.damaged:
             newest = max(self.known, key=lambda c: c.step)
             del self.known[newest]
@@ -230,14 +292,20 @@ class Stage:
 
     def reset(self) -> LocalStorage:
         shutil.rmtree(self.root, ignore_errors=True)
-        shutil.copytree(self._template, self.root)
+        shutil.copytree(self._start, self.root)
+        return self.storage
+
+    @property
+    def storage(self) -> LocalStorage:
+        """The place with fresh eyes."""
         return LocalStorage(self.root, features=self.features)
 
     # -- what must hold ----------------------------------------------------------------
 
     def check(self) -> None:
         """Look with fresh eyes; then go on working, and leave nothing behind."""
-        storage = LocalStorage(self.root, features=self.features)
+        self.scenario.also(self)
+        storage = self.storage
         run = make_repository(storage).run(RUN)
         before = self._check_present(run)
         self._go_on(storage, run)

@@ -28,6 +28,10 @@ SOME = [
     ("tag", "all", 2, 0, 80),
     ("repair", "all", 4, 1, 60),
     ("create", "all", 2, 0, 100),
+    ("fork", "all", 4, 1, 90),
+    ("sync", "all", 16, 5, 70),
+    *(("sync", features, 40, 11, 25) for features in ("named", "no-rename", "whole-sync", "no-locks")),
+    *(("fork", features, 12, 5, 25) for features in ("named", "no-rename", "no-locks")),
     ("thin", "all", 12, 5, 80),
     *(("save", features, 3, 1, 40) for features in ("no-direct", "named", "no-links", "no-rename")),
     *(("compact", "all", 40, part, 60) for part in (7, 28)),
@@ -76,6 +80,8 @@ FAILING = [
     ("tag", "all", "renameat,linkat,fsync,unlinkat", 40),
     ("walk-back", "all", "fsync,linkat,preadv,pread64", 40),
     ("create", "all", "fsync,linkat,mkdirat", 60),
+    ("fork", "all", "fsync,linkat,mkdirat", 60),
+    ("sync", "all", "linkat,preadv", 30),
     ("compact", "all", "fsync,linkat,unlinkat,preadv", 60),
 ]
 

@@ -13,6 +13,8 @@ import pytest
 import holdfast
 from holdfast.repository import compact
 from holdfast.repository.repository import Repository
+from holdfast.repository.sync_plan import Route
+from holdfast.repository.syncing import sync_run
 from holdfast.storage.local import LocalStorage
 
 HERE = Path(__file__).parent
@@ -80,6 +82,21 @@ def test_agrees_on_latest_after_restart_and_rejection(repository):
     rejected.mkdir()
     (rejected / f"{name}.json").write_text("")  # the name alone rejects
     assert reader.latest().step == repo["a/b"].latest.step == 2
+
+
+def test_reads_forks_and_what_a_sync_has_brought(repository, tmp_path):
+    root, state = repository
+    forked = holdfast.open(root)["a/b"][4].fork("branch")
+    source, target = Repository.open(LocalStorage(root)), Repository.create(LocalStorage(tmp_path / "s", create=True))
+    for name in ("branch", "a/b"):
+        sync_run(Route(source, target), name)
+    for place in (root, tmp_path / "s"):
+        assert format_reader.Reader(place, "a/b").latest().step == 6
+        reader = format_reader.Reader(place, "branch")
+        summary, _, table = reader.manifest(reader.latest())
+        assert summary["reason"] == "forked from a/b@4"
+        little = forked.latest.load()["weights"].astype("<f4")
+        assert reader.tensor(table, "weights") == little.tobytes()
 
 
 def test_reads_encoded_packs(repository):

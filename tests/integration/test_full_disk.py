@@ -13,9 +13,15 @@ import pytest
 from checkpoints import begin, make_repository, make_state, orphans, packs, prune, read, save
 from filesystems import Image, mounted
 from holdfast.errors import StorageError
-from holdfast.repository import compact, writing
+from holdfast.repository import adopting, compact, writing
+from holdfast.repository.index import present_packs
+from holdfast.repository.repository import Repository
+from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
+from holdfast.repository.sync_plan import Route
+from holdfast.repository.syncing import sync_run
 from holdfast.storage.local import LocalStorage
+from holdfast.storage.memory import MemoryStorage
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")]
 
@@ -121,6 +127,31 @@ def test_a_disk_that_fills_up_during_a_compaction(image: Image) -> None:
     assert orphans(run.repository) == set()
     for checkpoint, state in known.items():
         assert read(opened(image), checkpoint) == state
+
+
+def test_a_disk_that_fills_up_during_a_sync(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What did not become a checkpoint gives its room back; the next sync brings the rest."""
+    monkeypatch.setattr(adopting, "PACK_BYTES", 128 << 10)
+    source = make_repository(MemoryStorage())
+    attempt = begin(source.run("digits"))
+    states = {n: {f"t{i}": os.urandom(200_000) for i in range(5)} for n in (1, 2)}
+    for step, state in states.items():
+        save(source.run("digits"), attempt, step, step, state)
+    run = opened(image)
+    for left in (0, 40 << 10, 400 << 10, 1200 << 10):
+        filler = image.path / "filler"
+        fill(filler, run, left)
+        with pytest.raises(StorageError) as caught:
+            sync_run(Route(source, Repository.open(run.storage)), "digits")
+        assert caught.value.errno == errno.ENOSPC
+        assert {p for c in run.checkpoints() for p in packs_of(run, c)} == set(present_packs(run.storage))
+        filler.unlink()
+    assert sync_run(Route(source, Repository.open(run.storage)), "digits").failed == {}
+    there = opened(image)
+    for checkpoint in there.checkpoints():
+        assert read(there, checkpoint) == states[checkpoint.step]
+    assert len(there.checkpoints()) == 2
+    assert orphans(there.repository) == set()
 
 
 def fill(filler: Path, run: Run, left_bytes: int) -> None:

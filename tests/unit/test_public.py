@@ -50,6 +50,7 @@ METHODS = {
     "Checkpoint": {
         "config",
         "export",
+        "fork",
         "id",
         "kind",
         "load",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import output, text
+from holdfast.cli.graph import show_graph
 from holdfast.cli.options import (
     JsonOption,
     MaybeRuns,
@@ -37,6 +38,8 @@ EXAMPLES = (
     "holdfast ls digits",
     "holdfast ls 'sweep/*' --sort val_loss --limit 5",
     "holdfast ls --sort accuracy --desc --json",
+    "holdfast ls digits --graph",
+    "holdfast ls --graph",
 )
 
 
@@ -55,17 +58,35 @@ def command(
     limit: Annotated[
         int | None, typer.Option("--limit", "-n", min=1, help="At most so many.", show_default=False)
     ] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Draw the tree of checkpoints, across all these runs.")
+    ] = False,
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List runs; or the checkpoints of RUN; or, with --sort, checkpoints across runs."""
+    """List runs; or the checkpoints of RUN; or, with --sort, checkpoints across runs.
+
+    With --graph each checkpoint is drawn above the one it descends from: * leads to what the run
+    would resume from, o is on a dead branch, x is rejected or damaged. Forks of runs that are not
+    drawn are named.
+    """
     opened = open_repository(repository)
-    if sort is not None:
+    if graph:
+        _refuse_order(sort, desc=desc, limit=limit)
+        show_graph(opened, find_runs(opened, run), json=json)
+    elif sort is not None:
         _list_sorted(find_runs(opened, run), sort, desc=desc, limit=limit, json=json)
     elif run is None or is_pattern(run):
         _list_runs(opened, find_runs(opened, run)[:limit], json=json)
     else:
         _list_checkpoints(find_run(opened, run), desc=desc, limit=limit, json=json)
+
+
+def _refuse_order(sort: str | None, *, desc: bool, limit: int | None) -> None:
+    from holdfast.errors import UsageError
+
+    if sort is not None or desc or limit is not None:
+        raise UsageError("A graph has an order of its own.", do="Leave out --sort, --desc and --limit.")
 
 
 def _list_runs(repository: Repository, runs: list[Run], *, json: bool) -> None:

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from holdfast.cli import output, text
-from holdfast.cli.claiming import claimed
 from holdfast.cli.options import RepositoryOption, RunArgument, open_repository
+from holdfast.training.claiming import claimed
 
 EXAMPLES = ("holdfast mv digits digits-old", "holdfast mv lr3 sweep/lr3")
 

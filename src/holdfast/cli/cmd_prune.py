@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import output, text
-from holdfast.cli.claiming import claimed
 from holdfast.cli.options import (
     JsonOption,
     MaybeRuns,
@@ -18,6 +17,7 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.table import print_table
 from holdfast.cli.told import live_holders
+from holdfast.training.claiming import claimed
 
 if TYPE_CHECKING:
     from holdfast.domain.keep_rules import KeepRule

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from holdfast.cli import output
-from holdfast.cli.claiming import claimed
 from holdfast.cli.options import (
     AddressArgument,
     RepositoryOption,
@@ -15,6 +14,7 @@ from holdfast.cli.options import (
     open_repository,
 )
 from holdfast.cli.told import RESTART_CAUSE
+from holdfast.training.claiming import claimed
 
 if TYPE_CHECKING:
     from holdfast.domain.names import CheckpointId
@@ -44,15 +44,8 @@ def command(which: AddressArgument, repository: RepositoryOption = None, yes: Ye
 
 
 def _check(run: Run, base: CheckpointId | None) -> None:
-    from holdfast.errors import UsageError
+    from holdfast.repository.forking import check_resumable
 
-    if base is None:
-        return
-    name = f"{run.name}@{base.step}"
-    if base.kind != "full":
-        raise UsageError(
-            f"{name} holds the model only, so no run can go on from it.", do="Choose a full one."
-        )
-    if str(base) in run.rejected():
-        raise UsageError(f"{name} is rejected as damaged.", do="Choose another: 'holdfast ls' shows which.")
-    run.manifest(base)
+    if base is not None:
+        check_resumable(run, base)
+        run.manifest(base)

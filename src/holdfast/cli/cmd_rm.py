@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import output, text
-from holdfast.cli.claiming import claimed
 from holdfast.cli.options import (
     AddressArgument,
     RepositoryOption,
@@ -18,6 +17,7 @@ from holdfast.cli.options import (
     open_repository,
 )
 from holdfast.cli.told import live_holders
+from holdfast.training.claiming import claimed
 
 if TYPE_CHECKING:
     from holdfast.domain.names import CheckpointId

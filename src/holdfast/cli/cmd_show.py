@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from holdfast.cli import output, text
+from holdfast.cli.costs import show_space
 from holdfast.cli.options import (
     AddressArgument,
     JsonOption,
@@ -20,21 +21,43 @@ from holdfast.cli.values import outline, plain_value
 
 if TYPE_CHECKING:
     from holdfast.domain.manifest import Manifest
+    from holdfast.domain.names import CheckpointId
     from holdfast.repository.overview import Entry
+    from holdfast.repository.run import Run
 
-EXAMPLES = ("holdfast show digits", "holdfast show digits@best --tensors", "holdfast show digits@500 --json")
+EXAMPLES = (
+    "holdfast show digits",
+    "holdfast show digits@best --tensors",
+    "holdfast show digits@500 --json",
+    "holdfast show digits --space",
+    "holdfast show digits@500 --space --tensors",
+)
 
 
 def command(
     which: AddressArgument,
     tensors: Annotated[bool, typer.Option("--tensors", "-t", help="List the tensors too.")] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Show what it costs instead; without @AT the whole run.")
+    ] = False,
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show what a checkpoint holds: progress, metrics, environment, configuration, state."""
+    """Show what a checkpoint holds: progress, metrics, environment, configuration, state.
+
+    With --space: bytes of its tensors, bytes stored for them, bytes of these that nothing else
+    needs, and what 'holdfast rm' and 'holdfast prune' would free.
+    """
+    opened = open_repository(repository)
+    if space:
+        show_space(opened, which, tensors=tensors, json=json)
+    else:
+        _show(*find_checkpoint(opened, which), tensors=tensors, json=json)
+
+
+def _show(run: Run, checkpoint: CheckpointId, *, tensors: bool, json: bool) -> None:
     from holdfast.repository.overview import entry
 
-    run, checkpoint = find_checkpoint(open_repository(repository), which)
     manifest = run.manifest(checkpoint)
     seen = entry(run, checkpoint)
     if json:

@@ -63,6 +63,8 @@ def live_holders(run: Run) -> list[ProcessIdentity]:
 
 def state_of(overview: RunOverview, holders: list[ProcessIdentity]) -> str:
     """In a word or two, how a run is doing."""
+    from holdfast.repository.forking import FORK_CAUSE
+
     if holders:
         return "live"
     if overview.damage is not None:
@@ -73,6 +75,8 @@ def state_of(overview: RunOverview, holders: list[ProcessIdentity]) -> str:
         return "killed"
     if overview.end.cause.startswith(RESTART_CAUSE):
         return "to restart"
+    if overview.end.cause.startswith(FORK_CAUSE):
+        return "forked"
     return "finished" if overview.end.done else "ended"
 
 

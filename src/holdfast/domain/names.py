@@ -121,6 +121,11 @@ class CheckpointId(msgspec.Struct, frozen=True):
         return f"{self.step:012d}-{self.attempt}-{self.sequence:06d}-{self.kind}-{self.digest}"
 
     @property
+    def identity(self) -> tuple[AttemptId, int, int, str]:
+        """What names the same checkpoint in every repository: the digest is also of the repository's id."""
+        return (self.attempt, self.sequence, self.step, self.kind)
+
+    @property
     def order(self) -> tuple[int, int, str]:
         """Sorts checkpoints of a run by attempt, then by commit."""
         return (self.attempt.number, self.sequence, self.digest)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -17,10 +17,12 @@ from holdfast.domain.tensors import TensorSource
 from holdfast.errors import NotFoundError, StorageError
 from holdfast.repository import layout, records
 from holdfast.repository.run import Run
-from holdfast.repository.writing import PackWriter, Written
+from holdfast.repository.writing import PackWriter, Written, discard
 from holdfast.storage.base import Storage
 
 RECHECKS = 3
+Gather = Callable[[frozenset[str]], Written]
+"""Finds packs that hold all of a checkpoint's chunks, without those packs; writes what is lacking."""
 
 
 class Draft(msgspec.Struct):
@@ -102,29 +104,53 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
     """
     started = time.monotonic()
     details = details or encode_details(draft)
+
+    def gather(lost: frozenset[str]) -> Written:
+        find = Finder(run, lost).find if dedup or lost else _find_nothing
+        return PackWriter(run.storage, run.repository.chunk_bytes, find).write(draft.sources)
+
     with run.repository.holding(saving=True):
-        find = _Finder(run).find if dedup else _find_nothing
-        writer = PackWriter(run.storage, run.repository.chunk_bytes, find)
-        written = writer.write(draft.sources)
-        checkpoint, data, summary = _manifest(run, draft, details, written)
-        packs = sorted(written.new_packs.keys() | written.used_packs)
-        hint = records.encode(records.HintRecord(packs))
-        try:
-            run.storage.put(run.layout.hint(checkpoint), [hint])
-        except BaseException:
-            _clear(run, checkpoint, writer)
-            raise
-        _publish(run, checkpoint, data, writer)
-        written = _recheck(run, draft, written, checkpoint)
-        _learn(run, checkpoint, written)
+        written = gather(frozenset())
+        summary = _summary(run, draft, written)
+        manifest = Manifest(summary, details, run.repository.chunk_bytes, written.tensors)
+        checkpoint, written = publish(run, manifest, written, gather)
     return Committed(checkpoint, summary, written.new_bytes, time.monotonic() - started)
+
+
+def publish(run: Run, manifest: Manifest, written: Written, gather: Gather) -> tuple[CheckpointId, Written]:
+    """Make a manifest visible whose chunks are durable; return its name, and the packs that it relies on.
+
+    The caller holds the repository, for saving.
+
+    Parameters
+    ----------
+    written : Written
+        What ``gather`` gave.
+    gather : callable
+        Asked again, if packs relied on turn out to be going.
+    """
+    checkpoint, data = encode_manifest(manifest)
+    try:
+        put_hint(run, checkpoint, written.packs)
+    except BaseException:
+        _clear(run, checkpoint, written)
+        raise
+    _publish(run, checkpoint, data, written)
+    written = _recheck(run, checkpoint, written, gather)
+    _learn(run, checkpoint, written)
+    return checkpoint, written
+
+
+def put_hint(run: Run, checkpoint: CheckpointId, packs: Iterable[str]) -> None:
+    """Note which packs hold a checkpoint's chunks; all of these are durable already."""
+    run.storage.put(run.layout.hint(checkpoint), [records.encode(records.HintRecord(sorted(packs)))])
 
 
 def _find_nothing(digest: bytes) -> None:
     del digest
 
 
-class _Finder:
+class Finder:
     """Says which packs a new checkpoint may rely on."""
 
     def __init__(self, run: Run, excluded: frozenset[str] = frozenset()) -> None:
@@ -147,10 +173,8 @@ class _Finder:
         return self._standing[pack_id]
 
 
-def _manifest(
-    run: Run, draft: Draft, details: Details, written: Written
-) -> tuple[CheckpointId, bytes, Summary]:
-    summary = Summary(
+def _summary(run: Run, draft: Draft, written: Written) -> Summary:
+    return Summary(
         repository=run.repository.id,
         attempt=draft.attempt,
         sequence=draft.sequence,
@@ -165,12 +189,9 @@ def _manifest(
         done=draft.done,
         monitor=draft.monitor,
     )
-    manifest = Manifest(summary, details, run.repository.chunk_bytes, written.tensors)
-    checkpoint, data = encode_manifest(manifest)
-    return checkpoint, data, summary
 
 
-def _publish(run: Run, checkpoint: CheckpointId, data: bytes, writer: PackWriter) -> None:
+def _publish(run: Run, checkpoint: CheckpointId, data: bytes, written: Written) -> None:
     """Create the manifest. Its name is its digest, so a lost answer is asked for again."""
     key = run.layout.checkpoint(checkpoint)
     run.repository.doubtful.add(str(checkpoint))
@@ -179,7 +200,7 @@ def _publish(run: Run, checkpoint: CheckpointId, data: bytes, writer: PackWriter
     except StorageError as error:
         if not _repeated(run, key, data):
             if _surely_absent(run.storage, key):
-                _clear(run, checkpoint, writer)
+                _clear(run, checkpoint, written)
             raise error from None
 
 
@@ -199,31 +220,29 @@ def _surely_absent(storage: Storage, key: str) -> bool:
         return False
 
 
-def _clear(run: Run, checkpoint: CheckpointId, writer: PackWriter) -> None:
+def _clear(run: Run, checkpoint: CheckpointId, written: Written) -> None:
     """Remove what a commit that surely failed has left, above all on a full disk."""
-    writer.discard()
+    discard(run.storage, written.new_packs)
     run.repository.doubtful.discard(str(checkpoint))
     with suppress(StorageError):
         run.storage.delete(run.layout.hint(checkpoint))
 
 
-def _recheck(run: Run, draft: Draft, written: Written, checkpoint: CheckpointId) -> Written:
+def _recheck(run: Run, checkpoint: CheckpointId, written: Written, gather: Gather) -> Written:
     """See that every pack relied on is still there and not condemned; else write those chunks anew."""
     lost: frozenset[str] = frozenset()
     for _ in range(RECHECKS):
-        finder = _Finder(run, lost)
-        gone = {p for p in written.new_packs.keys() | written.used_packs if not finder.stands(p)}
+        finder = Finder(run, lost)
+        gone = {pack_id for pack_id in written.packs if not finder.stands(pack_id)}
         if not gone:
             run.repository.doubtful.discard(str(checkpoint))
             return written
         lost |= gone
-        again = PackWriter(run.storage, run.repository.chunk_bytes, _Finder(run, lost).find)
-        rewritten = again.write(draft.sources)
+        rewritten = gather(lost)
         if rewritten.tensors != written.tensors:
             break
         written = rewritten
-        packs = sorted(written.new_packs.keys() | written.used_packs)
-        run.storage.put(run.layout.hint(checkpoint), [records.encode(records.HintRecord(packs))])
+        put_hint(run, checkpoint, written.packs)
     raise StorageError(
         f"The checkpoint {run.name}@{checkpoint.step} is published, but packs it relies on keep vanishing.",
         do="See that only one process prunes this repository.",
@@ -234,6 +253,5 @@ def _learn(run: Run, checkpoint: CheckpointId, written: Written) -> None:
     repository = run.repository
     for pack_id, entries in written.new_packs.items():
         repository.index.add(pack_id, entries)
-    packs = frozenset(written.new_packs.keys() | written.used_packs)
-    repository.dependable |= packs
-    repository.marks[run.name, str(checkpoint)] = packs
+    repository.dependable |= written.packs
+    repository.marks[run.name, str(checkpoint)] = written.packs

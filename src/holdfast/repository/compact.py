@@ -19,16 +19,14 @@ from holdfast.repository import layout, records, retention
 from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.index import present_packs
 from holdfast.repository.live import Live, Seen
-from holdfast.repository.pack import MAGIC, RAW, PackBuilder
+from holdfast.repository.pack import RAW, PackBuilder
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import UnrecordedIndex
-from holdfast.repository.writing import PACK_BYTES
+from holdfast.repository.writing import PACK_BYTES, Stored, put_pack
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from holdfast.storage.base import Buffer
 
     Bytes = npt.NDArray[np.uint8]
 
@@ -288,11 +286,11 @@ class _Rewriting:
         return self._new
 
     def _write(self, group: list[bytes]) -> None:
-        stored: dict[bytes, tuple[str, int, bytes]] = {}
+        stored: dict[bytes, Stored] = {}
 
         def sink(digest: bytes, raw: Bytes) -> None:
             codec, data = registry.encode(raw, self._live.needs[digest].dtype) or (RAW, raw.tobytes())
-            stored[digest] = (codec, len(raw), data)
+            stored[digest] = Stored(codec, len(raw), data)
             self._advance(len(raw))
 
         # What cannot be read stays where it is: marking will find that its pack is needed.
@@ -300,8 +298,7 @@ class _Rewriting:
         if stored:
             builder = PackBuilder(layout.new_pack_id())
             self._new.append(builder.pack_id)
-            parts = _parts(builder, {digest: stored[digest] for digest in group if digest in stored})
-            self._storage.put(layout.pack(builder.pack_id), parts)
+            put_pack(self._storage, builder, {d: stored[d] for d in group if d in stored})
 
     def _read_back(self) -> None:
         """Old copies go, so the new ones must be good where they rest, not only in memory."""
@@ -361,11 +358,3 @@ def _groups(live: Live, repository: Repository, digests: Collection[bytes]) -> I
         owner = live.needs[digest].owner
     if group:
         yield group
-
-
-def _parts(builder: PackBuilder, stored: dict[bytes, tuple[str, int, bytes]]) -> Iterator[Buffer]:
-    yield MAGIC
-    for digest, (codec, raw_bytes, data) in stored.items():
-        builder.add(digest, raw_bytes, codec, len(data))
-        yield data
-    yield from builder.finish()

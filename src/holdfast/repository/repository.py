@@ -82,8 +82,16 @@ class Repository:
         return cls(storage, config)
 
     @classmethod
-    def create(cls, storage: Storage, *, chunk_bytes: int = CHUNK_BYTES) -> Repository:
+    def create(
+        cls, storage: Storage, *, chunk_bytes: int = CHUNK_BYTES, repository_id: str | None = None
+    ) -> Repository:
         """Open a repository, making it first if there is none.
+
+        Parameters
+        ----------
+        chunk_bytes : int
+        repository_id : str, optional
+            That of the repository that the new one shall be a copy of.
 
         Raises
         ------
@@ -97,7 +105,8 @@ class Repository:
         if storage.stat(layout.CONFIG) is None:
             if _has_remains(storage):
                 raise _no_repository(storage)
-            config = records.RepositoryConfig(records.FORMAT_VERSION, secrets.token_hex(16), chunk_bytes)
+            new_id = repository_id or secrets.token_hex(16)
+            config = records.RepositoryConfig(records.FORMAT_VERSION, new_id, chunk_bytes)
             storage.put_if_absent(layout.CONFIG, records.encode(config))
         return cls.open(storage)
 

@@ -20,7 +20,8 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.base import KeepsTemporaries
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a storage without room."""
 TEMPORARY_SECONDS = 60.0
 GRACE_SECONDS = 6 * 3600.0
 """Longer than any save may take, where no kernel lock protects it."""
@@ -146,7 +147,7 @@ class _Removal:
             self._storage.put_if_absent(record_key, records.encode(records.CondemnedRecord(name, now)))
         except StorageError as error:
             # On a full disk removal must work of all things; under the lock it needs no record.
-            if self._grace_seconds == 0.0 and error.errno in _FULL:
+            if self._grace_seconds == 0.0 and error.errno in FULL:
                 return True
             raise
         stat = self._storage.stat(record_key)
@@ -228,8 +229,13 @@ class _Removal:
         return self._grace_seconds == 0.0 or age_seconds >= self._grace_seconds
 
 
-def needed_packs(repository: Repository) -> set[str]:
+def needed_packs(repository: Repository, without: Collection[tuple[str, CheckpointId]] = ()) -> set[str]:
     """Packs that at least one present manifest needs, condemned manifests included.
+
+    Parameters
+    ----------
+    without : collection
+        Checkpoints, each with its run's name, to be thought away.
 
     Raises
     ------
@@ -238,7 +244,11 @@ def needed_packs(repository: Repository) -> set[str]:
     """
     condemned = repository.condemned_packs().keys()
     return {
-        p for run in repository.runs() for c in run.all_checkpoints() for p in packs_of(run, c, condemned)
+        pack_id
+        for run in repository.runs()
+        for checkpoint in run.all_checkpoints()
+        if (run.name, checkpoint) not in without
+        for pack_id in packs_of(run, checkpoint, condemned)
     }
 
 

@@ -268,11 +268,16 @@ class Run:
         linking it and syncing the folder; so it is made durable first.
         """
         if base is not None:
-            self._settle(base)
+            self.settle(base)
+        self.record_origin(attempt, base)
+
+    def record_origin(self, attempt: AttemptId, base: CheckpointId | None) -> None:
+        """Record what the attempt starts from, be it another run's: a copy of that is the attempt's first."""
         record = records.BaseRecord(str(attempt), str(base) if base is not None else None)
         self.storage.put_if_absent(self.layout.base(attempt), records.encode(record))
 
-    def _settle(self, checkpoint: CheckpointId) -> None:
+    def settle(self, checkpoint: CheckpointId) -> None:
+        """Make durable a checkpoint whose writer may have died before it was."""
         key = self.layout.checkpoint(checkpoint)
         with self.repository.holding(saving=True):
             self.storage.put_if_absent(key, self.storage.get(key))

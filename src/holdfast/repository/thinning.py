@@ -79,6 +79,7 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
         sources={n: StoredTensor(run, checkpoint, n, e) for n, e in manifest.tensors.items() if n in names},
         tree=kept,
         metrics=summary.metrics,
+        parent=CheckpointId.parse(summary.parent) if summary.parent is not None else None,
         kind="thin",
         done=summary.done,
         monitor=summary.monitor,

@@ -159,6 +159,11 @@ class UnrecordedIndex(ChunkIndex):
         self._bad_copies().update((pack_id, d) for d in digests)
         self._found[pack_id, reason] |= set(digests)
 
+    @property
+    def found(self) -> dict[tuple[str, str], set[bytes]]:
+        """Pack and reason → bad copies in it, not recorded yet."""
+        return self._found
+
     def record_all(self) -> None:
         """Durably note what was found."""
         for (pack_id, reason), digests in self._found.items():

@@ -47,6 +47,19 @@ class Written(msgspec.Struct):
     used_packs: set[str]
     new_bytes: int
 
+    @property
+    def packs(self) -> frozenset[str]:
+        """All that it relies on."""
+        return frozenset(self.new_packs.keys() | self.used_packs)
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """A chunk as it is to rest in a pack."""
+
+    codec: str
+    raw_bytes: int
+    data: bytes
+
 
 class _Piece(msgspec.Struct, frozen=True, array_like=True):
     name: str
@@ -89,20 +102,11 @@ class PackWriter:
         try:
             self._write_groups(_group(self._pieces(sources)), sources, digests)
         except BaseException:
-            self.discard()
+            discard(self._storage, self.new_packs)
             raise
         tensors = {name: _entry(source, digests[name]) for name, source in sources.items()}
         new_bytes = sum(e.stored_bytes for entries in self.new_packs.values() for e in entries)
         return Written(tensors, self.new_packs, self._used, new_bytes)
-
-    def discard(self) -> None:
-        """Remove the packs written: only while no manifest was offered that names their chunks."""
-        for pack_id in list(self.new_packs):
-            try:
-                self._storage.delete(layout.pack(pack_id))
-            except HoldfastError:
-                continue  # an orphan; the next prune takes it
-            del self.new_packs[pack_id]
 
     def _pieces(self, sources: Mapping[str, TensorSource]) -> Iterator[_Piece]:
         for name, source in sources.items():
@@ -170,6 +174,29 @@ class PackWriter:
                 continue
             self._written.add(digest)
             yield digest, chunk
+
+
+def discard(storage: Storage, new_packs: dict[str, list[PackEntry]]) -> None:
+    """Remove packs just written: only while no manifest was offered that names their chunks."""
+    for pack_id in list(new_packs):
+        try:
+            storage.delete(layout.pack(pack_id))
+        except HoldfastError:
+            continue  # an orphan; the next prune takes it
+        del new_packs[pack_id]
+
+
+def put_pack(storage: Storage, builder: PackBuilder, stored: Mapping[bytes, Stored]) -> None:
+    """Write one pack of chunks that are encoded already; durable on return."""
+    storage.put(layout.pack(builder.pack_id), _stored_parts(builder, stored))
+
+
+def _stored_parts(builder: PackBuilder, stored: Mapping[bytes, Stored]) -> Iterator[Buffer]:
+    yield MAGIC
+    for digest, chunk in stored.items():
+        builder.add(digest, chunk.raw_bytes, chunk.codec, len(chunk.data))
+        yield chunk.data
+    yield from builder.finish()
 
 
 def _parts(builder: PackBuilder, chunks: Iterable[tuple[bytes, npt.NDArray[np.uint8]]]) -> Iterator[Buffer]:

@@ -10,12 +10,14 @@ from holdfast.domain import tree
 from holdfast.domain.manifest import Manifest, Summary
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, NotFoundError
+from holdfast.repository.forking import fork
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.repository.verify import Verifier
 from holdfast.storage.urls import open_storage
 from holdfast.training import console
 from holdfast.training.arguments import check_state
+from holdfast.training.claiming import claimed
 from holdfast.training.restoring import Restorer
 
 
@@ -109,6 +111,24 @@ class Checkpoint:
         from holdfast.formats.export import export_checkpoint
 
         export_checkpoint(self._run, self._id, path, only=_names(only), overwrite=overwrite)
+
+    def fork(self, run: str) -> RunView:
+        """Let a new run begin here: its first launch resumes from this checkpoint. No tensor is copied.
+
+        Parameters
+        ----------
+        run : str
+            A name that is free.
+
+        Raises
+        ------
+        UsageError
+            There is such a run, or this checkpoint is thin or rejected.
+        """
+        target = self._run.repository.run(run)
+        with claimed(target):
+            fork(self._run, self._id, run)
+        return RunView(target)
 
     def verify(self) -> None:
         """Read every byte and check it.

@@ -19,6 +19,11 @@ VERBS = (
     ("du", "digits", "--json"),
     ("status", "digits"),
     ("tag",),
+    ("ls", "--graph"),
+    ("ls", "digits", "--graph", "--json"),
+    ("show", "digits", "--space"),
+    ("show", "digits@300", "--space", "--json"),
+    ("fork", "digits@300", "branch"),
     ("doctor",),
     ("diff", "digits@100", "digits@300"),
     ("verify", "--dry-run"),
@@ -69,7 +74,7 @@ def test_damage_anywhere_is_told_in_sentences(place, digits, holdfast, seed):
     for path in chance.sample(files, chance.randrange(1, 4)):
         if path.exists():
             change(path, chance)
-    for verb in VERBS:
+    for verb in (*VERBS[:-1], ("sync", str(place.path), str(place.path.parent / "copy")), VERBS[-1]):
         result = holdfast(*verb)
         assert "should not" not in result.err, (verb, result.err)
         assert result.code in SAID | ({1} if verb[0] == "doctor" else set()), (verb, result.err)

@@ -1,4 +1,4 @@
-"""Keeping trainers away from a run while the command line changes it."""
+"""Keeping trainers away from a run while something else changes it."""
 
 from __future__ import annotations
 

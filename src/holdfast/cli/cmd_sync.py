@@ -1,0 +1,161 @@
+"""``holdfast sync``: bring runs of one repository to another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from holdfast.cli import output, text
+from holdfast.cli.options import JsonOption, as_dict, find_runs
+from holdfast.training.claiming import claimed
+
+if TYPE_CHECKING:
+    from holdfast.errors import HoldfastError
+    from holdfast.repository.repository import Repository
+    from holdfast.repository.sync_plan import Planned, Route
+    from holdfast.repository.syncing import Synced
+
+EXAMPLES = (
+    "holdfast sync ./checkpoints /mnt/backup/checkpoints",
+    "holdfast sync ./checkpoints /mnt/backup/checkpoints digits 'sweep/*'",
+    "holdfast sync ./checkpoints /mnt/backup/checkpoints --dry-run --json",
+)
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="Folder or URL of the repository to read.")],
+    target: Annotated[
+        str, typer.Argument(metavar="DEST", help="Folder or URL of the one to bring it to; made if absent.")
+    ],
+    runs: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[RUN]...", help="Runs or patterns; else all runs.", show_default=False),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Bring runs of SOURCE to DEST: only chunks that DEST lacks move, each verified on the way.
+
+    Tags, attempts and rejections come along, so a launch at DEST resumes where one at SOURCE would.
+    Nothing at DEST is removed. SOURCE may be training meanwhile; killed half way, the same command
+    goes on. A run that has gone on by itself at DEST is refused.
+    """
+    opened = _open(source)
+    found = [run for name in runs for run in find_runs(opened, name)] if runs else opened.runs()
+    names = list(dict.fromkeys(run.name for run in found))
+    if dry_run:
+        _tell_plan(_planned(opened, _open_if_there(target), names), json=json)
+    else:
+        _sync(opened, target, names, json=json)
+
+
+def _open(place: str) -> Repository:
+    from holdfast.repository.repository import Repository
+    from holdfast.storage.urls import open_storage
+
+    return Repository.open(open_storage(place))
+
+
+def _open_if_there(place: str) -> Repository | None:
+    from holdfast.errors import NotFoundError
+
+    try:
+        return _open(place)
+    except NotFoundError:
+        return None
+
+
+def _planned(source: Repository, target: Repository | None, names: list[str]) -> list[Planned]:
+    from holdfast.repository.sync_plan import plan
+
+    return list(plan(source, target, names))
+
+
+def _tell_plan(planned: list[Planned], *, json: bool) -> None:
+    if json:
+        told = [{"run": p.run, "checkpoints": p.checkpoints, "moved_bytes": p.moved_bytes} for p in planned]
+        output.print_json({"dry_run": True, "runs": told})
+        return
+    for run in (p for p in planned if p.checkpoints):
+        output.say(f"{run.run}: {_amount(run.checkpoints, run.moved_bytes)} to move.")
+    if not any(p.checkpoints for p in planned):
+        output.say("Every checkpoint is there.")
+
+
+def _amount(checkpoints: int, moved_bytes: int) -> str:
+    return f"{text.several(checkpoints, 'checkpoint')}, {text.size(moved_bytes)}"
+
+
+def _sync(source: Repository, place: str, names: list[str], *, json: bool) -> None:
+    from holdfast.repository.repository import Repository
+    from holdfast.repository.sync_plan import Route
+    from holdfast.storage.urls import open_storage
+
+    storage = open_storage(place, create=True)
+    target = Repository.create(storage, chunk_bytes=source.chunk_bytes, repository_id=source.id)
+    route = Route(source, target)
+    refused: dict[str, HoldfastError] = {}
+    total = sum(p.moved_bytes for p in _planned(source, target, names))
+    with output.progress("Syncing", total) as advance:
+        done = [_one(route, name, advance, refused) for name in names]
+    damaged = _damaged_copies(route)
+    _tell(done, refused, damaged, json=json)
+    failures = [error.exit_code for error in refused.values()]
+    failures += [4] if any(synced.failed for synced in done) else []
+    if failures:
+        raise typer.Exit(max(failures))
+
+
+def _one(route: Route, name: str, advance: Any, refused: dict[str, HoldfastError]) -> Synced:
+    """One run; that it is refused must not keep the others."""
+    from holdfast.errors import HoldfastError, StorageError
+    from holdfast.repository.syncing import Synced, sync_run
+
+    try:
+        with claimed(route.target.run(name)):
+            return sync_run(route, name, advance)
+    except StorageError:
+        raise  # a full disk, a lost connection: the next run would fare no better
+    except HoldfastError as error:
+        refused[name] = error
+        return Synced(name)
+
+
+def _damaged_copies(route: Route) -> list[dict[str, Any]]:
+    """Copies at the source that two reads found bad; recorded there, if that can be written to."""
+    from contextlib import suppress
+
+    from holdfast.errors import StorageError
+
+    found = [{"pack": p, "chunks": len(d), "reason": why} for (p, why), d in route.copies.found.items()]
+    with suppress(StorageError):
+        route.copies.record_all()
+    return found
+
+
+def _tell(
+    done: list[Synced],
+    refused: dict[str, HoldfastError],
+    damaged: list[dict[str, Any]],
+    *,
+    json: bool,
+) -> None:
+    if json:
+        runs = [{**as_dict(s), "refused": str(refused[s.run]) if s.run in refused else None} for s in done]
+        output.print_json({"dry_run": False, "runs": runs, "damaged_copies": damaged})
+        return
+    for synced in done:
+        if synced.checkpoints:
+            output.say(f"{synced.run}: {_amount(synced.checkpoints, synced.moved_bytes)} moved.")
+        elif synced.records:
+            output.say(f"{synced.run}: {text.several(synced.records, 'record')} brought up to date.")
+        for reason in synced.failed.values():
+            output.note(f"{synced.run}: not brought: {reason}")
+    for copy in damaged:
+        chunks = text.several(copy["chunks"], "chunk")
+        output.note(f"The copy of {chunks} in pack {copy['pack']} of the source {copy['reason']}.")
+    for error in refused.values():
+        output.note(str(error))
+    if all(synced.is_nothing for synced in done) and not refused:
+        output.say("Nothing to move: all of it is there.")

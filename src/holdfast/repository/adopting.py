@@ -1,0 +1,169 @@
+"""Committing a checkpoint that exists elsewhere: only chunks that are lacking here are moved.
+
+A manifest names chunks, not packs, so another run of the repository takes a checkpoint over by its
+manifest alone, and another repository by its manifest and the chunks that it does not have. The
+order of writes is that of every commit. Packs of an adoption that was cut short are named by its
+hint, which was written when they were durable, so another one goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from holdfast.codecs import registry
+from holdfast.domain.manifest import Manifest, encode_manifest, split_digests
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import DamagedError, StorageError
+from holdfast.repository import layout, records
+from holdfast.repository.chunks import ChunkReader
+from holdfast.repository.commit import Committed, Finder, publish, put_hint
+from holdfast.repository.index import ChunkIndex
+from holdfast.repository.pack import RAW, PackBuilder, PackEntry
+from holdfast.repository.reading import raise_damage
+from holdfast.repository.retention import FULL
+from holdfast.repository.run import Run
+from holdfast.repository.writing import PACK_BYTES, Stored, Written, discard, put_pack
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+Advance = Callable[[int], None]
+
+
+class Origin(NamedTuple):
+    """Where the checkpoint lies already, and what reads its chunks there."""
+
+    run: Run
+    checkpoint: CheckpointId
+    copies: ChunkIndex
+    reader: ChunkReader
+
+    def __str__(self) -> str:
+        return f"{self.run.name}@{self.checkpoint.step}"
+
+
+def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambda size: None) -> Committed:
+    """Make a checkpoint of another run, or of another repository, one of this run.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        With the summary that it shall have here.
+    origin : Origin
+    advance : callable
+        Told the bytes of each chunk moved, as it will rest.
+
+    Raises
+    ------
+    DamagedError
+        A chunk that is lacking here has no good copy there either.
+    """
+    started = time.monotonic()
+    carrying = _Carrying(run, manifest, origin, advance)
+    with run.repository.holding(saving=True):
+        carrying.learn_unfinished()
+        found = carrying.gather(frozenset())
+        try:
+            checkpoint, written = publish(run, manifest, found, carrying.gather)
+        except DamagedError:
+            carrying.take_back()
+            raise
+    return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
+
+
+def chunks_of(manifest: Manifest) -> dict[bytes, tuple[str, str]]:
+    """Every chunk that a manifest references, in its order → name and dtype of a tensor that holds it."""
+    return {
+        digest: (name, entry.dtype)
+        for name, entry in manifest.tensors.items()
+        for shard in entry.shards
+        for digest in split_digests(shard.chunks)
+    }
+
+
+class _Carrying:
+    """Finds the chunks of one manifest, and moves those that are lacking."""
+
+    def __init__(self, run: Run, manifest: Manifest, origin: Origin, advance: Advance) -> None:
+        self._run = run
+        self._manifest = manifest
+        self._checkpoint, _ = encode_manifest(manifest)
+        self._chunks = chunks_of(manifest)
+        self._origin = origin
+        self._hints = origin.run.hints(origin.checkpoint)
+        self._advance = advance
+
+    def learn_unfinished(self) -> None:
+        """Rely on what an adoption of the same checkpoint, which was cut short, has moved."""
+        unfinished = self._run.hints(self._checkpoint)
+        self._run.repository.index.load(unfinished)
+        self._run.repository.dependable |= set(unfinished)
+
+    def take_back(self) -> None:
+        """Condemn what was published: its packs have gone, and so has what they could be made from."""
+        record = records.CondemnedRecord(str(self._checkpoint), self._run.storage.now_seconds())
+        self._run.storage.put_if_absent(self._run.layout.condemn(self._checkpoint), records.encode(record))
+
+    def gather(self, lost: frozenset[str]) -> Written:
+        """Packs that hold all the chunks, without those that are lost."""
+        finder = Finder(self._run, lost)
+        found = {digest: finder.find(digest) for digest in self._chunks}
+        used = {pack_id for pack_id in found.values() if pack_id is not None}
+        new_packs = self._move([digest for digest, pack_id in found.items() if pack_id is None], used)
+        new_bytes = sum(e.stored_bytes for entries in new_packs.values() for e in entries)
+        return Written(self._manifest.tensors, new_packs, used, new_bytes)
+
+    def _move(self, lacking: list[bytes], used: Iterable[str]) -> dict[str, list[PackEntry]]:
+        new_packs: dict[str, list[PackEntry]] = {}
+        self._origin.copies.cover(lacking, self._hints)
+        try:
+            for group in self._groups(lacking):
+                if new_packs:
+                    put_hint(self._run, self._checkpoint, {*used, *new_packs})
+                self._put(group, new_packs)
+        except StorageError as error:
+            if error.errno in FULL:  # else they stay, so that the next one need not move them again
+                discard(self._run.storage, new_packs)
+            raise
+        return new_packs
+
+    def _put(self, group: list[bytes], new_packs: dict[str, list[PackEntry]]) -> None:
+        stored = self._read(group)
+        builder = PackBuilder(layout.new_pack_id())
+        new_packs[builder.pack_id] = builder.entries
+        put_pack(self._run.storage, builder, stored)
+
+    def _groups(self, lacking: list[bytes]) -> Iterator[list[bytes]]:
+        group: list[bytes] = []
+        size_bytes = 0
+        for digest in lacking:
+            raw_bytes = next((c.entry.raw_bytes for c in self._origin.copies.copies(digest)), 0)
+            if group and size_bytes + raw_bytes > PACK_BYTES:
+                yield group
+                group, size_bytes = [], 0
+            group.append(digest)
+            size_bytes += raw_bytes
+        if group:
+            yield group
+
+    def _read(self, group: list[bytes]) -> dict[bytes, Stored]:
+        """Verified chunks, encoded if they were."""
+        stored: dict[bytes, Stored] = {}
+
+        def sink(digest: bytes, raw: npt.NDArray[np.uint8]) -> None:
+            stored[digest] = self._stored(digest, raw)
+            self._advance(len(stored[digest].data))
+
+        failed = self._origin.reader.read(group, self._hints, sink)
+        raise_damage(failed, lambda digest: {self._chunks[digest][0]}, f"The checkpoint {self._origin}")
+        return {digest: stored[digest] for digest in group}
+
+    def _stored(self, digest: bytes, raw: npt.NDArray[np.uint8]) -> Stored:
+        encoded = None
+        if any(copy.entry.codec != RAW for copy in self._origin.copies.copies(digest)):
+            encoded = registry.encode(raw, self._chunks[digest][1])
+        codec, data = encoded or (RAW, raw.tobytes())
+        return Stored(codec, len(raw), data)
