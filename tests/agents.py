@@ -14,9 +14,18 @@ from holdfast.storage.local import LocalStorage
 
 def agents_of(repository: Path, run: str = "main") -> list[int]:
     """Process ids of the agents of a run."""
-    opened = Repository.open(LocalStorage(repository))
-    listens_at = address(opened.id, opened.storage.location, run).hex().encode()
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and listens_at in _words(p)]
+    return agents_at({address_of(Repository.open(LocalStorage(repository)), run)})
+
+
+def address_of(repository: Repository, run: str) -> bytes:
+    """Where the agent of a run listens, as its command line says it."""
+    return address(repository.id, repository.storage.location, run).hex().encode()
+
+
+def agents_at(addresses: set[bytes]) -> list[int]:
+    """Process ids of the agents that listen at any of these."""
+    processes = (p for p in Path("/proc").iterdir() if p.name.isdigit())
+    return [int(p.name) for p in processes if not addresses.isdisjoint(_words(p))]
 
 
 def agents_below(folder: Path) -> list[int]:
