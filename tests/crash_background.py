@@ -45,6 +45,7 @@ OPTIONS = Options(
     config={},
     background=True,
     on_busy="wait",
+    compact="never",
     staging_memory=None,
     memory_seconds=0.0,
 )

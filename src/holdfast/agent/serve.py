@@ -11,6 +11,7 @@ import time
 from contextlib import suppress
 
 from holdfast.agent.holdings import Holdings
+from holdfast.agent.tidying import Tidying
 from holdfast.agent.work import Worker
 from holdfast.node.arena import Slot
 from holdfast.node.channel import Channel, ChannelClosedError, listen
@@ -27,6 +28,7 @@ from holdfast.node.messages import (
     Refused,
     Staged,
     ToAgent,
+    Told,
     Welcome,
     Withdraw,
     Withdrawn,
@@ -66,6 +68,7 @@ class Agent:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._worker = Worker(self._tell, self._awake)
+        self._tidying: Tidying | None = None
 
     def serve(self) -> None:
         """Until nobody needs it any more."""
@@ -73,12 +76,20 @@ class Agent:
             poll = select.poll()
             for descriptor in self._watched():
                 poll.register(descriptor, select.POLLIN)
-            pause_seconds = LOOK_SECONDS if self._ended else UNCALLED_SECONDS
-            ready = {descriptor for descriptor, _ in poll.poll(pause_seconds * 1000)}
+            ready = {descriptor for descriptor, _ in poll.poll(self._pause_seconds() * 1000)}
             self._look(ready)
+            if self._tidying is not None:
+                self._tidying.look(idle=self._worker.idle)
             if self._ended:
                 self._keep()
         self._listener.close()
+        if self._tidying is not None:
+            self._tidying.end()
+
+    def _pause_seconds(self) -> float:
+        pause_seconds = LOOK_SECONDS if self._ended else UNCALLED_SECONDS
+        wake_seconds = self._tidying.wakes_in() if self._tidying is not None else None
+        return pause_seconds if wake_seconds is None else min(pause_seconds, wake_seconds)
 
     def _over(self) -> bool:
         if self._trainer is not None or self._heirs or not self._worker.idle or self._is_called():
@@ -213,6 +224,8 @@ class Agent:
         self._life = _Life(channel.peer_pid)
         self._trainer, self._ended = channel, False
         self._memory_seconds = hello.memory_seconds
+        if hello.compact and self._tidying is None:
+            self._tidying = Tidying(hello.location, hello.run, lambda text: self._tell(Told(text)))
         self._worker.add(hello)
         if self._life.over:
             self._let_go()
@@ -252,6 +265,8 @@ class Agent:
     def _tell(self, message: Message) -> None:
         if isinstance(message, Done):
             self._holdings.decided(message)
+            if self._tidying is not None and message.checkpoint is not None:
+                self._tidying.committed()
         trainer = self._trainer
         if trainer is not None:
             with suppress(ChannelClosedError):

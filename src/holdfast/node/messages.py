@@ -29,6 +29,8 @@ class Hello(Message, frozen=True):
     keep : KeepRule
     memory_seconds : float
         For how long to keep the newest snapshot for a successor, should this trainer die.
+    compact : bool
+        Compact the run's packs whenever there is nothing else to do.
     """
 
     version: str
@@ -38,6 +40,7 @@ class Hello(Message, frozen=True):
     parent: str | None
     keep: KeepRule
     memory_seconds: float
+    compact: bool = False
 
 
 class NewSlot(Message, frozen=True):

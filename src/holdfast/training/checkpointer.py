@@ -76,6 +76,9 @@ class Checkpointer:
         In the background, what a save does that finds two others on their way: wait for the
         first, be left out, or take the place of the newer one if that was not begun. Saves that
         somebody asked for always wait.
+    compact : {"never", "idle"}
+        Whether the process beside it makes what was saved smaller whenever it has nothing else to
+        do, as ``holdfast compact`` does, on one core that nobody else wants.
     staging_memory : int, optional
         Bytes of a GPU's memory that a save in the background may take for copies of what training
         changes at once; by default half of what is free. Beyond it the copy holds up training.
@@ -103,12 +106,14 @@ class Checkpointer:
         grace_seconds: float = 20,
         background: bool | None = None,
         on_busy: str = "wait",
+        compact: str = "never",
         staging_memory: int | None = None,
     ) -> None:
         check_resume(resume)
         _check_choice("changed", changed, ("refuse", "keep", "apply"))
         _check_choice("on_fault", on_fault, ("pause", "raise"))
         _check_choice("on_busy", on_busy, ("wait", "skip", "replace"))
+        _check_choice("compact", compact, ("never", "idle"))
         check_grace(grace_seconds)
         if state is not None:
             check_state(state)
@@ -129,6 +134,7 @@ class Checkpointer:
             config=flatten_config(config),
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
+            compact=compact,
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
         )

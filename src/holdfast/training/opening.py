@@ -44,6 +44,8 @@ def open_way(
         legacy.decline()
     if options.memory is not None:
         warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
+    if options.compact == "idle":
+        warn("packs are not compacted while this runs: nothing saves in the background.")
     return Blocking(persister(base))
 
 
@@ -68,6 +70,7 @@ def introduce(
         parent=str(base) if base is not None else None,
         keep=options.keep,
         memory_seconds=options.memory_seconds,
+        compact=options.compact == "idle",
     )
     return Background(
         run,

@@ -36,5 +36,6 @@ class Options(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     background: bool
     on_busy: str
+    compact: str
     staging_memory: int | None
     memory_seconds: float
