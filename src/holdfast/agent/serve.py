@@ -10,8 +10,9 @@ import socket
 import time
 from contextlib import suppress
 
+from holdfast.agent.errands import LOOK_SECONDS as ERRAND_SECONDS
+from holdfast.agent.errands import Rounds, errands_of
 from holdfast.agent.holdings import Holdings
-from holdfast.agent.tidying import Tidying
 from holdfast.agent.work import Worker
 from holdfast.node.arena import Slot
 from holdfast.node.channel import Channel, ChannelClosedError, listen
@@ -68,7 +69,7 @@ class Agent:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._worker = Worker(self._tell, self._awake)
-        self._tidying: Tidying | None = None
+        self._rounds: list[Rounds] = []
 
     def serve(self) -> None:
         """Until nobody needs it any more."""
@@ -78,18 +79,17 @@ class Agent:
                 poll.register(descriptor, select.POLLIN)
             ready = {descriptor for descriptor, _ in poll.poll(self._pause_seconds() * 1000)}
             self._look(ready)
-            if self._tidying is not None:
-                self._tidying.look(idle=self._worker.idle)
+            for rounds in self._rounds:
+                rounds.look(idle=self._worker.idle)
             if self._ended:
                 self._keep()
         self._listener.close()
-        if self._tidying is not None:
-            self._tidying.end()
+        for rounds in self._rounds:
+            rounds.end()
 
     def _pause_seconds(self) -> float:
         pause_seconds = LOOK_SECONDS if self._ended else UNCALLED_SECONDS
-        wake_seconds = self._tidying.wakes_in() if self._tidying is not None else None
-        return pause_seconds if wake_seconds is None else min(pause_seconds, wake_seconds)
+        return ERRAND_SECONDS if any(rounds.is_open for rounds in self._rounds) else pause_seconds
 
     def _over(self) -> bool:
         if self._trainer is not None or self._heirs or not self._worker.idle or self._is_called():
@@ -224,8 +224,9 @@ class Agent:
         self._life = _Life(channel.peer_pid)
         self._trainer, self._ended = channel, False
         self._memory_seconds = hello.memory_seconds
-        if hello.compact and self._tidying is None:
-            self._tidying = Tidying(hello.location, hello.run, lambda text: self._tell(Told(text)))
+        for rounds in self._rounds:  # those of the trainer before, who may have asked for others
+            rounds.end()
+        self._rounds = [Rounds(errand, lambda text: self._tell(Told(text))) for errand in errands_of(hello)]
         self._worker.add(hello)
         if self._life.over:
             self._let_go()
@@ -265,8 +266,8 @@ class Agent:
     def _tell(self, message: Message) -> None:
         if isinstance(message, Done):
             self._holdings.decided(message)
-            if self._tidying is not None and message.checkpoint is not None:
-                self._tidying.committed()
+            for rounds in self._rounds if message.checkpoint is not None else ():
+                rounds.committed()
         trainer = self._trainer
         if trainer is not None:
             with suppress(ChannelClosedError):
