@@ -45,6 +45,9 @@ OPTIONS = Options(
     config={},
     background=True,
     on_busy="wait",
+    compact="never",
+    mirror=None,
+    mirror_keep=None,
     staging_memory=None,
     memory_seconds=0.0,
 )

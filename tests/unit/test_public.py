@@ -102,6 +102,9 @@ def test_the_signatures_are_those_of_the_documentation() -> None:
         "grace_seconds",
         "background",
         "on_busy",
+        "compact",
+        "mirror",
+        "mirror_keep",
         "staging_memory",
     ]
     defaults = {name: p.default for name, p in options.items()}

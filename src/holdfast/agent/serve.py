@@ -10,6 +10,8 @@ import socket
 import time
 from contextlib import suppress
 
+from holdfast.agent.errands import LOOK_SECONDS as ERRAND_SECONDS
+from holdfast.agent.errands import Rounds, errands_of
 from holdfast.agent.holdings import Holdings
 from holdfast.agent.work import Worker
 from holdfast.node.arena import Slot
@@ -27,6 +29,7 @@ from holdfast.node.messages import (
     Refused,
     Staged,
     ToAgent,
+    Told,
     Welcome,
     Withdraw,
     Withdrawn,
@@ -66,6 +69,7 @@ class Agent:
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
         self._worker = Worker(self._tell, self._awake)
+        self._rounds: list[Rounds] = []
 
     def serve(self) -> None:
         """Until nobody needs it any more."""
@@ -73,12 +77,19 @@ class Agent:
             poll = select.poll()
             for descriptor in self._watched():
                 poll.register(descriptor, select.POLLIN)
-            pause_seconds = LOOK_SECONDS if self._ended else UNCALLED_SECONDS
-            ready = {descriptor for descriptor, _ in poll.poll(pause_seconds * 1000)}
+            ready = {descriptor for descriptor, _ in poll.poll(self._pause_seconds() * 1000)}
             self._look(ready)
+            for rounds in self._rounds:
+                rounds.look(idle=self._worker.idle)
             if self._ended:
                 self._keep()
         self._listener.close()
+        for rounds in self._rounds:
+            rounds.end()
+
+    def _pause_seconds(self) -> float:
+        pause_seconds = LOOK_SECONDS if self._ended else UNCALLED_SECONDS
+        return ERRAND_SECONDS if any(rounds.is_open for rounds in self._rounds) else pause_seconds
 
     def _over(self) -> bool:
         if self._trainer is not None or self._heirs or not self._worker.idle or self._is_called():
@@ -213,6 +224,9 @@ class Agent:
         self._life = _Life(channel.peer_pid)
         self._trainer, self._ended = channel, False
         self._memory_seconds = hello.memory_seconds
+        for rounds in self._rounds:  # those of the trainer before, who may have asked for others
+            rounds.end()
+        self._rounds = [Rounds(errand, lambda text: self._tell(Told(text))) for errand in errands_of(hello)]
         self._worker.add(hello)
         if self._life.over:
             self._let_go()
@@ -252,6 +266,8 @@ class Agent:
     def _tell(self, message: Message) -> None:
         if isinstance(message, Done):
             self._holdings.decided(message)
+            for rounds in self._rounds if message.checkpoint is not None else ():
+                rounds.committed()
         trainer = self._trainer
         if trainer is not None:
             with suppress(ChannelClosedError):

@@ -20,6 +20,7 @@ EXAMPLES = (
     "holdfast sync ./checkpoints /mnt/backup/checkpoints",
     "holdfast sync ./checkpoints /mnt/backup/checkpoints digits 'sweep/*'",
     "holdfast sync ./checkpoints /mnt/backup/checkpoints --dry-run --json",
+    "holdfast sync --latest s3://bucket/prefix ./checkpoints digits",
 )
 
 
@@ -32,6 +33,9 @@ def command(
         list[str] | None,
         typer.Argument(metavar="[RUN]...", help="Runs or patterns; else all runs.", show_default=False),
     ] = None,
+    latest: Annotated[
+        bool, typer.Option("--latest", help="Of the checkpoints only what each run resumes from.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved.")] = False,
     json: JsonOption = False,
 ) -> None:
@@ -45,9 +49,9 @@ def command(
     found = [run for name in runs for run in find_runs(opened, name)] if runs else opened.runs()
     names = list(dict.fromkeys(run.name for run in found))
     if dry_run:
-        _tell_plan(_planned(opened, _open_if_there(target), names), json=json)
+        _tell_plan(_planned(opened, _open_if_there(target), names, latest=latest), json=json)
     else:
-        _sync(opened, target, names, json=json)
+        _sync(opened, target, names, latest=latest, json=json)
 
 
 def _open(place: str) -> Repository:
@@ -66,10 +70,12 @@ def _open_if_there(place: str) -> Repository | None:
         return None
 
 
-def _planned(source: Repository, target: Repository | None, names: list[str]) -> list[Planned]:
+def _planned(
+    source: Repository, target: Repository | None, names: list[str], *, latest: bool
+) -> list[Planned]:
     from holdfast.repository.sync_plan import plan
 
-    return list(plan(source, target, names))
+    return list(plan(source, target, names, latest=latest))
 
 
 def _tell_plan(planned: list[Planned], *, json: bool) -> None:
@@ -87,7 +93,7 @@ def _amount(checkpoints: int, moved_bytes: int) -> str:
     return f"{text.several(checkpoints, 'checkpoint')}, {text.size(moved_bytes)}"
 
 
-def _sync(source: Repository, place: str, names: list[str], *, json: bool) -> None:
+def _sync(source: Repository, place: str, names: list[str], *, latest: bool, json: bool) -> None:
     from holdfast.repository.repository import Repository
     from holdfast.repository.sync_plan import Route
     from holdfast.storage.urls import open_storage
@@ -96,9 +102,9 @@ def _sync(source: Repository, place: str, names: list[str], *, json: bool) -> No
     target = Repository.create(storage, chunk_bytes=source.chunk_bytes, repository_id=source.id)
     route = Route(source, target)
     refused: dict[str, HoldfastError] = {}
-    total = sum(p.moved_bytes for p in _planned(source, target, names))
+    total = sum(p.moved_bytes for p in _planned(source, target, names, latest=latest))
     with output.progress("Syncing", total) as advance:
-        done = [_one(route, name, advance, refused) for name in names]
+        done = [_one(route, name, advance, refused, latest=latest) for name in names]
     damaged = _damaged_copies(route)
     _tell(done, refused, damaged, json=json)
     failures = [error.exit_code for error in refused.values()]
@@ -107,14 +113,14 @@ def _sync(source: Repository, place: str, names: list[str], *, json: bool) -> No
         raise typer.Exit(max(failures))
 
 
-def _one(route: Route, name: str, advance: Any, refused: dict[str, HoldfastError]) -> Synced:
+def _one(route: Route, name: str, advance: Any, refused: dict[str, HoldfastError], *, latest: bool) -> Synced:
     """One run; that it is refused must not keep the others."""
     from holdfast.errors import HoldfastError, StorageError
     from holdfast.repository.syncing import Synced, sync_run
 
     try:
         with claimed(route.target.run(name)):
-            return sync_run(route, name, advance)
+            return sync_run(route, name, advance, latest=latest)
     except StorageError:
         raise  # a full disk, a lost connection: the next run would fare no better
     except HoldfastError as error:

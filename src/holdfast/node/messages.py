@@ -29,6 +29,10 @@ class Hello(Message, frozen=True):
     keep : KeepRule
     memory_seconds : float
         For how long to keep the newest snapshot for a successor, should this trainer die.
+    compact : bool
+        Compact the run's packs whenever there is nothing else to do.
+    mirror, mirror_keep : str or None
+        Where to bring each checkpoint as well, and what to keep of them there.
     """
 
     version: str
@@ -38,6 +42,9 @@ class Hello(Message, frozen=True):
     parent: str | None
     keep: KeepRule
     memory_seconds: float
+    compact: bool = False
+    mirror: str | None = None
+    mirror_keep: str | None = None
 
 
 class NewSlot(Message, frozen=True):

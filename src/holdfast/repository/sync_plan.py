@@ -70,12 +70,14 @@ class Planned(msgspec.Struct, frozen=True):
         return sum(self.lacking.values())
 
 
-def plan(source: Repository, target: Repository | None, names: Sequence[str]) -> Iterator[Planned]:
+def plan(
+    source: Repository, target: Repository | None, names: Sequence[str], *, latest: bool = False
+) -> Iterator[Planned]:
     """Look at what each run would take, writing nothing; ``target`` is None where there is none yet."""
     met: set[bytes] = set()
     for name in names:
         run = source.run(name)
-        wanted = missing(run, target.run(name) if target is not None else None)
+        wanted = missing(run, target.run(name) if target is not None else None)[: 1 if latest else None]
         if wanted and target is not None:
             rely_on_all(target)
         lacking: dict[bytes, int] = {}

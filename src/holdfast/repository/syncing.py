@@ -71,8 +71,15 @@ def refuse_diverged(source: Run, target: Run) -> None:
         )
 
 
-def sync_run(route: Route, name: str, advance: Advance = lambda size: None) -> Synced:
-    """Bring all that is committed of a run; the caller keeps trainers away from the destination.
+def sync_run(
+    route: Route, name: str, advance: Advance = lambda size: None, *, latest: bool = False
+) -> Synced:
+    """Bring what is committed of a run; the caller keeps trainers away from the destination.
+
+    Parameters
+    ----------
+    latest : bool
+        Of the checkpoints only the one that the run resumes from.
 
     Raises
     ------
@@ -81,7 +88,7 @@ def sync_run(route: Route, name: str, advance: Advance = lambda size: None) -> S
     """
     source, target = route.source.run(name), route.target.run(name)
     refuse_diverged(source, target)
-    return _Syncing(route, source, target, advance).run()
+    return _Syncing(route, source, target, advance).run(latest=latest)
 
 
 class _Syncing:
@@ -93,12 +100,12 @@ class _Syncing:
         self._there = {c.identity: c for c in target.all_checkpoints()}
         self._done = Synced(source.name)
 
-    def run(self) -> Synced:
+    def run(self, *, latest: bool) -> Synced:
         attempts = self._source.attempts()  # from now on it may go on: that is for the next sync
         self._reject()
         if self._bring_recovery_point(attempts):
             self._record(attempts)
-        for checkpoint in missing(self._source, self._target):
+        for checkpoint in missing(self._source, self._target) if not latest else ():
             if str(checkpoint) not in self._done.failed:
                 self._bring(checkpoint)
         self._tag()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from pathlib import Path
 
+from holdfast.domain import keep_rules
 from holdfast.errors import UsageError
 
 MEMORY_SECONDS = 600.0
@@ -47,6 +49,22 @@ def check_staging_memory(size_bytes: object) -> int | None:
             do="Write for example staging_memory=2_000_000_000, or leave it out.",
         )
     return size_bytes
+
+
+def check_mirror(mirror: object, keep: object) -> str | None:
+    """Where the mirror is, a folder by its whole path; refuses what is no place, and a rule for none."""
+    if mirror is None:
+        if keep is not None:
+            raise UsageError("mirror_keep= is for a mirror, and there is none.", do="Give mirror=, too.")
+        return None
+    if not isinstance(mirror, str | os.PathLike):
+        raise UsageError(
+            f"{mirror!r} is no place for a mirror.", do="Write for example mirror='s3://bucket/x'."
+        )
+    if keep is not None:
+        keep_rules.parse(str(keep))
+    place = os.fspath(mirror)
+    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def chosen_background(background: object, *, in_memory: bool) -> bool:

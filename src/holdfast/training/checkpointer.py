@@ -20,6 +20,7 @@ from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
 from holdfast.training.arguments import (
     check_grace,
+    check_mirror,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -27,6 +28,7 @@ from holdfast.training.arguments import (
 )
 from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
+from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
 from holdfast.training.restoring import check_resume
 from holdfast.training.saving import Save
@@ -76,6 +78,14 @@ class Checkpointer:
         In the background, what a save does that finds two others on their way: wait for the
         first, be left out, or take the place of the newer one if that was not begun. Saves that
         somebody asked for always wait.
+    compact : {"never", "idle"}
+        Whether the process beside it makes what was saved smaller whenever it has nothing else to
+        do, as ``holdfast compact`` does, on one core that nobody else wants.
+    mirror : str or path, optional
+        Another repository, such as ``"s3://bucket/prefix"``, to which each checkpoint is brought
+        behind training; where this one has none of the run yet, it starts from there.
+    mirror_keep : str, optional
+        What to keep at the mirror, as for ``keep``; by default everything that came there.
     staging_memory : int, optional
         Bytes of a GPU's memory that a save in the background may take for copies of what training
         changes at once; by default half of what is free. Beyond it the copy holds up training.
@@ -103,12 +113,16 @@ class Checkpointer:
         grace_seconds: float = 20,
         background: bool | None = None,
         on_busy: str = "wait",
+        compact: str = "never",
+        mirror: str | os.PathLike[str] | None = None,
+        mirror_keep: str | None = None,
         staging_memory: int | None = None,
     ) -> None:
         check_resume(resume)
         _check_choice("changed", changed, ("refuse", "keep", "apply"))
         _check_choice("on_fault", on_fault, ("pause", "raise"))
         _check_choice("on_busy", on_busy, ("wait", "skip", "replace"))
+        _check_choice("compact", compact, ("never", "idle"))
         check_grace(grace_seconds)
         if state is not None:
             check_state(state)
@@ -129,6 +143,9 @@ class Checkpointer:
             config=flatten_config(config),
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
+            compact=compact,
+            mirror=check_mirror(mirror, mirror_keep),
+            mirror_keep=mirror_keep,
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
         )
@@ -147,7 +164,10 @@ class Checkpointer:
         return self
 
     def _repository(self) -> Repository:
-        if self._options.resume in ("auto", "never"):
+        options = self._options
+        if options.mirror is not None and options.resume != "never":
+            fetch(self._location, options.run, options.mirror)
+        if options.resume in ("auto", "never"):
             return Repository.create(open_storage(self._location, create=True))
         return Repository.open(open_storage(self._location))
 

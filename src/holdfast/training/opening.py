@@ -44,6 +44,10 @@ def open_way(
         legacy.decline()
     if options.memory is not None:
         warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
+    if options.compact == "idle":
+        warn("packs are not compacted while this runs: nothing saves in the background.")
+    if options.mirror is not None:
+        warn(f"nothing is brought to {options.mirror} while this runs: nothing saves in the background.")
     return Blocking(persister(base))
 
 
@@ -68,6 +72,9 @@ def introduce(
         parent=str(base) if base is not None else None,
         keep=options.keep,
         memory_seconds=options.memory_seconds,
+        compact=options.compact == "idle",
+        mirror=options.mirror,
+        mirror_keep=options.mirror_keep,
     )
     return Background(
         run,

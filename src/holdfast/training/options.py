@@ -21,6 +21,8 @@ class Options(msgspec.Struct, frozen=True):
         Bytes that staging may take of a device's memory.
     memory_seconds : float
         For how long memory is held for a successor of this process, should it die.
+    mirror, mirror_keep : str or None
+        Where each checkpoint is brought as well, and the keep rule there.
     """
 
     run: str
@@ -36,5 +38,8 @@ class Options(msgspec.Struct, frozen=True):
     config: dict[str, Any]
     background: bool
     on_busy: str
+    compact: str
+    mirror: str | None
+    mirror_keep: str | None
     staging_memory: int | None
     memory_seconds: float

@@ -29,6 +29,8 @@ from tests.integration.training.launching import (
 
 import holdfast
 from agents import agent_of, agents_of, stop_agent
+from holdfast.repository.repository import Repository
+from holdfast.storage.local import LocalStorage
 from holdfast.training import background, saving, slots
 
 Said = pytest.CaptureFixture[str]
@@ -333,6 +335,58 @@ def test_without_an_agent_training_saves_by_itself(
     count(tmp_path, save="every 1 step", keep="all")
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert capsys.readouterr().err.count("no agent can be started") == 1
+
+
+# -- compaction --------------------------------------------------------------------------------
+
+
+def codecs_in(repository: Path) -> set[str]:
+    index = Repository.open(LocalStorage(repository)).index
+    index.load_all()
+    return {entry.codec for pack in index.packs() for entry in index.entries(pack)}
+
+
+def compacting(repository: Path) -> list[int]:
+    lines = {p.pid: p.info["cmdline"] or [] for p in psutil.process_iter(["cmdline"])}
+    return [pid for pid, line in lines.items() if "compact" in line and str(repository) in line]
+
+
+@pytest.mark.timeout(240)
+def test_what_was_saved_is_made_smaller_when_nothing_else_is_to_be_done(tmp_path: Path) -> None:
+    size = 300_000
+
+    def wait_for_compaction(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 4:
+            assert wait_until(lambda: codecs_in(tmp_path) > {"raw"}, 90), "nothing was compacted"
+
+    count(tmp_path, each=wait_for_compaction, save="every 1 step", keep="all", size=size, compact="idle")
+    assert wait_until(lambda: not agents_of(tmp_path) and not compacting(tmp_path), 90)
+    check(tmp_path, size=size)
+    for checkpoint in holdfast.open(tmp_path)["main"]:
+        checkpoint.verify()
+    assert sum(p.stat().st_size for p in (tmp_path / "packs").rglob("*.pack")) < 6 * 8 * size / 1.5
+
+
+@pytest.mark.timeout(240)
+def test_a_compaction_that_fails_is_said_once_and_harms_nothing(tmp_path: Path, capsys: Said) -> None:
+    said = ""
+
+    def wait_for_failure(ckpt: holdfast.Checkpointer, t: int) -> None:
+        nonlocal said
+        if t == 2:
+            ckpt._entered._saver.wait()
+            one = next((tmp_path / "runs/main/checkpoints").glob("*.manifest"))
+            unreadable = tmp_path / "runs/other/checkpoints" / one.name
+            unreadable.parent.mkdir(parents=True)
+            unreadable.write_bytes(b"damage")
+        said += capsys.readouterr().err
+        if t >= 4 and "not compacted any more" not in said:
+            time.sleep(2)  # a warning comes with the answer to a save
+
+    count(tmp_path, until=60, each=wait_for_failure, save="every 1 step", keep="all", compact="idle")
+    said += capsys.readouterr().err
+    assert said.count("not compacted any more") == 1, said
+    check(tmp_path, until=60)
 
 
 # -- ends --------------------------------------------------------------------------------------

@@ -1,0 +1,33 @@
+"""One round of an errand, in a process of its own: commands of the command line, one after the other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+from holdfast.agent.errands import PAUSES_SECONDS
+from holdfast.errors import BusyError
+
+FINE = (0, BusyError.exit_code)
+"""Who is busy may be so until the next round."""
+
+
+def main(commands_json: str, last_seconds: str) -> int:
+    """Run the commands; after a failure all of them again, for so many seconds; return the last code."""
+    commands = json.loads(commands_json)
+    until = time.monotonic() + float(last_seconds)
+    tries = 0
+    while (failed := _first_failure(commands)) and time.monotonic() < until:
+        time.sleep(PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)])
+        tries += 1
+    return failed
+
+
+def _first_failure(commands: list[list[str]]) -> int:
+    for words in commands:
+        code = subprocess.run([sys.executable, "-m", "holdfast", *words], check=False).returncode
+        if code not in FINE:
+            return code
+    return 0

@@ -1,0 +1,179 @@
+"""What an agent has done beside its work: packs compacted, checkpoints brought to a mirror.
+
+Each errand is a process of its own that runs commands of the command line, so that neither saves nor training
+wait for it. It may be killed at any time, and outlives its agent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import IO
+
+import msgspec
+import psutil
+
+from holdfast.node.memory import SPARE_BYTES, available_bytes
+from holdfast.node.messages import Hello
+
+LOOK_SECONDS = 1.0
+PAUSES_SECONDS = (5.0, 15.0, 60.0, 300.0)
+"""Between tries of one that fails; the last one again and again."""
+LAST_SECONDS = 6 * 3600.0
+"""For how long what is left at the end of training is tried."""
+_RUNNER = "import sys; from holdfast.agent.errand import main; sys.exit(main(*sys.argv[1:]))"
+
+
+class Errand(msgspec.Struct, frozen=True):
+    """What is to be done now and then.
+
+    Attributes
+    ----------
+    failing : str
+        How to say that it does not work.
+    commands : list[list[str]]
+        Words of the command line, one after the other.
+    checkpoints : int
+        New ones that are worth it.
+    need_bytes : int
+        Memory that it takes, about.
+    gently : bool
+        On one core that nobody else wants, and given up after a failure; else it is tried until it works.
+    """
+
+    failing: str
+    commands: list[list[str]]
+    checkpoints: int
+    need_bytes: int
+    gently: bool
+
+
+def errands_of(hello: Hello) -> list[Errand]:
+    """What a trainer asks for."""
+    found = []
+    if hello.mirror is not None:
+        commands = [["sync", hello.location, hello.mirror, hello.run]]
+        if hello.mirror_keep is not None:
+            keep = ["--keep", hello.mirror_keep, "--yes"]
+            commands.append(["prune", hello.run, *keep, "--repository", hello.mirror])
+        found.append(Errand(f"{hello.mirror} lags behind", commands, 1, 256 << 20, gently=False))
+    if hello.compact:  # four may be encoded by one another
+        commands = [["compact", hello.run, "--repository", hello.location]]
+        found.append(Errand("packs are not compacted any more", commands, 4, 768 << 20, gently=True))
+    return found
+
+
+class Rounds:
+    """The rounds of one errand, one at a time.
+
+    Parameters
+    ----------
+    errand : Errand
+    warn : callable
+        Told once that it fails, and once that it works again.
+    """
+
+    def __init__(self, errand: Errand, warn: Callable[[str], None]) -> None:
+        self._errand = errand
+        self._warn = warn
+        self._new = 0
+        self._failures = 0
+        self._not_before = 0.0
+        self._running: tuple[subprocess.Popen[bytes], IO[bytes], int] | None = None
+
+    def committed(self) -> None:
+        """A checkpoint has come."""
+        self._new += 1
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is something to look at now and then."""
+        return self._running is not None or (self._new >= self._errand.checkpoints and not self._is_given_up)
+
+    @property
+    def _is_given_up(self) -> bool:
+        return self._errand.gently and self._failures > 0
+
+    def look(self, *, idle: bool) -> None:
+        """Begin if it is time, and see to a round that has ended.
+
+        Parameters
+        ----------
+        idle : bool
+            Nothing is being made durable.
+        """
+        self._collect()
+        if idle and self.is_open and self._running is None and time.monotonic() >= self._not_before:
+            self._begin(last_seconds=0.0)
+
+    def end(self) -> None:
+        """Nobody trains any more: what is left is done by a process that outlives this one."""
+        self._collect()
+        if self._running is not None and not self._errand.gently:
+            self._running[0].kill()  # it may be half way through what was there when it began
+            self._new += 1
+        if self._new and not self._is_given_up:
+            self._begin(last_seconds=0.0 if self._errand.gently else LAST_SECONDS)
+
+    def _begin(self, *, last_seconds: float) -> None:
+        if available_bytes() < self._errand.need_bytes + SPARE_BYTES:
+            return
+        said = tempfile.TemporaryFile()  # noqa: SIM115  # until it has ended
+        try:
+            process = _started(self._errand.commands, last_seconds, said)
+        except OSError as error:
+            said.close()
+            self._failed(str(error))
+            return
+        if self._errand.gently:
+            _give_way(process.pid)
+        self._running, self._new = (process, said, self._new), 0
+
+    def _collect(self) -> None:
+        if self._running is None or self._running[0].poll() is None:
+            return
+        (process, said, covered), self._running = self._running, None
+        with said:
+            said.seek(0)
+            lines = said.read().decode(errors="replace").strip().splitlines()
+        if process.returncode:
+            self._new += covered
+            self._failed(lines[-1] if lines else f"it ended with {process.returncode}")
+        elif self._failures:
+            self._failures = 0
+            self._warn(f"{self._errand.commands[0][0]} works again.")
+
+    def _failed(self, why: str) -> None:
+        if not self._failures:
+            self._warn(f"{self._errand.failing}: {why.removeprefix('error: ')}")
+        pause_seconds = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
+        self._not_before = time.monotonic() + pause_seconds
+        self._failures += 1
+
+
+def _started(
+    commands: Sequence[Sequence[str]], last_seconds: float, said: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", _RUNNER, json.dumps(commands), str(last_seconds)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=said,
+        env=environment,
+        start_new_session=True,
+    )
+
+
+def _give_way(pid: int) -> None:
+    """Let it have one core, while nobody else wants that, and the disk likewise."""
+    with suppress(OSError, psutil.Error, AttributeError):
+        os.sched_setaffinity(pid, {max(os.sched_getaffinity(pid))})
+        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)

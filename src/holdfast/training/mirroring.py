@@ -1,0 +1,50 @@
+"""A run that is not here yet starts from its mirror.
+
+The store is asked by a process of its own: libraries that reach stores leave threads behind, and what
+is forked from there cannot use them.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from holdfast.errors import NotFoundError, StorageError
+from holdfast.repository.repository import Repository
+from holdfast.storage.urls import open_storage
+
+
+def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
+    """Bring what the run resumes from, where there is no checkpoint of it here; whether something came.
+
+    Raises
+    ------
+    StorageError
+        The mirror does not answer: to begin anew would part the two for ever.
+    """
+    if _is_here(location, run):
+        return False
+    words = ["sync", "--latest", mirror, os.fspath(location), run]
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode not in (0, NotFoundError.exit_code):
+        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise StorageError(
+            f"There is no checkpoint of {run} here, and its mirror {mirror} could not be asked: {why}",
+            do="Mend that, or leave mirror= out to begin anew.",
+        )
+    return done.returncode == 0
+
+
+def _is_here(location: str | os.PathLike[str], run: str) -> bool:
+    try:
+        return bool(Repository.open(open_storage(location)).run(run).all_checkpoints())
+    except NotFoundError:
+        return False

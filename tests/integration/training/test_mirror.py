@@ -1,0 +1,163 @@
+"""A mirror: what is saved comes there behind training, and a fresh machine starts from there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from tests import s3_server
+from tests.integration.training.launching import count, wait_until
+
+import holdfast
+from agents import agents_of
+from holdfast.errors import HoldfastError, StorageError, UsageError
+
+Said = pytest.CaptureFixture[str]
+PATIENCE_SECONDS = 60.0
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's"),
+    pytest.mark.timeout(240),
+]
+
+
+@pytest.fixture(autouse=True)
+def in_background(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("HOLDFAST_BACKGROUND", "1")
+    yield
+    for process in errands(tmp_path):  # that nobody waits for
+        process.kill()
+
+
+def errands(folder: Path) -> list[psutil.Process]:
+    found = [p for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid()]
+    return [p for p in found if any(str(folder) in word for word in p.info["cmdline"] or [])]
+
+
+def steps_in(place: str | Path) -> list[int]:
+    try:
+        return [checkpoint.step for checkpoint in holdfast.open(place)["main"]]
+    except HoldfastError:  # nothing has come yet
+        return []
+
+
+def comes(steps: list[int], place: str | Path) -> bool:
+    return wait_until(lambda: steps_in(place) == steps, PATIENCE_SECONDS)
+
+
+def gone(repository: Path) -> bool:
+    return wait_until(lambda: not agents_of(repository) and not errands(repository), PATIENCE_SECONDS)
+
+
+def test_what_is_saved_comes_to_the_mirror_while_training_goes_on(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+
+    def look(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            assert comes([1, 2], mirror)
+
+    count(here, each=look, save="every 1 step", keep="all", mirror=mirror)
+    assert comes([1, 2, 3, 4, 5, 6], mirror)
+    assert gone(here)
+    for checkpoint in holdfast.open(mirror)["main"]:
+        checkpoint.verify()
+
+
+TRAIN = """
+import sys, time
+from tests.integration.training.launching import at, count
+wait = at(4, lambda _: time.sleep(300)) if sys.argv[3] == "wait" else None
+print(count(sys.argv[1], each=wait, save="every 2 steps", mirror=sys.argv[2])["log"])
+"""
+
+
+def launch(here: Path, mirror: str, how: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", TRAIN, str(here), mirror, how]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def test_a_run_whose_machine_is_lost_goes_on_from_the_store(s3: str, tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", s3_server.url(s3, uuid.uuid4().hex)
+    with launch(here, mirror, "wait") as trainer:
+        try:
+            assert comes([2, 4], mirror)
+        finally:
+            trainer.send_signal(signal.SIGKILL)
+    assert gone(here)
+    shutil.rmtree(here)
+    with launch(here, mirror, "go on") as again:
+        said, told = again.communicate(timeout=PATIENCE_SECONDS)
+    assert "resumes after step 4" in told
+    assert said.strip() == str(list(range(6)))
+    assert steps_in(here) == [4, 6]
+    assert comes([2, 4, 6], mirror)
+    assert gone(here)
+    into: dict[str, Any] = {"weights": np.zeros(100), "log": []}
+    assert holdfast.load(mirror, into).step == 6
+    assert into["weights"].tolist() == (np.arange(100) * sum(range(6))).tolist()
+
+
+def test_a_mirror_that_is_down_costs_nothing_but_delay(tmp_path: Path, capsys: Said) -> None:
+    here, down = tmp_path / "here", tmp_path / "elsewhere"
+    count(here, until=1, save="every 1 step")
+    down.write_bytes(b"no folder can be made here")
+
+    def mend(ckpt: holdfast.Checkpointer, t: int) -> None:
+        nonlocal said
+        said += capsys.readouterr().err
+        if "lags behind" in said:
+            if down.is_file():
+                down.unlink()
+        elif t >= 3:
+            time.sleep(1)  # a warning comes with the answer to a save
+
+    said = ""
+    count(here, until=60, each=mend, save="every 1 step", keep="last 2", mirror=down / "mirror")
+    said += capsys.readouterr().err
+    assert said.count("lags behind") == 1, said
+    assert wait_until(lambda: steps_in(down / "mirror")[-1:] == [60], PATIENCE_SECONDS)
+    assert gone(here)
+
+
+def test_a_fresh_start_is_refused_while_its_mirror_does_not_answer(tmp_path: Path) -> None:
+    mirror = "s3://bucket/x?endpoint=http://127.0.0.1:9&region=r"
+    with pytest.raises(StorageError, match=r"its mirror .* could not be asked"):
+        count(tmp_path / "here", mirror=mirror.replace("bucket", s3_server.BUCKET))
+    assert not (tmp_path / "here").exists()
+
+
+def test_a_mirror_keeps_what_it_is_told(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+
+    def wait(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 3:
+            assert comes([2, 3], mirror)
+
+    count(here, each=wait, save="every 1 step", keep="last 1", mirror=mirror, mirror_keep="last 2")
+    assert wait_until(lambda: steps_in(mirror)[1:] == [6], PATIENCE_SECONDS), steps_in(mirror)
+    assert gone(here)
+
+
+def test_what_cannot_be_a_mirror_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no place for a mirror"):
+        holdfast.Checkpointer(tmp_path, {}, mirror=3)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="there is none"):
+        holdfast.Checkpointer(tmp_path, {}, mirror_keep="last 2")
+    with pytest.raises(UsageError):
+        holdfast.Checkpointer(tmp_path, {}, mirror="x", mirror_keep="lst 2")
+
+
+def test_without_an_agent_it_is_said_that_nothing_is_mirrored(tmp_path: Path, capsys: Said) -> None:
+    count(tmp_path / "here", mirror=tmp_path / "mirror", background=False)
+    assert "nothing is brought to" in capsys.readouterr().err
