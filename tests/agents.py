@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import holdfast
+from holdfast.agent.errands import _RUNNER
 from holdfast.node.channel import address
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
@@ -24,8 +26,21 @@ def address_of(repository: Repository, run: str) -> bytes:
 
 def agents_at(addresses: set[bytes]) -> list[int]:
     """Process ids of the agents that listen at any of these."""
-    processes = (p for p in Path("/proc").iterdir() if p.name.isdigit())
-    return [int(p.name) for p in processes if not addresses.isdisjoint(_words(p))]
+    return [pid for pid, words in _processes() if not addresses.isdisjoint(words)]
+
+
+def errands_below(folder: Path) -> list[int]:
+    """Process ids of the errands of agents, and of their commands, that name a place below a folder."""
+    place = str(folder).encode() + b"/"
+    return [
+        pid
+        for pid, words in _processes()
+        if any(place in word for word in words) and (b"holdfast" in words or _RUNNER.encode() in words)
+    ]
+
+
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
+    return ((int(p.name), _words(p)) for p in Path("/proc").iterdir() if p.name.isdigit())
 
 
 def agents_below(folder: Path) -> list[int]:

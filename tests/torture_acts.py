@@ -12,7 +12,7 @@ from torture_herd import BUSY, DONE, Herd, Job
 from torture_model import Line
 from torture_world import World
 
-RUNS = {f"{way}/a": way for way in ("loop", "back", "held", "skip", "kept", "hand")}
+RUNS = {f"{way}/a": way for way in ("loop", "back", "held", "skip", "idle", "mirr", "kept", "hand")}
 TRAINERS, OTHERS, MOST_RUNS = 3, 3, 14
 PRUNED = ("loop/*", "back/*", "hand/*", "fork/*", "moved/*")
 
@@ -114,7 +114,10 @@ class Acts:
     def _fork(self) -> None:
         if len(self.runs) >= MOST_RUNS:
             return
-        run, way = f"fork/{self._herd.started:05}", self._chance.choice(["loop", "back", "held", "skip"])
+        run, way = (
+            f"fork/{self._herd.started:05}",
+            self._chance.choice(["loop", "back", "held", "skip", "idle"]),
+        )
         job = partial(work.fork, self._world, run, seed=10_000 + self._herd.started)
 
         def after(code: int | None) -> None:

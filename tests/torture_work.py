@@ -40,6 +40,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "back": {"background": True, "save": "every 2 steps", "keep": "last 2, every 40 steps"},
     "skip": {"background": True, "save": "every 1 step", "keep": "last 2", "on_busy": "replace"},
     "held": {"background": True, "save": "memory every 1 step, disk every 8 steps", "keep": "last 3"},
+    "idle": {"background": True, "save": "every 2 steps", "keep": "last 6", "compact": "idle"},
+    "mirr": {"background": True, "save": "every 4 steps", "keep": "last 3", "mirror_keep": "last 4"},
     "kept": {"background": True, "save": "every 30 steps", "keep": "all"},
 }
 """How runs are trained with a Checkpointer; there is also ``hand``, with `holdfast.save`."""
@@ -52,7 +54,8 @@ def train(world: World, run: str, way: str, steps: int = ENDLESS) -> None:
         return
     line, promised = world.line(run), world.promises(run)
     state = model.fresh(line)
-    ckpt = holdfast.Checkpointer(world.places[0], state, run=run, **WAYS[way])
+    mirror = world.places[1] if "mirror_keep" in WAYS[way] else None
+    ckpt = holdfast.Checkpointer(world.places[0], state, run=run, mirror=mirror, **WAYS[way])
     ckpt._listeners.append(lambda event: _told(world, event))
     with ckpt:
         restored = ckpt.restored.step if ckpt.restored is not None else 0

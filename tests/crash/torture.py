@@ -23,7 +23,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for what tests share
 
 import torture_finale as finale
-from agents import address_of, agents_at
+from agents import address_of, agents_at, errands_below
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
 from torture_acts import Acts
@@ -50,14 +50,14 @@ class Torture:
         )
         self.herd = Herd(folder, chance)
         self._acts = Acts(self._world, self.herd, chance, seed)
-        self._agent_dies_at = 0.0
+        self._next_dies_at = 0.0
 
     def go_on(self, seconds: float) -> None:
         until, tells_at = time.monotonic() + seconds, 0.0
         while time.monotonic() < until:
             self._acts.start_some()
             self.herd.let_fate_come()
-            self._kill_an_agent()
+            self._kill_some()
             self.herd.reap()
             if time.monotonic() >= tells_at:
                 tells_at = time.monotonic() + TOLD_SECONDS
@@ -81,39 +81,45 @@ class Torture:
         self._do("last look", "all", partial(finale.check, self._world, list(self._acts.runs.items())))
 
     def _do(self, kind: str, what: str, work: finale.Work) -> None:
+        print(f"then: {kind}, {what}", flush=True)
         self.herd.start(Job(kind, f"{kind}: {what}", work), spared=True)
         self.herd.wait()
 
-    # -- agents ------------------------------------------------------------------------
+    # -- agents, and what they have done beside them -----------------------------------
 
     def _agents(self) -> list[int]:
         return agents_at({address_of(self._repository, run) for run in self._world.runs})
 
-    def _kill_an_agent(self) -> None:
-        if time.monotonic() < self._agent_dies_at:
-            return
-        self._agent_dies_at = time.monotonic() + AGENT_SECONDS * self._chance.random()
-        agents = self._agents()
-        if agents:
-            victim = self._chance.choice(agents)
+    def _errands(self) -> list[int]:
+        return errands_below(self._world.folder)
+
+    def _kill_some(self) -> None:
+        if time.monotonic() >= self._next_dies_at:
+            self._next_dies_at = time.monotonic() + AGENT_SECONDS * self._chance.random()
+            self._kill_one("agent", self._agents())
+            self._kill_one("errand", self._errands() if self._chance.random() < 0.3 else [])
+
+    def _kill_one(self, kind: str, found: list[int]) -> None:
+        if found:
+            victim = self._chance.choice(found)
+            self.herd.tell(f"kills {kind} {victim}")
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-                self.herd.kills["agent"] += 1
-                self.herd.tell(f"kills agent {victim}")
+                self.herd.kills[kind] += 1
 
     def _wait_for_agents(self) -> None:
         deadline = time.monotonic() + STUCK_SECONDS
-        while agents := self._agents():
+        while left := [*self._agents(), *self._errands()]:
             if time.monotonic() > deadline:
-                raise TortureError(f"The agents {agents} do not end.")
+                raise TortureError(f"These agents and errands do not end: {left}")
             time.sleep(0.05)
 
     def end(self) -> None:
         """Leave no process behind."""
         self.herd.end()
-        for agent in self._agents():
+        for pid in (*self._agents(), *self._errands()):
             with suppress(ProcessLookupError):
-                os.kill(agent, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
 
 
 def _told(counts: Counter[str]) -> str:
