@@ -55,6 +55,16 @@ def make_state(step: int, *, seed: str = "", frozen: str = "frozen") -> dict[str
     }
 
 
+def drifting(step: int, size: int = 3 * CHUNK_BYTES) -> bytes:
+    """Noise that each step changes a little, in every chunk: only another step's makes it smaller."""
+    data = bytearray(random.Random("drift").randbytes(size))
+    for n in range(1, step + 1):
+        for start in range(0, size, CHUNK_BYTES):
+            at = start + random.Random(n).randrange(min(CHUNK_BYTES, size - start))
+            data[at] = (data[at] + n) % 256
+    return bytes(data)
+
+
 def make_repository(storage: Storage) -> Repository:
     return Repository.create(storage, chunk_bytes=CHUNK_BYTES)
 

@@ -89,7 +89,7 @@ def test_the_one_chosen_is_never_larger_than_the_chunk(chunk: tuple[Bytes, str])
     raw, dtype = chunk
     encoded = registry.encode(raw, dtype)
     if encoded is not None:
-        name, stored = encoded
+        name, stored, _ = encoded
         assert len(stored) < len(raw)
         found = unpacked(_copy(name, raw, len(stored)), np.frombuffer(stored, np.uint8))
         assert found is not None

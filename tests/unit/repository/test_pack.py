@@ -71,10 +71,10 @@ def test_the_index_of_another_pack_is_damage() -> None:
 
 def test_only_both_ends_make_a_newer_version() -> None:
     data = bytearray(built(b"x"))
-    data[-1] += 1
+    data[-1] += 2
     with pytest.raises(DamagedError):
         read_index(stored(bytes(data)), PACK)
-    data[7] += 1
+    data[7] += 2
     with pytest.raises(FormatError):
         read_index(stored(bytes(data)), PACK)
 

@@ -22,7 +22,7 @@ def built(chunks: list[bytes]) -> tuple[bytearray, list[int], list[str]]:
     parts = [MAGIC]
     for chunk in chunks:
         encoded = registry.encode(np.frombuffer(chunk, np.uint8), "float32")
-        codec, stored = encoded if encoded is not None else (RAW, chunk)
+        codec, stored, _ = encoded if encoded is not None else (RAW, chunk, ())
         builder.add(blake3.blake3(chunk).digest(), len(chunk), codec, len(stored))
         parts.append(stored)
     parts += [bytes(part) for part in builder.finish()]
