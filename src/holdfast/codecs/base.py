@@ -10,6 +10,7 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from holdfast.domain.tensors import DIGEST_BYTES
 from holdfast.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -71,6 +72,11 @@ class Codec(Protocol):
 def is_worth(stored_bytes: int, raw_bytes: int) -> bool:
     """Whether an encoding of this size pays."""
     return stored_bytes <= raw_bytes - raw_bytes * LEAST_GAIN
+
+
+def size_with_bases(bases: int, body_bytes: int) -> int:
+    """What an encoding costs: its bases stand in it, and once more in the pack's index."""
+    return SIZES.size + 2 * DIGEST_BYTES * bases + body_bytes
 
 
 def sealed(raw_bytes: int, body: list[bytes | memoryview]) -> bytes:

@@ -10,7 +10,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.codecs.base import SIZES, Base, declared, is_worth, not_decodable, sealed, unsealed
+from holdfast.codecs.base import (
+    SIZES,
+    Base,
+    declared,
+    is_worth,
+    not_decodable,
+    sealed,
+    size_with_bases,
+    unsealed,
+)
 from holdfast.codecs.planes import aligned, blocks, is_body, layout_in, layout_of, packed, unpack
 from holdfast.codecs.scratch import Scratch
 from holdfast.domain.tensors import DIGEST_BYTES
@@ -36,7 +45,7 @@ class Delta:
             return None
         width, floats = layout_of(dtype)
         body = packed(_differences(raw, bases[0].raw, width, floats), width, flag=floats, rotated=False)
-        stored_bytes = SIZES.size + DIGEST_BYTES + sum(len(part) for part in body)
+        stored_bytes = size_with_bases(1, sum(len(part) for part in body))
         return sealed(len(raw), [bases[0].digest, *body]) if is_worth(stored_bytes, len(raw)) else None
 
     def decode(self, stored: Bytes, out: Bytes, bases: Sequence[Bytes] = ()) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from holdfast.codecs.base import Base, Codec
 from holdfast.codecs.constant import Constant
 from holdfast.codecs.delta import Delta
+from holdfast.codecs.narrowed import KINDS, Narrowed, narrow
 from holdfast.codecs.planes import Planes
 from holdfast.codecs.scratch import Scratch
 from holdfast.errors import DamagedError
@@ -18,8 +19,10 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-_CONSTANT, _DELTA, _PLANES = Constant(), Delta(), Planes()
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (_CONSTANT, _DELTA, _PLANES)}
+_CONSTANT, _NARROWED, _DELTA, _PLANES = Constant(), Narrowed(), Delta(), Planes()
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (_CONSTANT, _NARROWED, _DELTA, _PLANES)}
+NARROW = frozenset(KINDS)
+"""dtypes of what may be the rounding of float32 numbers."""
 PROBES, PROBE_BYTES = 4, 16 * 1024
 CLEARLY = 0.98
 """What a delta's size must be of that without a base: a chunk that stands alone is read faster."""
@@ -47,10 +50,15 @@ def encode(raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> Encoded | None
     return None
 
 
+def roundings(wide: Bytes) -> dict[str, bytes]:
+    """What copies of these float32 numbers in narrower dtypes are, by dtype."""
+    return {dtype: narrow(wide, kind).tobytes() for kind, dtype in enumerate(KINDS)}
+
+
 def _tried(raw: Bytes, dtype: str, bases: Sequence[Base]) -> list[Codec]:
     """In this order: the first that pays is taken."""
     deltas: list[Codec] = [_DELTA] if len(bases) == 1 and _is_nearer(raw, dtype, bases[0]) else []
-    return [_CONSTANT, *deltas, _PLANES]
+    return [_CONSTANT, _NARROWED, *deltas, _PLANES]
 
 
 def _is_nearer(raw: Bytes, dtype: str, base: Base) -> bool:

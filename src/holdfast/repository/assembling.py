@@ -29,20 +29,6 @@ Together = list[Stored]
 """Chunks that must lie in one pack, each after its bases."""
 
 
-def divided(chunks: Iterable[Stored]) -> list[Together]:
-    """Divide these as far as none builds on another."""
-    homes: dict[bytes, Together] = {}
-    for one in chunks:
-        home: Together = []
-        for base in one.bases:
-            if homes[base] is not home:
-                home += homes[base]
-                homes.update((other.digest, home) for other in home)
-        home.append(one)
-        homes[one.digest] = home
-    return list({id(home): home for home in homes.values()}.values())
-
-
 class Shelves:
     """Chunks that wait for more of the same owner, until they fill a pack."""
 

@@ -9,22 +9,23 @@ Links = Mapping[str, Mapping[str, int]]
 """Pack → packs that its chunks could build on, or that could build on its own, with the bytes that could."""
 
 
-def make_links(homes: Mapping[bytes, str], newer: Mapping[bytes, bytes], sizes: Mapping[bytes, int]) -> Links:
+def make_links(
+    homes: Mapping[bytes, str], near: Mapping[bytes, tuple[bytes, ...]], sizes: Mapping[bytes, int]
+) -> Links:
     """Link packs by the chunks in them.
 
     Parameters
     ----------
     homes : mapping
         Digest → a pack that holds it.
-    newer : mapping
+    near : mapping
         Digest → what it could build on.
     sizes : mapping
         Digest → bytes.
     """
     links: dict[str, Counter[str]] = defaultdict(Counter)
     for digest, pack in homes.items():
-        other = homes.get(newer.get(digest, b""), pack)
-        if other != pack:
+        for other in {homes[d] for d in near.get(digest, ()) if d in homes} - {pack}:
             links[pack][other] += sizes[digest]
             links[other][pack] += sizes[digest]
     return links

@@ -1,6 +1,6 @@
-"""Which chunks are encoded by which others: the newest stands alone, older ones are deltas on newer ones.
+"""Which chunks may be encoded by which others: older ones by newer ones, narrow ones by wide ones.
 
-Decided on digests alone; whether a delta pays is seen when it is made. What is restored most, the
+Decided on digests alone; whether it pays is seen when it is done. What is restored most, the
 newest checkpoint, is read as fast as without deltas, and what retention removes first, the oldest,
 is what nothing builds on (docs/design/012-delta-and-derived-chunks.md).
 """
@@ -8,49 +8,90 @@ is what nothing builds on (docs/design/012-delta-and-derived-chunks.md).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeVar
 
 DEPTH = 2
-"""Deltas of deltas, no more: a chunk is read with at most so many others."""
+"""Deltas of deltas, no more: a chunk is read with at most so many others of its kind."""
 MEMBERS = 4
 """Beyond that the next chunk stands alone: what is far from the newest gains little by it."""
 
 
 class Member(NamedTuple):
-    """A chunk, the chunk that it may be encoded by, and how many that one needs itself."""
+    """A chunk, the chunks that it may be encoded by, and how many of these build on one another."""
 
     digest: bytes
     bases: tuple[bytes, ...] = ()
     depth: int = 0
 
 
+class BuiltOn(Protocol):
+    """What has bases."""
+
+    @property
+    def digest(self) -> bytes: ...
+
+    @property
+    def bases(self) -> tuple[bytes, ...]: ...
+
+
+T = TypeVar("T", bound=BuiltOn)
 Family = list[Member]
 """Chunks that must lie in one pack, each after what it may be encoded by."""
 
 
-def families(newest_first: Iterable[bytes], newer: Mapping[bytes, bytes]) -> list[Family]:
+def families(
+    newest_first: Iterable[bytes],
+    newer: Mapping[bytes, bytes],
+    wider: Mapping[bytes, tuple[bytes, ...]],
+) -> list[Family]:
     """Divide these chunks, each into exactly one family.
 
     Parameters
     ----------
     newest_first : iterable of bytes
-        Digests; a chunk may build only on one that comes before it.
+        Digests; a chunk may be a delta only on one that comes before it.
     newer : mapping
         Digest → that of the same chunk in the next checkpoint.
+    wider : mapping
+        Digest → those of the chunks whose rounding it is.
     """
-    found: list[Family] = []
-    homes: dict[bytes, Family] = {}
+    digests = list(newest_first)
+    wide = set(digests) - wider.keys()
+    narrow = {d: wider[d] for d in digests if wider.get(d) and wide.issuperset(wider[d])}
+    members = _chained((d for d in digests if d not in narrow), newer)
+    for digest in narrow:
+        depth = 1 + max(members[base].depth for base in wider[digest])
+        members[digest] = Member(digest, wider[digest], depth)
+    return divided(members.values())
+
+
+def _chained(newest_first: Iterable[bytes], newer: Mapping[bytes, bytes]) -> dict[bytes, Member]:
     members: dict[bytes, Member] = {}
+    counts: dict[bytes, int] = {}
+    roots: dict[bytes, bytes] = {}
     for digest in newest_first:
         base = members.get(newer.get(digest, b""))
         if base is not None and base.depth == DEPTH:
             base = members[base.bases[0]]
-        if base is None or len(homes[base.digest]) >= MEMBERS:
+        if base is None or counts[roots[base.digest]] == MEMBERS:
             members[digest] = Member(digest)
-            homes[digest] = [members[digest]]
-            found.append(homes[digest])
+            roots[digest] = digest
         else:
             members[digest] = Member(digest, (base.digest,), base.depth + 1)
-            homes[digest] = homes[base.digest]
-            homes[digest].append(members[digest])
-    return found
+            roots[digest] = roots[base.digest]
+        counts[roots[digest]] = counts.get(roots[digest], 0) + 1
+    return members
+
+
+def divided(chunks: Iterable[T]) -> list[list[T]]:
+    """Divide these, each of which comes after its bases, as far as none builds on another."""
+    homes: dict[bytes, list[T]] = {}
+    for one in chunks:
+        home: list[T] = []
+        for base in one.bases:
+            if homes[base] is not home:
+                home += homes[base]
+                homes.update((other.digest, home) for other in homes[base])
+        home.append(one)
+        homes[one.digest] = home
+    return list({id(home): home for home in homes.values()}.values())

@@ -49,6 +49,8 @@ class Live:
     needs : dict[bytes, Need]
     newer : dict[bytes, bytes]
         Digest → that of the same tensor's same chunk in the run's next checkpoint that has it.
+    wider : dict[bytes, tuple[bytes, ...]]
+        Digest → those of the chunks whose rounding it is, as far as a sample tells; see `deriving`.
     wanted : set[str]
         Packs that the runs asked for rely on.
     pinned : set[str]
@@ -64,6 +66,7 @@ class Live:
     def __init__(self, repository: Repository, names: Collection[str] | None = None) -> None:
         self.needs: dict[bytes, Need] = {}
         self.newer: dict[bytes, bytes] = {}
+        self.wider: dict[bytes, tuple[bytes, ...]] = {}
         self.wanted: set[str] = set()
         self.pinned: set[str] = set()
         self.checkpoints: list[Seen] = []

@@ -12,9 +12,9 @@ from holdfast.codecs import registry
 from holdfast.codecs.base import Base
 from holdfast.errors import HoldfastError, NotFoundError, StorageError
 from holdfast.repository import layout, records, retention
-from holdfast.repository.assembling import Shelves, Stored, Together, divided, in_order, pack_bytes
+from holdfast.repository.assembling import Shelves, Stored, Together, in_order, pack_bytes
 from holdfast.repository.chunks import WORKERS, ChunkReader
-from holdfast.repository.families import Family, Member, families
+from holdfast.repository.families import Family, Member, divided, families
 from holdfast.repository.live import Live, Seen
 from holdfast.repository.pack import RAW, PackBuilder
 from holdfast.repository.repository import Repository
@@ -169,7 +169,7 @@ def groups(live: Live, repository: Repository, digests: Collection[bytes]) -> It
     group: list[Family] = []
     size_bytes = 0
     newest_first = sorted(digests, key=lambda d: live.needs[d].place, reverse=True)
-    for family in reversed(families(newest_first, live.newer)):
+    for family in reversed(families(newest_first, live.newer, live.wider)):
         raw_bytes = sum(_raw_bytes(repository, member.digest) for member in family)
         if group and size_bytes + raw_bytes > PACK_BYTES:
             yield group

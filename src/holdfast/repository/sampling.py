@@ -61,7 +61,7 @@ class Sampler:
         """Encode a few chunks of a pack in every way that they may be."""
         digests = self._chunks[pack_id]
         asked = digests[:: -(-len(digests) // SAMPLES)]
-        near = {other for d in asked for other in self._neighbours(d)}
+        near = {other for d in asked for other in (*self._neighbours(d), *self._wide(d))}
         raw = self._read({*asked, *near}, [pack_id, *(self._homes[d] for d in near)])
         total = sum(len(raw[d]) for d in asked if d in raw)
         if not total:
@@ -78,6 +78,11 @@ class Sampler:
         newer, older = self._live.newer.get(digest, b""), self._older.get(digest, b"")
         return [d for d in (newer, older) if d in self._homes and self._has_room(d)]
 
+    def _wide(self, digest: bytes) -> tuple[bytes, ...]:
+        """The chunks whose rounding this one seems to be, if they may be rewritten."""
+        wide = self._live.wider.get(digest, ())
+        return wide if all(d in self._homes for d in wide) else ()
+
     def _has_room(self, digest: bytes) -> bool:
         pack_id = self._homes[digest]
         if pack_id not in self._rooms:
@@ -90,7 +95,8 @@ class Sampler:
         for entry in self._repository.index.entries(pack_id):
             below = next((roots[d] for d in split_digests(entry.bases)), entry.digest)
             roots[entry.digest] = below if below in self._live.needs else entry.digest
-        alive = Counter(root for digest, root in roots.items() if digest in self._live.needs)
+        counted = self._live.needs.keys() - self._live.wider.keys()
+        alive = Counter(root for digest, root in roots.items() if digest in counted)
         return {root for root, members in alive.items() if members < MEMBERS}
 
     def _read(self, digests: set[bytes], packs: list[str]) -> dict[bytes, Bytes]:
@@ -108,6 +114,10 @@ class Sampler:
         """What a delta between this chunk and its neighbours saves, by the neighbours' packs."""
         saved: Counter[str] = Counter()
         newer, older = self._live.newer.get(digest, b""), self._older.get(digest, b"")
+        wide = self._wide(digest)
+        if wide and raw.keys() >= set(wide):
+            saved[self._homes[wide[0]]] += self._size(raw, digest) - self._size(raw, digest, *wide)
+            return saved
         if newer in raw:
             saved[self._homes[newer]] += self._size(raw, digest) - self._size(raw, digest, newer)
         if older in raw and not self._is_sampled_itself(older):
@@ -118,7 +128,7 @@ class Sampler:
         entries = self._repository.index.entries(self._homes[digest])
         return all(entry.codec == RAW for entry in entries)
 
-    def _size(self, raw: Mapping[bytes, Bytes], digest: bytes, base: bytes | None = None) -> int:
-        bases = [Base(base, raw[base])] if base is not None else []
-        encoded = registry.encode(raw[digest], self._live.needs[digest].dtype, bases)
+    def _size(self, raw: Mapping[bytes, Bytes], digest: bytes, *bases: bytes) -> int:
+        below = [Base(base, raw[base]) for base in bases]
+        encoded = registry.encode(raw[digest], self._live.needs[digest].dtype, below)
         return len(encoded.data) if encoded is not None else len(raw[digest])

@@ -1,0 +1,125 @@
+"""What builds on what, and what is rewritten with what: decided on names alone."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.repository.assembling import PACK_BYTES, SMALL_BYTES, Shelves, Stored, in_order
+from holdfast.repository.batching import batched, make_links
+from holdfast.repository.families import DEPTH, MEMBERS, divided, families
+from holdfast.repository.pack import MAX_DEPTH
+
+digests = st.lists(st.integers(0, 30).map(lambda n: b"%d" % n), unique=True)
+
+
+def name(number: int) -> bytes:
+    return b"%d" % number
+
+
+@given(digests, st.dictionaries(st.integers(0, 30).map(name), st.integers(0, 30).map(name)))
+def test_families_hold_each_once_short_and_without_circles(
+    newest_first: list[bytes], newer: dict[bytes, bytes]
+) -> None:
+    found = families(newest_first, newer, {})
+    assert sorted(m.digest for family in found for m in family) == sorted(newest_first)
+    for family in found:
+        assert 1 <= len(family) <= MEMBERS
+        assert family[0].bases == ()
+        met: dict[bytes, int] = {}
+        for member in family:
+            assert all(base in met for base in member.bases)
+            assert member.depth == max((met[base] + 1 for base in member.bases), default=0) <= DEPTH
+            met[member.digest] = member.depth
+
+
+def test_a_long_chain_has_a_new_start_every_few() -> None:
+    newer = {name(n): name(n + 1) for n in range(10)}
+    found = families([name(n) for n in reversed(range(10))], newer, {})
+    assert [len(family) for family in found] == [MEMBERS, MEMBERS, 10 - 2 * MEMBERS]
+    assert [m.bases for m in found[0]] == [(), (name(9),), (name(8),), (name(8),)]
+
+
+@given(
+    digests,
+    st.dictionaries(st.integers(0, 30).map(name), st.integers(0, 30).map(name)),
+    st.dictionaries(
+        st.integers(0, 30).map(name), st.lists(st.integers(0, 30).map(name), max_size=2).map(tuple)
+    ),
+)
+def test_narrow_ones_join_the_families_of_the_wide(
+    newest_first: list[bytes], newer: dict[bytes, bytes], wider: dict[bytes, tuple[bytes, ...]]
+) -> None:
+    found = families(newest_first, newer, wider)
+    assert sorted(m.digest for family in found for m in family) == sorted(newest_first)
+    for family in found:
+        met: dict[bytes, int] = {}
+        for member in family:
+            assert met.keys() >= set(member.bases)
+            assert member.depth == max((met[base] + 1 for base in member.bases), default=0) <= MAX_DEPTH
+            met[member.digest] = member.depth
+
+
+def test_copies_of_two_halves_bring_their_families_together() -> None:
+    wider = {b"n": (b"w1", b"w2"), b"n-": (b"w1-", b"w2-"), b"other": (b"gone", b"w3")}
+    newer = {b"w1-": b"w1", b"w2-": b"w2", b"n-": b"n", b"w3-": b"w3"}
+    chunks = [b"n", b"w1", b"w2", b"w3", b"other", b"n-", b"w1-", b"w2-", b"w3-"]
+    found = {frozenset(m.digest for m in family) for family in families(chunks, newer, wider)}
+    assert found == {
+        frozenset({b"w1", b"w2", b"w1-", b"w2-", b"n", b"n-"}),
+        frozenset({b"w3", b"w3-"}),
+        frozenset({b"other"}),
+    }
+
+
+@given(
+    st.dictionaries(st.text("abcdefgh", min_size=1, max_size=1), st.integers(1, 9)),
+    st.dictionaries(
+        st.tuples(st.sampled_from("abcdefgh"), st.sampled_from("abcdefgh")), st.integers(1, 9), max_size=9
+    ),
+    st.integers(0, 30),
+)
+def test_batches_hold_each_pack_once_and_have_a_limit(
+    sizes: dict[str, int], pairs: dict[tuple[str, str], int], most_bytes: int
+) -> None:
+    links: dict[str, dict[str, int]] = {}
+    for (a, b), weight in pairs.items():
+        links.setdefault(a, {})[b] = weight
+        links.setdefault(b, {})[a] = weight
+    batches = list(batched(sizes, links, most_bytes))
+    assert sorted(p for batch in batches for p in batch) == sorted(sizes)
+    assert all(len(batch) == 1 or sum(sizes[p] for p in batch) <= most_bytes for batch in batches)
+
+
+def test_packs_that_build_on_one_another_are_rewritten_together() -> None:
+    homes = {b"a1": "a", b"a2": "a", b"b1": "b", b"c1": "c", b"c2": "c", b"d1": "d"}
+    near = {b"a1": (b"c1", b"c2"), b"a2": (b"c2",), b"b1": (b"d1",), b"d1": (b"gone",)}
+    links = make_links(homes, near, dict.fromkeys(homes, 5))
+    assert links == {"a": {"c": 10}, "c": {"a": 10}, "b": {"d": 5}, "d": {"b": 5}}
+    assert list(batched(dict.fromkeys("abcd", 10), links, 20)) == [["a", "c"], ["b", "d"]]
+    assert list(batched(dict.fromkeys("abcd", 10), links, 19)) == [["a"], ["b"], ["c"], ["d"]]
+
+
+def stored(number: int, *bases: int, raw_bytes: int = 10) -> Stored:
+    return Stored(name(number), raw_bytes, "x", b"", tuple(map(name, bases)))
+
+
+def test_what_builds_on_nothing_goes_its_own_way() -> None:
+    chunks = [stored(1), stored(2), stored(3, 2), stored(4), stored(5, 3), stored(6, 1, 4)]
+    assert [[int(c.digest) for c in together] for together in divided(chunks)] == [[1, 4, 6], [2, 3, 5]]
+    assert [int(c.digest) for c in in_order(chunks)] == [1, 2, 4, 3, 6, 5]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, SMALL_BYTES, PACK_BYTES // 2, PACK_BYTES]))))
+def test_shelves_fill_packs_and_lose_nothing(pieces: list[tuple[int, int]]) -> None:
+    shelves = Shelves()
+    packs = []
+    for number, (owner, size) in enumerate(pieces):
+        packs += list(shelves.add(owner, [stored(number, raw_bytes=size)]))
+    packs += list(shelves.rest())
+    assert sorted(int(c.digest) for pack in packs for c in pack) == list(range(len(pieces)))
+    for pack in packs:
+        assert sum(c.raw_bytes for c in pack) <= PACK_BYTES
+        owners = [pieces[int(c.digest)][0] for c in pack]
+        first = sum(c.raw_bytes for c, owner in zip(pack, owners, strict=True) if owner == owners[0])
+        assert len(set(owners)) == 1 or first < SMALL_BYTES
