@@ -9,7 +9,17 @@ import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.codecs.base import MOST_BASES, SIZES, Base, declared, is_worth, not_decodable, sealed, unsealed
+from holdfast.codecs.base import (
+    MOST_BASES,
+    SIZES,
+    Base,
+    declared,
+    is_worth,
+    not_decodable,
+    sealed,
+    size_with_bases,
+    unsealed,
+)
 from holdfast.codecs.planes import aligned
 from holdfast.domain.tensors import DIGEST_BYTES
 
@@ -36,7 +46,7 @@ class Narrowed:
 
     def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk whose every bit is that of the rounded bases."""
-        stored_bytes = SIZES.size + KIND.size + DIGEST_BYTES * len(bases)
+        stored_bytes = size_with_bases(len(bases), KIND.size)
         if (
             dtype not in KINDS
             or not is_worth(stored_bytes, len(raw))
