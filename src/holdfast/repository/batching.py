@@ -31,22 +31,23 @@ def make_links(
     return links
 
 
-def batched(sizes: Mapping[str, int], links: Links, most_bytes: int) -> Iterator[list[str]]:
-    """Divide packs into batches of at most so many bytes, or of one pack.
+def batched(sizes: Mapping[str, int], links: Links, most_bytes: int) -> list[list[str]]:
+    """Divide packs into batches of at most so many bytes, or of one pack; few of them.
 
     Parameters
     ----------
     sizes : mapping
         Pack → bytes, in the order in which they are taken where nothing else decides.
     """
-    batch: list[str] = []
+    batches: list[list[str]] = []
     for strand in _strands(sizes, links, most_bytes):
-        if batch and _total(batch, sizes) + _total(strand, sizes) > most_bytes:
-            yield batch
-            batch = []
-        batch += strand
-    if batch:
-        yield batch
+        room_bytes = most_bytes - _total(strand, sizes)
+        batch = next((b for b in batches if _total(b, sizes) <= room_bytes), None)
+        if batch is None:
+            batches.append(strand)
+        else:
+            batch += strand
+    return batches
 
 
 def _strands(sizes: Mapping[str, int], links: Links, most_bytes: int) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from holdfast.codecs import registry
 from holdfast.codecs.base import Base
 from holdfast.errors import HoldfastError, NotFoundError, StorageError
 from holdfast.repository import layout, records, retention
-from holdfast.repository.assembling import Shelves, Stored, Together, in_order, pack_bytes
+from holdfast.repository.assembling import Shelves, Stored, Together, pack_bytes
 from holdfast.repository.chunks import WORKERS, ChunkReader
 from holdfast.repository.families import Family, Member, divided, families
 from holdfast.repository.live import Live, Seen
@@ -67,8 +67,8 @@ class Rewriting:
     def run(self) -> list[str]:
         """New packs; durable, read back, and found by every checkpoint that needs them."""
         try:
-            for chunks in self._packed(Shelves()):
-                self._write(chunks)
+            for pack in self._packed(Shelves()):
+                self._write(pack)
             self._read_back()
             for pack_id in sorted(self._packs):
                 self._condemn(pack_id)
@@ -81,20 +81,21 @@ class Rewriting:
 
     # -- new packs -------------------------------------------------------------------------
 
-    def _packed(self, shelves: Shelves) -> Iterator[Together]:
+    def _packed(self, shelves: Shelves) -> Iterator[list[Together]]:
         """What goes into each new pack."""
         for group in groups(self._live, self._repository, self._digests):
             raw = self._read({member.digest for family in group for member in family})
             with ThreadPoolExecutor(WORKERS) as pool:
                 encoded = list(pool.map(lambda family, raw=raw: self._encoded(family, raw), group))
             for chunks in chain.from_iterable(map(divided, encoded)):
-                yield from shelves.add(self._live.needs[chunks[0].digest].owner, chunks)
+                yield from shelves.add(chunks)
         yield from shelves.rest()
 
-    def _write(self, chunks: Together) -> None:
-        builder = PackBuilder(layout.new_pack_id(), based=any(one.bases for one in chunks))
+    def _write(self, pack: list[Together]) -> None:
+        based = any(one.bases for chunks in pack for one in chunks)
+        builder = PackBuilder(layout.new_pack_id(), based=based)
         self._new.append(builder.pack_id)
-        self._storage.put(layout.pack(builder.pack_id), pack_bytes(builder, in_order(chunks)))
+        self._storage.put(layout.pack(builder.pack_id), pack_bytes(builder, pack))
 
     def _read(self, digests: Collection[bytes]) -> dict[bytes, Bytes]:
         raw: dict[bytes, Bytes] = {}
@@ -115,10 +116,11 @@ class Rewriting:
     def _stored(self, member: Member, there: dict[bytes, Bytes]) -> Stored:
         data = there[member.digest]
         bases = [Base(d, there[d]) for d in member.bases if d in there]
-        encoded = registry.encode(data, self._live.needs[member.digest].dtype, bases)
+        need = self._live.needs[member.digest]
+        encoded = registry.encode(data, need.dtype, bases)
         if encoded is None:
-            return Stored(member.digest, len(data), RAW, data)
-        return Stored(member.digest, len(data), encoded.codec, encoded.data, encoded.bases)
+            return Stored(member.digest, len(data), RAW, data, (), need.owner)
+        return Stored(member.digest, len(data), encoded.codec, encoded.data, encoded.bases, need.owner)
 
     def _read_back(self) -> None:
         """Old copies go, so the new ones must be good where they rest, not only in memory."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.repository.assembling import PACK_BYTES, SMALL_BYTES, Shelves, Stored, in_order
+from holdfast.repository.assembling import PACK_BYTES, SEGMENT_BYTES, SMALL_BYTES, Shelves, Stored, in_order
 from holdfast.repository.batching import batched, make_links
 from holdfast.repository.families import DEPTH, MEMBERS, divided, families
 from holdfast.repository.pack import MAX_DEPTH
@@ -107,7 +108,6 @@ def stored(number: int, *bases: int, raw_bytes: int = 10) -> Stored:
 def test_what_builds_on_nothing_goes_its_own_way() -> None:
     chunks = [stored(1), stored(2), stored(3, 2), stored(4), stored(5, 3), stored(6, 1, 4)]
     assert [[int(c.digest) for c in together] for together in divided(chunks)] == [[1, 4, 6], [2, 3, 5]]
-    assert [int(c.digest) for c in in_order(chunks)] == [1, 2, 4, 3, 6, 5]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([1, SMALL_BYTES, PACK_BYTES // 2, PACK_BYTES]))))
@@ -115,11 +115,26 @@ def test_shelves_fill_packs_and_lose_nothing(pieces: list[tuple[int, int]]) -> N
     shelves = Shelves()
     packs = []
     for number, (owner, size) in enumerate(pieces):
-        packs += list(shelves.add(owner, [stored(number, raw_bytes=size)]))
+        data = np.broadcast_to(np.uint8(0), size)
+        packs += list(shelves.add([Stored(name(number), size, "x", data, (), owner)]))
     packs += list(shelves.rest())
-    assert sorted(int(c.digest) for pack in packs for c in pack) == list(range(len(pieces)))
-    for pack in packs:
-        assert sum(c.raw_bytes for c in pack) <= PACK_BYTES
-        owners = [pieces[int(c.digest)][0] for c in pack]
-        first = sum(c.raw_bytes for c, owner in zip(pack, owners, strict=True) if owner == owners[0])
-        assert len(set(owners)) == 1 or first < SMALL_BYTES
+    assert sorted(int(c.digest) for pack in packs for (c,) in pack) == list(range(len(pieces)))
+    sizes = [sum(len(c.data) for (c,) in pack) for pack in packs]
+    assert all(size <= PACK_BYTES + 2 * SMALL_BYTES for size in sizes)
+    assert len(sizes) <= 1 or min(sizes) >= SMALL_BYTES
+
+
+def test_what_builds_on_others_comes_later_and_checkpoints_stay_together() -> None:
+    pack = []
+    for start in (0, 10):
+        made = [
+            stored(start),
+            stored(start + 1, start),
+            stored(start + 2, start + 1),
+            stored(start + 3, start + 1),
+        ]
+        pack.append([one._replace(owner=9 - n) for n, one in enumerate(made)])
+    pack.append([stored(20)._replace(owner=9), stored(21, 20)._replace(owner=9)])
+    assert [int(one.digest) for one in in_order(pack)] == [0, 10, 20, 21, 1, 11, 2, 12, 3, 13]
+    large = [[one._replace(raw_bytes=SEGMENT_BYTES // 6) for one in together] for together in pack]
+    assert [int(one.digest) for one in in_order(large)] == [0, 1, 2, 3, 10, 20, 21, 11, 12, 13]
