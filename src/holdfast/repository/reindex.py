@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from holdfast.storage.base import Buffer
 
     Bytes = npt.NDArray[np.uint8]
+
+
+MOST_TRIES = 1000
+"""Places looked at for the next chunk before the search is given up."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -53,8 +58,8 @@ def chunk_sizes_of(manifests: Iterable[Manifest]) -> dict[bytes, int]:
 def find_chunks(data: memoryview, known: Mapping[bytes, int]) -> list[Found]:
     """Find known chunks in the bytes of a pack, where they lie one behind the other; and their bases.
 
-    A stretch that holds none (damaged, or of a deleted checkpoint) is stepped over where it is
-    as long as some chunk, or as it says itself.
+    What is none of them (damaged, or of a deleted checkpoint) is stepped over where it is as long as
+    some chunk, or as it says itself.
     """
     search = _Search(data, sorted(set(known.values())), set(known))
     found = search.run()
@@ -100,20 +105,28 @@ class _Search:
     def run(self) -> list[Found]:
         found: list[Found] = []
         at = len(MAGIC)
-        while at < len(self._data):
-            steps = [0, *self._claimed_size(at), *self.sizes]
-            here = next((f for s in steps if (f := self._chunk_at(at + s)) is not None), None)
-            if here is None:
-                break
+        while (here := self._next(at)) is not None:
             found.append(here)
             self._found.setdefault(here.digest, here)
             self._depths.setdefault(here.digest, self._depth(here))
             at = here.start + here.size
         return found
 
-    def _claimed_size(self, at: int) -> list[int]:
-        sizes = declared(self._data[at:])
-        return [sizes[1]] if sizes is not None else []
+    def _next(self, at: int) -> Found | None:
+        """The next chunk from here on, stepping over what is none by the fewest guesses of its size."""
+        frontier, tried = [(0, at)], set[int]()
+        while frontier and len(tried) < MOST_TRIES:
+            guesses, at = heapq.heappop(frontier)
+            if at in tried or at >= len(self._data):
+                continue
+            tried.add(at)
+            if (found := self._chunk_at(at)) is not None:
+                return found
+            raw_bytes, claimed_bytes = declared(self._data[at:]) or (0, 0)
+            heapq.heappush(frontier, (guesses + (raw_bytes not in self.sizes), at + claimed_bytes))
+            for size in self.sizes:
+                heapq.heappush(frontier, (guesses + 1, at + size))
+        return None
 
     def _chunk_at(self, at: int) -> Found | None:
         return self._encoded_at(at) or self._raw_at(at)
