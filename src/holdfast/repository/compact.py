@@ -15,8 +15,8 @@ from holdfast.codecs import registry
 from holdfast.domain.manifest import split_digests
 from holdfast.repository import layout, retention
 from holdfast.repository.assembling import SMALL_BYTES
-from holdfast.repository.batching import batched, make_links
-from holdfast.repository.deriving import find_rounded
+from holdfast.repository.batching import Pack, batched, make_links
+from holdfast.repository.deriving import find_rounded, known_rounded
 from holdfast.repository.index import present_packs
 from holdfast.repository.live import Live
 from holdfast.repository.pack import RAW, PackEntry
@@ -136,7 +136,9 @@ def plan(repository: Repository, names: Collection[str] | None = None) -> Plan:
         repository.index.load_all()
         sizes = _pack_sizes(repository)
         fixed = live.pinned | repository.condemned_packs().keys()
-        live.wider = find_rounded(repository, live) if any(_is_raw(repository, p) for p in sizes) else {}
+        live.wider = known_rounded(repository, live)
+        if any(_is_raw(repository, pack_id) for pack_id in sizes):
+            live.wider |= find_rounded(repository, live)
     meant = sizes.keys() - fixed if names is None else live.wanted & sizes.keys() - fixed
     found = [_looked_at(repository, live, pack_id, sizes[pack_id]) for pack_id in sorted(meant)]
     chosen = _chosen(repository, live, [v for v in found if v is not None and v.digests])
@@ -258,13 +260,15 @@ def apply(
 
 
 def _batches(planned: Plan) -> Iterator[list[Victim]]:
+    live, index = planned.live, planned.repository.index
     by_pack = {victim.pack: victim for victim in reversed(planned.victims)}
     homes = {digest: victim.pack for victim in planned.victims for digest in victim.digests}
-    sizes = {e.digest: e.raw_bytes for pack in by_pack for e in planned.repository.index.entries(pack)}
-    near = {d: (n,) for d, n in planned.live.newer.items()} | planned.live.wider
-    links = make_links(homes, near, sizes)
-    for packs in batched({p: v.raw_bytes for p, v in by_pack.items()}, links, BATCH_BYTES):
-        yield [by_pack[pack] for pack in packs]
+    sizes = {e.digest: e.raw_bytes for pack in by_pack for e in index.entries(pack)}
+    near = {d: (n,) for d, n in live.newer.items()} | live.wider
+    owners = {p: max(live.needs[d].owner for d in v.digests) for p, v in by_pack.items()}
+    packs = [Pack(p, v.raw_bytes, owners[p]) for p, v in by_pack.items()]
+    for batch in batched(packs, make_links(homes, near, sizes), BATCH_BYTES):
+        yield [by_pack[pack] for pack in batch]
 
 
 def _count(result: Compacted, pruned: retention.Pruned) -> None:

@@ -31,8 +31,23 @@ HEAD = 1024
 """Numbers compared."""
 
 
+def known_rounded(repository: Repository, live: Live) -> dict[bytes, tuple[bytes, ...]]:
+    """What was found before, as the packs that are known say."""
+    entries = (entry for pack in repository.index.packs() for entry in repository.index.entries(pack))
+    based = {e.digest: tuple(split_digests(e.bases)) for e in entries if e.bases and e.digest in live.needs}
+    return {
+        digest: bases
+        for digest, bases in based.items()
+        if live.needs[digest].dtype in registry.NARROW
+        and all(base in live.needs and live.needs[base].dtype == WIDE for base in bases)
+    }
+
+
 def find_rounded(repository: Repository, live: Live) -> dict[bytes, tuple[bytes, ...]]:
-    """Digest → digests of the chunks whose rounding it is, told by the newest checkpoint of each run."""
+    """Digest → digests of the chunks whose rounding it is, told by the newest checkpoint of each run.
+
+    The repository is held meanwhile.
+    """
     newest = {seen.run.name: seen for seen in live.checkpoints if seen.id.kind == "full"}
     names = {run: _pairs(repository, seen) for run, seen in newest.items()}
     found: dict[bytes, tuple[bytes, ...]] = {}
@@ -83,8 +98,7 @@ def _heads(repository: Repository, seen: Seen, tensors: Mapping[str, TensorEntry
             heads[name] = raw[: HEAD * ITEM_BYTES[tensors[name].dtype]].copy()
 
     reader = ChunkReader(repository.storage, UnrecordedIndex(repository.storage))  # it only looks
-    with repository.holding():
-        reader.read(names.keys(), seen.hints, sink)
+    reader.read(names.keys(), seen.hints, sink)
     return {name: head for name, head in heads.items() if (head[4:] != head[:-4]).any()}
 
 

@@ -132,3 +132,18 @@ def test_the_model_alone_survives_its_masters(storage: LocalStorage) -> None:
     assert "narrowed" not in codecs(storage)
     assert read(Repository.open(storage).run("mixed"), second) == expected(model)
     assert compact.plan(Repository.open(storage)).victims == []
+
+
+def test_copies_stay_derived_when_a_pack_is_rewritten_for_another_reason(storage: LocalStorage) -> None:
+    run = make_repository(storage).run("mixed")
+    attempt = begin(run)
+    noise = {n: ("uint8", np.frombuffer(np.random.default_rng(n).bytes(60_000), np.uint8)) for n in (1, 2)}
+    known = {save(run, attempt, n, {**state(n), "noise": noise[n]}): n for n in (1, 2)}
+    compacted(storage)
+    before = codecs(storage).count("narrowed")
+    first, second = known
+    remove(Repository.open(storage).run("mixed"), [first], may_delete=lambda c: True, wait_seconds=0)
+    assert compacted(storage).packs_written == 1
+    assert codecs(storage).count("narrowed") == before // 2 > 0
+    expect = expected({**state(2), "noise": noise[2]})
+    assert read(Repository.open(storage).run("mixed"), second) == expect

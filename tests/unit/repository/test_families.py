@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.repository.assembling import PACK_BYTES, SEGMENT_BYTES, SMALL_BYTES, Shelves, Stored, in_order
-from holdfast.repository.batching import batched, make_links
+from holdfast.repository.batching import Pack, batched, make_links
 from holdfast.repository.families import DEPTH, MEMBERS, divided, families
 from holdfast.repository.pack import MAX_DEPTH
 
@@ -87,7 +89,7 @@ def test_batches_hold_each_pack_once_and_have_a_limit(
     for (a, b), weight in pairs.items():
         links.setdefault(a, {})[b] = weight
         links.setdefault(b, {})[a] = weight
-    batches = list(batched(sizes, links, most_bytes))
+    batches = batched([Pack(p, sizes[p], owner=1) for p in sizes], links, most_bytes)
     assert sorted(p for batch in batches for p in batch) == sorted(sizes)
     assert all(len(batch) == 1 or sum(sizes[p] for p in batch) <= most_bytes for batch in batches)
 
@@ -97,8 +99,19 @@ def test_packs_that_build_on_one_another_are_rewritten_together() -> None:
     near = {b"a1": (b"c1", b"c2"), b"a2": (b"c2",), b"b1": (b"d1",), b"d1": (b"gone",)}
     links = make_links(homes, near, dict.fromkeys(homes, 5))
     assert links == {"a": {"c": 10}, "c": {"a": 10}, "b": {"d": 5}, "d": {"b": 5}}
-    assert list(batched(dict.fromkeys("abcd", 10), links, 20)) == [["a", "c"], ["b", "d"]]
-    assert list(batched(dict.fromkeys("abcd", 10), links, 19)) == [["a"], ["b"], ["c"], ["d"]]
+    packs = [Pack(p, 10, owner=1) for p in "abcd"]
+    assert batched(packs, links, 20) == [["a", "c"], ["b", "d"]]
+    assert batched(packs, links, 19) == [["a"], ["b"], ["c"], ["d"]]
+
+
+def test_as_many_checkpoints_as_a_family_has_members() -> None:
+    names = "abcdefgh"
+    links = {a: {b: 1} for a, b in pairwise(names)}
+    links = {p: links.get(p, {}) | {q: 1 for q in links if p in links[q]} for p in names}
+    packs = [Pack(p, 10, owner=9 - n) for n, p in enumerate(names)]
+    assert batched(packs, links, 50) == [list("abcd"), list("efgh")]
+    assert batched(packs, links, 80) == [list(names)]
+    assert batched(packs, links, 30) == [list("abc"), list("def"), list("gh")]
 
 
 def stored(number: int, *bases: int, raw_bytes: int = 10) -> Stored:
