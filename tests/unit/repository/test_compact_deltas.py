@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from checkpoints import (
@@ -23,7 +25,7 @@ from checkpoints import (
 from holdfast.domain.manifest import split_digests
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError
-from holdfast.repository import compact, layout
+from holdfast.repository import assembling, compact, layout
 from holdfast.repository.families import DEPTH, MEMBERS
 from holdfast.repository.pack import BASED_MAGIC, MAGIC, PackEntry, read_index
 from holdfast.repository.repository import Repository
@@ -314,3 +316,98 @@ def test_a_pack_that_is_gone_is_missing_not_damaged(storage: LocalStorage, run: 
     assert list(storage.list(layout.DAMAGED_PACKS)) == []
     storage.put(layout.pack(pack_id), [kept])
     assert read(late, at(known, 1)) == state(1)
+
+
+@pytest.fixture
+def nothing_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packs are rewritten only where a sample says that it pays."""
+    monkeypatch.setattr(compact, "SMALL_BYTES", 1)
+    monkeypatch.setattr(assembling, "SMALL_BYTES", 1)
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+def test_large_packs_grow_together_while_there_is_room_in_their_families(
+    storage: LocalStorage, run: Run
+) -> None:
+    known: Known = {}
+    attempt = begin(run)
+    written = []
+    for step in range(1, 2 * MEMBERS + 1):
+        of = {"drift": drifting(step), "more": drifting(step + 1000)}
+        known[save(run, attempt, step, step, of).id] = of
+        planned = compact.plan(fresh(storage))
+        written.append(compact.apply(planned).packs_written)
+        assert planned.expected_bytes < planned.size_bytes or not planned.victims
+        assert compact.plan(fresh(storage)).victims == []
+        assert_restores(fresh(storage).run("digits"), known)
+    assert written == [0, 1, 1, 1, 0, 1, 1, 1]  # noise alone gains nothing, nor does a fifth by the four
+    assert len(deltas(storage)) == 2 * (MEMBERS - 1) * 6
+    assert len(packs(storage)) == 2
+
+
+@pytest.mark.usefixtures("nothing_is_small")
+def test_what_only_decodes_others_is_worth_a_rewrite_once_it_is_much(storage: LocalStorage, run: Run) -> None:
+    known = saved(run, range(1, 5))
+    compacted(storage)
+    drop(storage, known, {4})
+    plan = compact.plan(fresh(storage))
+    assert all(victim.is_worth for victim in plan.victims)
+    before = plan.size_bytes
+    compact.apply(plan)
+    assert compact.plan(fresh(storage)).victims == []
+    after = sum(s.size_bytes for k in packs(storage) if (s := storage.stat(k)) is not None)
+    assert after == pytest.approx(plan.expected_bytes, abs=0.15 * before)
+    assert_restores(fresh(storage).run("digits"), known)
+
+
+def test_tensors_that_changed_too_much_stay_in_packs_of_their_own(
+    storage: LocalStorage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(assembling, "SMALL_BYTES", 1)
+    known = saved(run, range(1, 4))
+    compacted(storage)
+    for checkpoint in known:
+        own = {d for d in run.manifest(checkpoint).digests() if d in noise_of(run, checkpoint)}
+        held = [e for found in entries(storage).values() for e in found if e.digest in own]
+        assert {e.codec for e in held} == {"raw"}
+        assert all(
+            not {e.digest for e in found} & noise_of(run, c)
+            for found in entries(storage).values()
+            if any(e.digest in own for e in found)
+            for c in known
+            if c != checkpoint
+        )
+
+
+def noise_of(run: Run, checkpoint: CheckpointId) -> set[bytes]:
+    (shard,) = run.manifest(checkpoint).tensors["noise"].shards
+    return set(split_digests(shard.chunks))
+
+
+def test_a_delta_costs_no_more_reading_than_its_family(storage: LocalStorage, run: Run) -> None:
+    known = saved(run, range(1, 5))
+    compacted(storage)
+    reader = fresh(storage).run("digits")
+    store = reader.storage
+    read_bytes = 0
+
+    class Counting(LocalStorage):
+        def read_into(self, key: str, start: int, buffer: npt.NDArray[np.uint8]) -> int:
+            nonlocal read_bytes
+            got = super().read_into(key, start, buffer)
+            read_bytes += got
+            return got
+
+        def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+            nonlocal read_bytes
+            data = super().get(key, start, stop)
+            read_bytes += len(data) if key.startswith("packs/") else 0
+            return data
+
+    assert isinstance(store, LocalStorage)
+    counting = Repository.open(Counting(Path(store.location))).run("digits")
+    for checkpoint, of in known.items():
+        counting.repository.index.load_all()
+        read_bytes = 0
+        assert read(counting, checkpoint) == of
+        assert read_bytes <= (1 + DEPTH) * sum(map(len, of.values()))
