@@ -28,6 +28,7 @@ from holdfast.errors import DamagedError
 from holdfast.repository import assembling, compact, layout
 from holdfast.repository.families import DEPTH, MEMBERS
 from holdfast.repository.pack import BASED_MAGIC, MAGIC, PackEntry, read_index
+from holdfast.repository.repairing import inspect
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import remove
 from holdfast.repository.run import Run
@@ -411,3 +412,29 @@ def test_a_delta_costs_no_more_reading_than_its_family(storage: LocalStorage, ru
         read_bytes = 0
         assert read(counting, checkpoint) == of
         assert read_bytes <= (1 + DEPTH) * sum(map(len, of.values()))
+
+
+def test_a_record_of_a_bad_base_is_withdrawn_once_it_is_intact(
+    storage: LocalStorage, run: Run, tmp_path: Path
+) -> None:
+    known = saved(run, range(1, 4))
+    compacted(storage)
+    first = next(e for e in deltas(storage) if e.digest in run.manifest(at(known, 2)).digests())
+    (pack_id,) = (p for p, held in entries(storage).items() if first in held)
+    whole = storage.get(layout.pack(pack_id))
+    damage(storage, tmp_path / "repository", first.bases)
+    with pytest.raises(DamagedError):
+        read(fresh(storage).run("digits"), at(known, 2))
+
+    def withdrawn() -> list[str]:
+        found = [f for f in inspect(fresh(storage), lambda run: False) if f.kind == "damage-record"]
+        for finding in found:
+            assert finding.fix is not None
+            finding.fix()
+        return [f.subject for f in found]
+
+    assert withdrawn() == []
+    assert compact.plan(fresh(storage)).victims == []  # nothing is taken out of a pack with a bad base
+    storage.put(layout.pack(pack_id), [whole])
+    assert withdrawn() == [pack_id]
+    assert_restores(fresh(storage).run("digits"), known)
