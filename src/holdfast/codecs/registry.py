@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.codecs.base import Base, Codec
+from holdfast.codecs.base import Base, Codec, is_worth, size_with_bases
 from holdfast.codecs.constant import Constant
 from holdfast.codecs.delta import Delta
 from holdfast.codecs.narrowed import KINDS, Narrowed, narrow
@@ -63,7 +63,7 @@ def _tried(raw: Bytes, dtype: str, bases: Sequence[Base]) -> list[Codec]:
 
 def _is_nearer(raw: Bytes, dtype: str, base: Base) -> bool:
     """Whether a sample of the chunk is clearly smaller by its base than alone."""
-    if len(base.raw) != len(raw):
+    if len(base.raw) != len(raw) or not is_worth(size_with_bases(1, 0), len(raw)):
         return False
     sample, near = _sample(raw), Base(base.digest, _sample(base.raw))
     alone, by_base = _PLANES.encode(sample, dtype), _DELTA.encode(sample, dtype, [near])

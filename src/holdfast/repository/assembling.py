@@ -47,38 +47,46 @@ class Shelves:
     """
 
     def __init__(self) -> None:
-        self._waiting: dict[int, list[Together]] = {}
-        self._full: list[Together] = []
+        self._waiting: dict[int, _Shelf] = {}
+        self._full: _Shelf | None = None
         """A pack kept back: it takes what would be a small one."""
 
     def add(self, chunks: Together) -> Iterator[list[Together]]:
         """Put chunks to their owner's; yield those of a pack that is full."""
-        waiting = self._waiting.setdefault(chunks[0].owner, [])
-        waiting_bytes = _stored_bytes(waiting)
-        if waiting_bytes >= SMALL_BYTES and waiting_bytes + _stored_bytes([chunks]) > PACK_BYTES:
-            if self._full:
-                yield self._full
-            self._full = self._waiting.pop(chunks[0].owner)
-        self._waiting.setdefault(chunks[0].owner, []).append(chunks)
+        owner, more_bytes = chunks[0].owner, sum(len(one.data) for one in chunks)
+        shelf = self._waiting.setdefault(owner, _Shelf())
+        if shelf.size_bytes >= SMALL_BYTES and shelf.size_bytes + more_bytes > PACK_BYTES:
+            if self._full is not None:
+                yield self._full.chunks
+            self._full, self._waiting[owner] = shelf, _Shelf()
+        self._waiting[owner].take([chunks], more_bytes)
 
     def rest(self) -> Iterator[list[Together]]:
         """What is left, in packs of one owner each, unless that would make them small."""
-        packs = [self._full] if self._full else []
-        pack: list[Together] = []
-        for owner in sorted(self._waiting):
-            pack = pack + self._waiting[owner]
-            if _stored_bytes(pack) >= SMALL_BYTES:
+        packs = [self._full] if self._full is not None else []
+        pack = _Shelf()
+        for _, shelf in sorted(self._waiting.items()):
+            pack.take(shelf.chunks, shelf.size_bytes)
+            if pack.size_bytes >= SMALL_BYTES:
                 packs.append(pack)
-                pack = []
-        if pack and packs:
-            packs[-1] = packs[-1] + pack
-        elif pack:
+                pack = _Shelf()
+        if pack.chunks and packs:
+            packs[-1].take(pack.chunks, pack.size_bytes)
+        elif pack.chunks:
             packs.append(pack)
-        yield from packs
+        yield from (pack.chunks for pack in packs)
 
 
-def _stored_bytes(pack: Iterable[Together]) -> int:
-    return sum(len(one.data) for chunks in pack for one in chunks)
+class _Shelf:
+    """Chunks for one pack, and their bytes as stored."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Together] = []
+        self.size_bytes = 0
+
+    def take(self, chunks: Iterable[Together], size_bytes: int) -> None:
+        self.chunks += chunks
+        self.size_bytes += size_bytes
 
 
 def in_order(pack: Iterable[Together]) -> Iterator[Stored]:

@@ -25,7 +25,7 @@ from checkpoints import (
 from holdfast.domain.manifest import split_digests
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError
-from holdfast.repository import assembling, compact, layout
+from holdfast.repository import assembling, chunks, compact, layout
 from holdfast.repository.families import DEPTH, MEMBERS
 from holdfast.repository.pack import BASED_MAGIC, MAGIC, PackEntry, read_index
 from holdfast.repository.repairing import inspect
@@ -262,6 +262,13 @@ def test_a_damaged_base_is_what_is_recorded_and_what_builds_on_it_is_lost(
     for step in (3, 1):
         with pytest.raises(DamagedError, match="tensor drift: no pack holds it"):
             read(again, at(known, step))
+    for key in list(storage.list(layout.DAMAGED_PACKS)):
+        storage.delete(key)
+    everything = {d for c in known for d in run.manifest(c).digests()}
+    again = fresh(storage).run("digits")
+    failed = again.repository.reader.read(everything, [pack_id], lambda digest, raw: None)
+    assert len(failed) == 3  # the base and both that build on it
+    assert len(list(storage.list(layout.DAMAGED_PACKS))) == 1
     assert again.repository.index.proves_damage(again.manifest(at(known, 1)).digests(), [])
     recorded = list(storage.list(layout.DAMAGED_PACKS))
     assert len(recorded) == 1
@@ -385,33 +392,42 @@ def noise_of(run: Run, checkpoint: CheckpointId) -> set[bytes]:
     return set(split_digests(shard.chunks))
 
 
-def test_a_delta_costs_no_more_reading_than_its_family(storage: LocalStorage, run: Run) -> None:
+def test_a_delta_costs_no_more_reading_than_its_family(
+    storage: LocalStorage, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = saved(run, range(1, 5))
     compacted(storage)
-    reader = fresh(storage).run("digits")
-    store = reader.storage
-    read_bytes = 0
+    monkeypatch.setattr(chunks, "WORKERS", 1)  # two may each need a base before the other has it
+    read_bytes, single = 0, 0
 
     class Counting(LocalStorage):
         def read_into(self, key: str, start: int, buffer: npt.NDArray[np.uint8]) -> int:
             nonlocal read_bytes
-            got = super().read_into(key, start, buffer)
-            read_bytes += got
+            read_bytes += (got := super().read_into(key, start, buffer))
             return got
 
         def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-            nonlocal read_bytes
-            data = super().get(key, start, stop)
-            read_bytes += len(data) if key.startswith("packs/") else 0
-            return data
+            nonlocal single
+            single += key.startswith("packs/")
+            return super().get(key, start, stop)
 
-    assert isinstance(store, LocalStorage)
-    counting = Repository.open(Counting(Path(store.location))).run("digits")
+    counting = Repository.open(Counting(Path(storage.location))).run("digits")
+    counting.repository.index.load_all()
     for checkpoint, of in known.items():
-        counting.repository.index.load_all()
-        read_bytes = 0
+        read_bytes = single = 0
         assert read(counting, checkpoint) == of
         assert read_bytes <= (1 + DEPTH) * sum(map(len, of.values()))
+        assert single == 0
+
+
+def test_only_what_stands_alone_is_read_before_it_is_asked_for(storage: LocalStorage, run: Run) -> None:
+    known = saved(run, range(1, 5))
+    compacted(storage)
+    late = fresh(storage).run("digits")
+    with late.repository.reader.begin(late.hints(at(known, 4))) as ahead:
+        begun = [copy.entry for copy in ahead.copies()]
+        assert late.manifest(at(known, 4)).digests() <= {entry.digest for entry in begun}
+        assert not any(entry.bases for entry in begun)
 
 
 def test_a_record_of_a_bad_base_is_withdrawn_once_it_is_intact(
