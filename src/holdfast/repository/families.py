@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol, TypeVar
 
-DEPTH = 2
-"""Deltas of deltas, no more: a chunk is read with at most so many others of its kind."""
+DEPTH = 1
+"""Deltas on what stands alone, not on deltas: 1 to 4 % larger, but read in half the time."""
 MEMBERS = 4
 """Beyond that the next chunk stands alone: what is far from the newest gains little by it."""
 
