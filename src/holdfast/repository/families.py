@@ -56,7 +56,7 @@ def families(
         Digest → those of the chunks whose rounding it is.
     """
     digests = list(newest_first)
-    wide = set(digests) - wider.keys()
+    wide = {d for d in digests if d not in wider}
     narrow = {d: wider[d] for d in digests if wider.get(d) and wide.issuperset(wider[d])}
     members = _chained((d for d in digests if d not in narrow), newer)
     for digest in narrow:

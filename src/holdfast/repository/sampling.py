@@ -12,7 +12,7 @@ from holdfast.domain.manifest import split_digests
 from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.families import MEMBERS
 from holdfast.repository.live import Live
-from holdfast.repository.pack import RAW
+from holdfast.repository.pack import RAW, PackEntry
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import UnrecordedIndex
 
@@ -69,8 +69,9 @@ class Sampler:
         alone, beside = 0, Counter[str]()
         for digest in asked:
             if digest in raw:
-                alone += len(raw[digest]) - self._size(raw, digest)
-                beside.update(self._beside(raw, digest))
+                alone_bytes = self._size(raw, digest)
+                alone += len(raw[digest]) - alone_bytes
+                beside.update(self._beside(raw, digest, alone_bytes))
         return Gains(alone / total, {p: n / total for p, n in beside.items() if p != pack_id})
 
     def _neighbours(self, digest: bytes) -> list[bytes]:
@@ -95,8 +96,8 @@ class Sampler:
         for entry in self._repository.index.entries(pack_id):
             below = next((roots[d] for d in split_digests(entry.bases)), entry.digest)
             roots[entry.digest] = below if below in self._live.needs else entry.digest
-        counted = self._live.needs.keys() - self._live.wider.keys()
-        alive = Counter(root for digest, root in roots.items() if digest in counted)
+        needs, wider = self._live.needs, self._live.wider
+        alive = Counter(root for digest, root in roots.items() if digest in needs and digest not in wider)
         return {root for root, members in alive.items() if members < MEMBERS}
 
     def _read(self, digests: set[bytes], packs: list[str]) -> dict[bytes, Bytes]:
@@ -110,23 +111,26 @@ class Sampler:
             reader.read(digests, packs, sink)
         return raw
 
-    def _beside(self, raw: Mapping[bytes, Bytes], digest: bytes) -> Counter[str]:
+    def _beside(self, raw: Mapping[bytes, Bytes], digest: bytes, alone_bytes: int) -> Counter[str]:
         """What a delta between this chunk and its neighbours saves, by the neighbours' packs."""
         saved: Counter[str] = Counter()
         newer, older = self._live.newer.get(digest, b""), self._older.get(digest, b"")
         wide = self._wide(digest)
         if wide and raw.keys() >= set(wide):
-            saved[self._homes[wide[0]]] += self._size(raw, digest) - self._size(raw, digest, *wide)
+            saved[self._homes[wide[0]]] += alone_bytes - self._size(raw, digest, *wide)
             return saved
         if newer in raw:
-            saved[self._homes[newer]] += self._size(raw, digest) - self._size(raw, digest, newer)
-        if older in raw and not self._is_sampled_itself(older):
-            saved[self._homes[older]] += self._size(raw, older) - self._size(raw, older, digest)
+            saved[self._homes[newer]] += alone_bytes - self._size(raw, digest, newer)
+        if older in raw and (before := self._encoded_before(older)) is not None:
+            saved[self._homes[older]] += before.stored_bytes - self._size(raw, older, digest)
         return saved
 
-    def _is_sampled_itself(self, digest: bytes) -> bool:
+    def _encoded_before(self, digest: bytes) -> PackEntry | None:
+        """Its entry in a pack that is not sampled itself."""
         entries = self._repository.index.entries(self._homes[digest])
-        return all(entry.codec == RAW for entry in entries)
+        if all(entry.codec == RAW for entry in entries):
+            return None
+        return next(entry for entry in entries if entry.digest == digest)
 
     def _size(self, raw: Mapping[bytes, Bytes], digest: bytes, *bases: bytes) -> int:
         below = [Base(base, raw[base]) for base in bases]
