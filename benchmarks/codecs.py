@@ -1,7 +1,8 @@
 """What the codecs gain on real training state, and how fast they are on one core, beside plain zstd.
 
-``python benchmarks/codecs.py [--steps N] [--json FILE]``: trains a small transformer in fp32 and in
-bf16 with AdamW, cuts its state into chunks as a save does, and encodes and decodes each.
+``python benchmarks/codecs.py [--steps N] [--width N] [--json FILE]``: trains a small transformer in fp32 and
+in bf16 with AdamW, cuts its state into chunks as a save does, and encodes and decodes each: alone, by the
+same chunk some steps later, and as the rounding of a float32 master.
 """
 
 from __future__ import annotations
@@ -13,45 +14,126 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import blake3
 import numpy as np
 import torch
 from sizes import Shape
 from training_model import Trainer
 
 from holdfast.codecs import registry
+from holdfast.codecs.base import Base
 
 CHUNK_BYTES = 1024 * 1024
 SHAPE = Shape(384, 4, batch=2, context=128, rotations=1, segment_steps=0, long_turn=False)
-ROUNDS = 12
+ROUNDS = 6
+APART = (1, 10, 100)
+RATE = 3e-4
+RUNS = (
+    ("float32", torch.float32, RATE),
+    ("bfloat16", torch.bfloat16, RATE),
+    ("bfloat16, fine-tuned", torch.bfloat16, 1e-5),
+)
 Chunk = tuple[np.ndarray, str]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--width", type=int, default=SHAPE.width)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    shape = SHAPE._replace(width=options.width)
     found = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        chunks = list(trained_chunks(dtype, options.steps))
-        name = str(dtype).removeprefix("torch.")
+    for name, dtype, rate in RUNS:
+        trainer = trained(shape, dtype, options.steps)
+        chunks = list(chunks_of(trainer))
         found[name] = {"state_bytes": sum(len(raw) for raw, _ in chunks), **measure_all(chunks)}
         report(name, found[name])
+        found[name]["apart"] = measure_apart(trainer, chunks, rate)
+        report_apart(found[name]["apart"])
+    found["copy"] = measure_copies(shape)
+    report_apart({"bf16 copy of a master": found["copy"]})
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def trained_chunks(dtype: torch.dtype, steps: int) -> Iterator[Chunk]:
-    """Weights and AdamW's state after so many steps, in chunks."""
-    trainer = Trainer(SHAPE)
+def trained(shape: Shape, dtype: torch.dtype, steps: int) -> Trainer:
+    trainer = Trainer(shape)
     trainer.model.to(dtype)
+    learn(trainer, steps)
+    return trainer
+
+
+def learn(trainer: Trainer, steps: int) -> None:
     for _ in range(steps):
         trainer.learn()
         trainer.step()
-    for tensor in trainer.tensors:
-        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
-        for start in range(0, len(raw), CHUNK_BYTES):
-            yield raw[start : start + CHUNK_BYTES].copy(), str(tensor.dtype).removeprefix("torch.")
+
+
+def chunks_of(trainer: Trainer) -> Iterator[Chunk]:
+    """Weights and AdamW's state, in chunks."""
+    state = trainer.optimizer.state_dict()["state"]
+    tensors = [*trainer.model.state_dict().values(), *(t for entry in state.values() for t in entry.values())]
+    for tensor in tensors:
+        yield from cut(tensor)
+
+
+def cut(tensor: torch.Tensor) -> Iterator[Chunk]:
+    raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+    for start in range(0, len(raw), CHUNK_BYTES):
+        yield raw[start : start + CHUNK_BYTES].copy(), str(tensor.dtype).removeprefix("torch.")
+
+
+def measure_apart(trainer: Trainer, before: list[Chunk], rate: float) -> dict[str, dict[str, float]]:
+    """Each chunk by the same one so many steps later, where that is clearly smaller."""
+    for group in trainer.optimizer.param_groups:
+        group["lr"] = rate
+    found, done = {}, 0
+    for apart in APART:
+        learn(trainer, apart - done)
+        done = apart
+        bases = [[Base(blake3.blake3(raw.data).digest(), raw)] for raw, _ in chunks_of(trainer)]
+        found[f"{apart} steps apart"] = measure_based(before, bases)
+    return found
+
+
+def measure_copies(shape: Shape) -> dict[str, float]:
+    """The bfloat16 copy of trained float32 weights by these weights."""
+    weights = trained(shape, torch.float32, 1).model.state_dict().values()
+    pairs = [
+        (chunk, [Base(blake3.blake3(raw.data).digest(), raw) for raw, _ in wide[2 * n : 2 * n + 2]])
+        for tensor in weights
+        for wide in [list(cut(tensor))]
+        for n, chunk in enumerate(cut(tensor.to(torch.bfloat16)))
+    ]
+    return measure_based([chunk for chunk, _ in pairs], [bases for _, bases in pairs])
+
+
+def measure_based(chunks: list[Chunk], bases: list[list[Base]]) -> dict[str, float]:
+    """Ratio, and MB of raw bytes a second of one core, bases at hand."""
+    raw_bytes = sum(len(raw) for raw, _ in chunks)
+    encoded = [registry.encode(*chunk, near) for chunk, near in zip(chunks, bases, strict=True)]
+    sizes = [len(e.data) if e else len(raw) for e, (raw, _) in zip(encoded, chunks, strict=True)]
+    based = [
+        (e, [base.raw for base in near], len(raw))
+        for e, near, (raw, _) in zip(encoded, bases, chunks, strict=True)
+        if e and e.bases
+    ]
+    out = np.empty(CHUNK_BYTES, np.uint8)
+
+    def decode(e: registry.Encoded, below: tuple[list[np.ndarray], int]) -> None:
+        registry.CODECS[e.codec].decode(np.frombuffer(e.data, np.uint8), out[: below[1]], below[0])
+
+    seconds = best(lambda chunk, near: registry.encode(*chunk, near), list(zip(chunks, bases, strict=True)))
+    result = {
+        "ratio": raw_bytes / sum(sizes),
+        "based": sum(size for *_, size in based) / raw_bytes,
+        "encode_check": raw_bytes / seconds / 1e6,
+    }
+    if based:
+        seconds = best(decode, [(e, (below, size)) for e, below, size in based])
+        result["decode"] = sum(size for *_, size in based) / seconds / 1e6
+    return result
 
 
 def measure_all(chunks: list[Chunk]) -> dict[str, Any]:
@@ -64,7 +146,8 @@ def measure_all(chunks: list[Chunk]) -> dict[str, Any]:
 
 def encode_ours(raw: np.ndarray, dtype: str) -> tuple[str, bytes]:
     """The same as `registry.encode`, without decoding and comparing."""
-    for name, codec in registry.CODECS.items():
+    for name in ("constant", "planes"):
+        codec = registry.CODECS[name]
         if (stored := codec.encode(raw, dtype)) is not None:
             return name, stored
     return "raw", raw.tobytes()
@@ -127,6 +210,14 @@ def report(name: str, found: dict[str, Any]) -> None:
         row = found[codec]
         check = f"{row['encode_check']:9.0f}" if "encode_check" in row else " " * 9
         print(f"  {codec:10} {row['ratio']:7.3f} {row['encode']:9.0f} {check} {row['decode']:9.0f}")
+
+
+def report_apart(found: dict[str, dict[str, float]]) -> None:
+    for name, row in found.items():
+        print(
+            f"  {name}: {row['ratio']:.3f}, {row['based']:4.0%} by bases, +check {row['encode_check']:.0f}, "
+            f"decode {row.get('decode', 0):.0f} MB/s"
+        )
 
 
 if __name__ == "__main__":

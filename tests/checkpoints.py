@@ -41,18 +41,27 @@ class BytesTensor:
 
 
 def make_state(step: int, *, seed: str = "", frozen: str = "frozen") -> dict[str, bytes]:
-    """A few tensors: several chunks, one shared by all steps (dedup), a tied pair, an empty one."""
+    """Tensors of several chunks, shared by all steps (dedup), drifting, a tied pair, tiny and empty ones."""
     changing = random.Random(f"{seed}/{step}")
     same = random.Random(frozen)
     tied = changing.randbytes(5000)
     return {
         "weight": changing.randbytes(2 * CHUNK_BYTES + 7),
         "frozen": same.randbytes(CHUNK_BYTES + 100),
+        "drift": drifting(step, CHUNK_BYTES),
         "tied.a": tied,
         "tied.b": tied,
         "scalar": changing.randbytes(4),
         "empty": b"",
     }
+
+
+def drifting(step: int, size: int = 3 * CHUNK_BYTES) -> bytes:
+    """Noise that each step changes a little, in every chunk: only another step's makes it smaller."""
+    data = bytearray(random.Random("drift").randbytes(size))
+    for at in range(100, size - 8, CHUNK_BYTES):
+        data[at : at + 8] = step.to_bytes(8, "big")
+    return bytes(data)
 
 
 def make_repository(storage: Storage) -> Repository:

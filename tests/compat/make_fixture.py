@@ -1,6 +1,7 @@
 """Write a repository kept beside this file, once per format version: python make_fixture.py v1
 
-``v1-encoded`` is of the same version, with larger tensors and compacted packs.
+``v1-encoded`` is of the same version, with larger tensors and compacted packs; ``v1-deltas`` has packs in
+which chunks are encoded by others (version 2 of the pack).
 
 Never run again for a version that was released: the point is that old bytes stay readable.
 """
@@ -30,13 +31,18 @@ class Counter:
         self.count = state["count"]
 
 
-ENCODED = "v1-encoded"
+ENCODED, DELTAS = "v1-encoded", "v1-deltas"
+COMPACTED = (ENCODED, DELTAS)
 
 
 def state(version: str = "v1") -> dict[str, object]:
-    large = {"trained": np.zeros(5000, np.float32), "zeros": np.zeros(3001)} if version == ENCODED else {}
+    large = {"trained": np.zeros(5000, np.float32), "zeros": np.zeros(3001)} if version in COMPACTED else {}
+    slow = (
+        {"slow": np.zeros(3000, np.float32), "copy": np.zeros(3000, np.float16)} if version == DELTAS else {}
+    )
     return {
         **large,
+        **slow,
         "weights": np.zeros((6, 4), np.float32),
         "half": np.zeros(5, np.float16),
         "flags": np.zeros(3, np.bool_),
@@ -56,6 +62,10 @@ def advance(live: dict[str, object], step: int) -> None:
     live["weights"] += live["generator"].standard_normal((6, 4)).astype("f4") + np.random.rand()
     if "trained" in live:
         live["trained"] += live["generator"].standard_normal(5000).astype("f4")
+    if "slow" in live:
+        start = np.sin(np.arange(3000) * 1.7)
+        live["slow"][:] = start * (1 + 1e-6 * len(live["history"]))
+        live["copy"][:] = live["slow"].astype("f2")
     live["half"] += np.float16(random.random())
     live["flags"] ^= np.array([True, False, step % 2 == 0])
     live["complex"] += complex(step, live["random"].random())
@@ -118,7 +128,7 @@ def main() -> None:
     place = target / "repository"
     Repository.create(open_storage(place, create=True), chunk_bytes=4096)
     expected = {steps: expectation(train(place, steps, sys.argv[1])) for steps in (6, 9)}
-    if sys.argv[1] == ENCODED:
+    if sys.argv[1] in COMPACTED:
         repository = Repository.open(open_storage(place))
         compact.apply(compact.plan(repository))
     (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")

@@ -12,7 +12,7 @@ import pytest
 import holdfast
 
 HERE = Path(__file__).parent
-VERSIONS = ("v1", "v1-encoded")
+VERSIONS = ("v1", "v1-encoded", "v1-deltas")
 EXPECTED = {v: json.loads((HERE / v / "expected.json").read_text()) for v in VERSIONS}
 
 
@@ -72,4 +72,7 @@ def test_training_goes_on_from_it(repository, version):
 def test_its_packs_are_encoded(version):
     packs = (HERE / version / "repository/packs").glob("*/*.pack")
     data = b"".join(pack.read_bytes() for pack in packs)
-    assert (b"planes" in data, b"constant" in data) == (version == make_fixture.ENCODED,) * 2
+    is_compacted = version in make_fixture.COMPACTED
+    assert (b"planes" in data, b"constant" in data) == (is_compacted, is_compacted)
+    has_bases = version == make_fixture.DELTAS
+    assert (b"delta" in data, b"narrowed" in data, b"HFPACK\0\2" in data) == (has_bases, has_bases, has_bases)

@@ -1,6 +1,7 @@
 """A reader of repositories written from docs/format.md alone: nothing here comes from Holdfast."""
 
 import json
+import math
 import re
 import struct
 import sys
@@ -35,6 +36,18 @@ class Name(NamedTuple):
     path: Path
 
 
+class Place(NamedTuple):
+    """A copy of a chunk, and those that it is encoded by."""
+
+    digest: bytes
+    pack: Path
+    offset: int
+    stored_bytes: int
+    raw_bytes: int
+    codec: str
+    bases: list["Place"]
+
+
 class Reader:
     """Reads one run of a repository."""
 
@@ -43,10 +56,13 @@ class Reader:
         self._run = repository / "runs" / run
         self.config = read_record(repository / "holdfast.json")
         assert self.config["format"] == 1
-        self._places: dict[bytes, tuple[Path, int, int, int, str]] = {}
+        self._places: dict[bytes, Place] = {}
         for pack in repository.glob("packs/??/*.pack"):
-            for digest, offset, stored, raw, codec in read_index(pack):
-                self._places[digest] = (pack, offset, stored, raw, codec)
+            inside: dict[bytes, Place] = {}
+            for digest, offset, stored, raw, codec, *bases in read_index(pack):
+                below = [inside[base] for base in split(b"".join(bases))]
+                inside[digest] = Place(digest, pack, offset, stored, raw, codec, below)
+            self._places |= inside
 
     def names(self) -> list[Name]:
         found = [(p, _NAME.fullmatch(p.name)) for p in (self._run / "checkpoints").iterdir()]
@@ -93,7 +109,7 @@ class Reader:
         chunk_bytes, tensors = table
         dtype, shape, [[offsets, sizes, chunks]] = tensors[name]
         assert (offsets, sizes) == ([0] * len(shape), shape)
-        data = b"".join(self._chunk(chunks[i : i + 32]) for i in range(0, len(chunks), 32))
+        data = b"".join(chunk(self._places[digest]) for digest in split(chunks))
         elements = 1
         for n in shape:
             elements *= n
@@ -101,13 +117,19 @@ class Reader:
         assert len(chunks) == 32 * -(-len(data) // chunk_bytes)
         return data
 
-    def _chunk(self, digest: bytes) -> bytes:
-        pack, offset, size, raw, codec = self._places[digest]
-        with pack.open("rb") as file:
-            file.seek(offset)
-            data = decode(codec, file.read(size), raw)
-        assert blake3.blake3(data).digest() == digest
-        return data
+
+def split(digests: bytes) -> list[bytes]:
+    return [digests[i : i + 32] for i in range(0, len(digests), 32)]
+
+
+def chunk(place: Place) -> bytes:
+    """Section 5, bases and codecs."""
+    with place.pack.open("rb") as file:
+        file.seek(place.offset)
+        stored = file.read(place.stored_bytes)
+    data = decode(place, stored, [chunk(base) for base in place.bases])
+    assert blake3.blake3(data).digest() == place.digest
+    return data
 
 
 def read_record(path: Path) -> Any:
@@ -122,19 +144,23 @@ def read_index(pack: Path) -> list[Any]:
     """Section 5."""
     data = pack.read_bytes()
     assert len(data) % 4096 == 0
-    assert data[:8] == b"HFPACK\x00\x01"
+    assert data[:7] == b"HFPACK\x00"
     start, length, digest, magic = struct.unpack("<QQ32s8s", data[-56:])
-    assert magic == b"HFPKEND\x01"
+    assert magic[:7] == b"HFPKEND"
+    assert magic[7] == data[7] in (1, 2)
     index = data[start : start + length]
     assert blake3.blake3(index).digest() == digest
     decoded = msgspec.msgpack.decode(index)
     assert decoded["pack"] == pack.stem
     assert not data[start + length : -56].strip(b"\0")
-    return decoded["entries"]
+    entries = decoded["entries"]
+    assert all(len(entry) == (5 if magic[7] == 1 else 6) for entry in entries)
+    return entries
 
 
-def decode(codec: str, stored: bytes, size: int) -> bytes:
+def decode(place: Place, stored: bytes, bases: list[bytes]) -> bytes:
     """Section 5, codecs."""
+    codec, size = place.codec, place.raw_bytes
     if codec == "raw":
         assert len(stored) == size
         return stored
@@ -145,25 +171,72 @@ def decode(codec: str, stored: bytes, size: int) -> bytes:
         assert len(pattern) in (1, 2, 4, 8, 16)
         assert len(pattern) <= size
         return (pattern * -(-size // len(pattern)))[:size]
+    named = [base.digest for base in place.bases]
+    if codec == "narrowed":
+        assert split(stored[9:]) == named
+        wide = b"".join(bases)
+        assert len(wide) == 2 * size
+        return _narrow(wide, is_bfloat16=stored[8] == 0)
+    if codec == "delta":
+        assert [stored[8:40]] == named
+        assert len(bases[0]) == size
+        return _added(bases[0], _join(stored[40:], size), width=stored[40], floats=stored[41] == 1)
     assert codec == "planes"
-    return _join(stored, size)
+    joined = _join(stored[8:], size)
+    return _unrotated(joined, stored[8], size // stored[8]) if stored[9] else joined
 
 
-def _join(stored: bytes, size: int) -> bytes:
-    width, rotated = stored[8], stored[9]
+def _join(body: bytes, size: int) -> bytes:
+    width, flag = body[0], body[1]
     assert width in (1, 2, 4, 8)
-    assert rotated in (0, 1)
-    count, at, planes = size // width, 10 + 5 * width, []
+    assert flag in (0, 1)
+    count, at, planes = size // width, 2 + 5 * width, []
     for k in range(width):
-        kind, length = struct.unpack_from("<BI", stored, 10 + 5 * k)
-        planes.append(_plane(kind, stored[at : at + length], count))
+        kind, length = struct.unpack_from("<BI", body, 2 + 5 * k)
+        planes.append(_plane(kind, body[at : at + length], count))
         at += length
-    assert len(stored) - at == size % width
+    assert len(body) - at == size % width
     joined = bytearray(size)
     for k, plane in enumerate(planes):
         joined[k : count * width : width] = plane
-    joined[count * width :] = stored[at:]
-    return _unrotated(bytes(joined), width, count) if rotated else bytes(joined)
+    joined[count * width :] = body[at:]
+    return bytes(joined)
+
+
+def _added(base: bytes, joined: bytes, width: int, *, floats: bool) -> bytes:
+    top, mask = 1 << (8 * width - 1), (1 << (8 * width)) - 1
+
+    def ordered(x: int) -> int:
+        return x ^ (mask ^ top) if floats and x & top else x
+
+    whole, out = len(base) - len(base) % width, bytearray(joined)
+    for at in range(0, whole, width):
+        z = int.from_bytes(joined[at : at + width], "little")
+        difference = z // 2 if z % 2 == 0 else -(z + 1) // 2
+        number = ordered(int.from_bytes(base[at : at + width], "little")) + difference & mask
+        out[at : at + width] = ordered(number).to_bytes(width, "little")
+    return bytes(out)
+
+
+def _narrow(wide: bytes, *, is_bfloat16: bool) -> bytes:
+    out = b""
+    for (number,) in struct.iter_unpack("<f", wide):
+        if number != number:
+            out += b"\xc0\x7f" if is_bfloat16 else b"\x00\x7e"
+        elif is_bfloat16:
+            bits = int.from_bytes(struct.pack("<f", number), "little")
+            low, high = bits & 0xFFFF, bits >> 16
+            out += (high + (low > 0x8000 or (low == 0x8000 and high & 1))).to_bytes(2, "little")
+        else:
+            out += _half(number)
+    return out
+
+
+def _half(number: float) -> bytes:
+    try:
+        return struct.pack("<e", number)
+    except OverflowError:
+        return struct.pack("<e", math.copysign(math.inf, number))
 
 
 def _unrotated(data: bytes, width: int, count: int) -> bytes:

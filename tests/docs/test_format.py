@@ -99,12 +99,39 @@ def test_reads_forks_and_what_a_sync_has_brought(repository, tmp_path):
         assert reader.tensor(table, "weights") == little.tobytes()
 
 
+def test_reads_chunks_that_are_encoded_by_others(tmp_path):
+    rng = np.random.default_rng(3)
+    wide = (rng.standard_normal(2000) * 0.02).astype("f4")
+    wide[:4] = [1e9, -1e-7, 65519.0, np.nan]
+    half = np.zeros(2000, "f2")
+    state = {"wide": wide, "half": half, "ids": rng.integers(0, 2**40, 1001), "odd": wide[:7].copy()}
+    expected = {}
+    Repository.create(LocalStorage(tmp_path / "r", create=True), chunk_bytes=4096)
+    for step in (1, 2, 3, 4):
+        state["wide"] += (rng.standard_normal(2000) * 1e-6).astype("f4")
+        state["ids"] += rng.integers(-3, 4, 1001)
+        with np.errstate(all="ignore"):
+            state["half"][:] = state["wide"].astype("f2")
+        state["half"][3] = np.frombuffer(b"\x00\x7e", "f2")[0]
+        holdfast.save(tmp_path / "r", state, run="a", step=step)
+        expected[step] = {name: array.tobytes() for name, array in state.items()}
+    opened = Repository.open(LocalStorage(tmp_path / "r"))
+    compact.apply(compact.plan(opened))
+    codecs = {e[4] for pack in tmp_path.glob("r/packs/*/*.pack") for e in format_reader.read_index(pack)}
+    assert {"delta", "narrowed"} <= codecs
+    reader = format_reader.Reader(tmp_path / "r", "a")
+    for name in reader.names():
+        *_, table = reader.manifest(name)
+        for tensor, data in expected[name.step].items():
+            assert reader.tensor(table, tensor) == data, (name.step, tensor)
+
+
 def test_reads_encoded_packs(repository):
     root, state = repository
     opened = Repository.open(LocalStorage(root))
     compact.apply(compact.plan(opened))
     codecs = {e[4] for pack in root.glob("packs/*/*.pack") for e in format_reader.read_index(pack)}
-    assert codecs == {"raw", "planes", "constant"}
+    assert codecs == {"raw", "planes", "constant", "delta"}
     reader = format_reader.Reader(root, "a/b")
     *_, table = reader.manifest(reader.latest())
     for name in ("weights", "large", "zeros", "again", "empty", "scalar"):

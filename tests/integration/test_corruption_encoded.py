@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from checkpoints import begin, make_repository, read, save
+from checkpoints import begin, drifting, make_repository, read, save
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError
 from holdfast.repository import compact
@@ -28,6 +28,7 @@ def make_state(step: int) -> dict[str, bytes]:
         "few": rng.integers(0, 3, 9000).astype(np.uint8).tobytes(),
         "zeros": bytes(10_000),
         "noise": rng.bytes(5000),
+        "drift": drifting(step),
     }
 
 
@@ -36,7 +37,7 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("template") / "repository"
     run = make_repository(LocalStorage(root, create=True)).run(RUN)
     attempt = begin(run)
-    for sequence, step in enumerate((10, 20), start=1):
+    for sequence, step in enumerate((10, 20, 30), start=1):
         save(run, attempt, sequence, step, make_state(step))
     compact.apply(compact.plan(run.repository))
     return root
@@ -71,8 +72,8 @@ def test_a_flip_anywhere_is_noticed(root: Path) -> None:
     pack = the_pack(root)
     whole = pack.read_bytes()
     entries = read_index(LocalStorage(root), pack.stem).entries
-    assert {e.codec for e in entries} == {"raw", "constant", "planes"}
-    heads = [e.offset + n for e in entries for n in range(min(e.stored_bytes, 24))]
+    assert {e.codec for e in entries} == {"raw", "constant", "planes", "delta"}
+    heads = [e.offset + n for e in entries for n in range(min(e.stored_bytes, 60))]
     last = max(e.offset + e.stored_bytes for e in entries)
     noticed = 0
     places = [*heads, *random.Random(1).sample(range(8, last), 60)]

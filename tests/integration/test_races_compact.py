@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from checkpoints import State, begin, make_repository, prune, read, save
+from checkpoints import State, begin, drifting, make_repository, prune, read, save
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import BusyError, NotFoundError, StorageError
 from holdfast.repository import compact
@@ -31,7 +31,7 @@ class World:
     known: dict[CheckpointId, State] = field(default_factory=dict)
 
     def save(self, step: int, letters: str) -> None:
-        state = {letter: CONTENTS[letter] for letter in letters} | {"step": b"%d" % step}
+        state = {letter: CONTENTS[letter] for letter in letters} | {"drift": drifting(step, 4096)}
         self.known[save(self.run, self.attempt, step, step, state).id] = state
 
     def prune(self, keep: int = 2) -> None:

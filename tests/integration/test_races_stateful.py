@@ -25,7 +25,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from checkpoints import make_repository, read, save
+from checkpoints import drifting, make_repository, read, save
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
 from holdfast.repository import compact
@@ -34,7 +34,7 @@ from holdfast.repository.run import Run
 from simulated_store import Fault, SimulatedCrash, SimulatedDisk, SimulatedStore
 
 KEEP = 1
-CONTENTS = [bytes([n]) * 50 for n in range(4)]  # few, so that deduplication finds them
+CONTENTS = [drifting(n, 300) for n in range(4)]  # few, for deduplication; near, for deltas
 
 
 @dataclass

@@ -26,7 +26,7 @@ def command(
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Rewrite packs smaller: compress them, merge small ones, leave out what no checkpoint needs.
+    """Rewrite packs smaller: compress, also by one another, merge small ones, leave out what nothing needs.
 
     Checkpoints stay exactly as they are. It may run while others save and restore, and may be
     killed at any time; another run of it goes on.

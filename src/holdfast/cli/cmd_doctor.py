@@ -116,15 +116,19 @@ def _place(where: str) -> Iterator[Check]:
         yield from _clock(storage)
     except HoldfastError as error:
         yield Check("problem", "place", str(error))
-    if storage.location != str(Path(where).expanduser().absolute()):
+    if storage.location not in (where, str(Path(where).expanduser().absolute())):
         return
     yield from _contents(storage)
 
 
 def _features(storage: Storage) -> Iterator[Check]:
+    from holdfast.storage.base import KeepsApart
     from holdfast.storage.local import LocalStorage
     from holdfast.storage.probe import probe
 
+    if isinstance(storage, KeepsApart):
+        storage.check_conditions()
+        yield Check("ok", "store", "honours 'create only if absent'; without locks, removals wait 6 hours")
     if not isinstance(storage, LocalStorage):
         return
     features = probe(storage.location)

@@ -1,14 +1,16 @@
 """The contract of every codec: exact, bounded, and recognisable without an index.
 
-An encoding begins with the sizes of what it decodes to and of itself, so that the chunks of a
-pack whose index is lost can be found again.
+An encoding begins with the sizes of what it decodes to and of itself, and names the chunks that it
+builds on (its bases), so that the chunks of a pack whose index is lost can be found again.
 """
 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from holdfast.domain.tensors import DIGEST_BYTES
 from holdfast.errors import DamagedError
 
 if TYPE_CHECKING:
@@ -24,6 +26,16 @@ LEAST_GAIN = 1 / 64
 """An encoding that saves less than this share is not worth decoding."""
 
 
+MOST_BASES = 2
+
+
+class Base(NamedTuple):
+    """A chunk that another one is encoded by."""
+
+    digest: bytes
+    raw: Bytes
+
+
 class Codec(Protocol):
     """One way to encode chunks; holds no state, so that threads may share it."""
 
@@ -32,24 +44,39 @@ class Codec(Protocol):
         """What a pack's index calls it."""
         ...
 
-    def encode(self, raw: Bytes, dtype: str) -> bytes | None:
-        """Encode a chunk of a tensor of this dtype; None where that is not worth it."""
+    def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
+        """Encode a chunk of a tensor of this dtype; None where that is not worth it.
+
+        Parameters
+        ----------
+        bases : sequence of Base
+            What it may build on. Who stands alone ignores them; who does not uses all of them.
+        """
         ...
 
-    def decode(self, stored: Bytes, out: Bytes) -> None:
+    def decode(self, stored: Bytes, out: Bytes, bases: Sequence[Bytes] = ()) -> None:
         """Fill ``out`` exactly; neither writes nor allocates more than a small multiple of its size.
 
         Raises
         ------
         DamagedError
-            This is no encoding of so many bytes; ``out`` may have been written to.
+            This is no encoding of so many bytes by such bases; ``out`` may have been written to.
         """
+        ...
+
+    def named(self, stored: memoryview) -> list[bytes]:
+        """Digests of the bases that an encoding names; not to be trusted."""
         ...
 
 
 def is_worth(stored_bytes: int, raw_bytes: int) -> bool:
     """Whether an encoding of this size pays."""
     return stored_bytes <= raw_bytes - raw_bytes * LEAST_GAIN
+
+
+def size_with_bases(bases: int, body_bytes: int) -> int:
+    """What an encoding costs: its bases stand in it, and once more in the pack's index."""
+    return SIZES.size + 2 * DIGEST_BYTES * bases + body_bytes
 
 
 def sealed(raw_bytes: int, body: list[bytes | memoryview]) -> bytes:

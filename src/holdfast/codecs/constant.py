@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from holdfast.codecs.base import is_worth, not_decodable, sealed, unsealed
+from holdfast.codecs.base import Base, is_worth, not_decodable, sealed, unsealed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,14 +22,14 @@ class Constant:
 
     name = "constant"
 
-    def encode(self, raw: Bytes, dtype: str) -> bytes | None:
+    def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk all of whose elements are equal, bit for bit."""
         size = next((n for n in PATTERNS if _repeats(raw[:256], n)), None)
         if size is None or not is_worth(size + 8, len(raw)) or not _repeats(raw, size):
             return None
         return sealed(len(raw), [raw[:size].tobytes()])
 
-    def decode(self, stored: Bytes, out: Bytes) -> None:
+    def decode(self, stored: Bytes, out: Bytes, bases: Sequence[Bytes] = ()) -> None:
         """Fill ``out`` with the pattern."""
         import numpy as np
 
@@ -39,6 +40,10 @@ class Constant:
         whole = len(out) - len(out) % size
         out[:whole].reshape(-1, size)[:] = pattern
         out[whole:] = pattern[: len(out) - whole]
+
+    def named(self, stored: memoryview) -> list[bytes]:
+        """None: it stands alone."""
+        return []
 
 
 def _repeats(raw: Bytes, size: int) -> bool:

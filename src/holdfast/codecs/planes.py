@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.codecs.base import is_worth, not_decodable, sealed, unsealed
+from holdfast.codecs.base import Base, is_worth, not_decodable, sealed, unsealed
 from holdfast.codecs.scratch import Scratch
 from holdfast.domain.tensors import ITEM_BYTES
+from holdfast.errors import DamagedError
 
 if sys.version_info >= (3, 14):
     from compression import zstd
@@ -54,37 +55,22 @@ class Planes:
 
     name = "planes"
 
-    def encode(self, raw: Bytes, dtype: str) -> bytes | None:
+    def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk; None where all planes are noise."""
         width, rotated = layout_of(dtype)
-        count = len(raw) // width
-        parts = [_packed(plane) for plane in _split(raw[: count * width], width, rotated=rotated)]
-        heads = [PLANE.pack(kind, len(data)) for kind, data in parts]
-        tail = raw[count * width :].tobytes()
-        body = [HEADER.pack(width, rotated), *heads, *(data for _, data in parts), tail]
+        body = packed(raw, width, flag=rotated, rotated=rotated)
         stored_bytes = 8 + sum(len(part) for part in body)
         return sealed(len(raw), body) if is_worth(stored_bytes, len(raw)) else None
 
-    def decode(self, stored: Bytes, out: Bytes) -> None:
+    def decode(self, stored: Bytes, out: Bytes, bases: Sequence[Bytes] = ()) -> None:
         """Decompress the planes, then join them."""
         body = unsealed(stored, out)
-        if len(body) < HEADER.size:
-            raise not_decodable("it is cut short")
-        width, rotated = HEADER.unpack_from(body)
-        if width not in WIDTHS or rotated > (width > 1) or len(body) < HEADER.size + width * PLANE.size:
-            raise not_decodable("its header is none")
-        count = len(out) // width
-        at = HEADER.size + width * PLANE.size
-        planes = []
-        for number in range(width):
-            kind, size = PLANE.unpack_from(body, HEADER.size + number * PLANE.size)
-            planes.append(_unpacked(kind, body[at : at + size], count))
-            at += size
-        tail = body[at:]
-        if len(tail) != len(out) - count * width:
-            raise not_decodable("its planes do not add up")
-        _join(planes, out[: count * width], rotated=bool(rotated))
-        out.data[count * width :] = tail
+        _, rotated = layout_in(body)
+        unpack(body, out, rotated=rotated)
+
+    def named(self, stored: memoryview) -> list[bytes]:
+        """None: it stands alone."""
+        return []
 
 
 def layout_of(dtype: str) -> tuple[int, bool]:
@@ -93,6 +79,55 @@ def layout_of(dtype: str) -> tuple[int, bool]:
     if dtype.startswith("complex"):
         width //= 2
     return width, width > 1 and dtype.startswith(("float", "bfloat", "complex"))
+
+
+# -- a body: header, planes, odd bytes ----------------------------------------------------------
+
+
+def packed(raw: Bytes, width: int, *, flag: bool, rotated: bool) -> list[bytes | memoryview]:
+    """Header, planes and odd bytes of these numbers; ``flag`` is the header's second byte."""
+    count = len(raw) // width
+    parts = [_packed(plane) for plane in _split(raw[: count * width], width, rotated=rotated)]
+    heads = [PLANE.pack(kind, len(data)) for kind, data in parts]
+    tail = raw[count * width :].tobytes()
+    return [HEADER.pack(width, flag), *heads, *(data for _, data in parts), tail]
+
+
+def layout_in(body: memoryview) -> tuple[int, bool]:
+    """Bytes of a number and the flag, as a body's header says."""
+    if len(body) < HEADER.size:
+        raise not_decodable("it is cut short")
+    width, flag = HEADER.unpack_from(body)
+    if width not in WIDTHS or flag > (width > 1) or len(body) < HEADER.size + width * PLANE.size:
+        raise not_decodable("its header is none")
+    return width, bool(flag)
+
+
+def is_body(body: memoryview, raw_bytes: int) -> bool:
+    """Whether these bytes, by their sizes, are a body of so many bytes decoded."""
+    try:
+        width, _ = layout_in(body)
+    except DamagedError:
+        return False
+    sizes = [PLANE.unpack_from(body, HEADER.size + number * PLANE.size)[1] for number in range(width)]
+    return HEADER.size + width * PLANE.size + int(sum(sizes)) + raw_bytes % width == len(body)
+
+
+def unpack(body: memoryview, out: Bytes, *, rotated: bool) -> None:
+    """Undo `packed`."""
+    width, _ = layout_in(body)
+    count = len(out) // width
+    at = HEADER.size + width * PLANE.size
+    planes = []
+    for number in range(width):
+        kind, size = PLANE.unpack_from(body, HEADER.size + number * PLANE.size)
+        planes.append(_unpacked(kind, body[at : at + size], count))
+        at += size
+    tail = body[at:]
+    if len(tail) != len(out) - count * width:
+        raise not_decodable("its planes do not add up")
+    _join(planes, out[: count * width], rotated=rotated)
+    out.data[count * width :] = tail
 
 
 # -- one plane ---------------------------------------------------------------------------------
@@ -149,9 +184,9 @@ def _split(raw: Bytes, width: int, *, rotated: bool) -> list[Bytes]:
 
     if width == 1:
         return [np.ascontiguousarray(raw)]
-    words = _aligned(raw, width).view(f"<u{width}")
+    words = aligned(raw, width).view(f"<u{width}")
     planes = list(_PLANES.take(len(raw)).reshape(width, len(words)))
-    for start, stop, moved in _blocks(len(words), words.dtype):
+    for start, stop, moved in blocks(len(words), words.dtype):
         block = words[start:stop]
         for number, plane in enumerate(planes):
             if number == 0 and rotated:
@@ -180,8 +215,8 @@ def _join(planes: list[Bytes], out: Bytes, *, rotated: bool) -> None:
     if width == 1:
         np.copyto(out, planes[0])
         return
-    joined = _aligned(out, width).view(f"<u{width}")
-    for start, stop, moved in _blocks(len(joined), joined.dtype):
+    joined = aligned(out, width).view(f"<u{width}")
+    for start, stop, moved in blocks(len(joined), joined.dtype):
         block = joined[start:stop]
         np.copyto(block, planes[0][start:stop])
         if rotated:
@@ -196,7 +231,7 @@ def _join(planes: list[Bytes], out: Bytes, *, rotated: bool) -> None:
         np.copyto(out, joined.view(np.uint8))
 
 
-def _blocks(count: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, int, Words]]:
+def blocks(count: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, int, Words]]:
     """Stretches of so many words that fit a core's cache, each with room for as many."""
     step = BLOCK_BYTES // dtype.itemsize
     for start in range(0, count, step):
@@ -204,6 +239,6 @@ def _blocks(count: int, dtype: np.dtype[Any]) -> Iterator[tuple[int, int, Words]
         yield start, stop, _MOVED.take((stop - start) * dtype.itemsize).view(dtype)
 
 
-def _aligned(data: Bytes, width: int) -> Bytes:
+def aligned(data: Bytes, width: int) -> Bytes:
     """The bytes, or a copy of them where vector instructions could not work on words of this width."""
     return data if data.ctypes.data % width == 0 and data.flags.c_contiguous else data.copy()

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.codecs.base import Codec
+from holdfast.codecs.base import Base, Codec, is_worth, size_with_bases
 from holdfast.codecs.constant import Constant
+from holdfast.codecs.delta import Delta
+from holdfast.codecs.narrowed import KINDS, Narrowed, narrow
 from holdfast.codecs.planes import Planes
 from holdfast.codecs.scratch import Scratch
 from holdfast.errors import DamagedError
@@ -16,32 +19,79 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-_TRIED: tuple[Codec, ...] = (Constant(), Planes())
-"""In this order: the first that pays is taken."""
-CODECS: dict[str, Codec] = {codec.name: codec for codec in _TRIED}
-
-
+_CONSTANT, _NARROWED, _DELTA, _PLANES = Constant(), Narrowed(), Delta(), Planes()
+CODECS: dict[str, Codec] = {codec.name: codec for codec in (_CONSTANT, _NARROWED, _DELTA, _PLANES)}
+NARROW = frozenset(KINDS)
+"""dtypes of what may be the rounding of float32 numbers."""
+PROBES, PROBE_BYTES = 4, 16 * 1024
+CLEARLY = 0.98
+"""What a delta's size must be of that without a base: a chunk that stands alone is read faster."""
 _AGAIN = Scratch()
 
 
-def encode(raw: Bytes, dtype: str) -> tuple[str, bytes] | None:
-    """Encode a chunk by the codec that fits; None where none pays.
+class Encoded(NamedTuple):
+    """An encoding that may take the place of its chunk."""
+
+    codec: str
+    data: bytes
+    bases: tuple[bytes, ...] = ()
+
+
+def encode(raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> Encoded | None:
+    """Encode a chunk by the codec that fits, with these bases or without; None where none pays.
 
     What it returns has been decoded again and was equal, so it may take the place of the chunk.
     """
-    for codec in _TRIED:
-        stored = codec.encode(raw, dtype)
+    for codec in _tried(raw, dtype, bases):
+        stored = codec.encode(raw, dtype, bases)
         if stored is not None:
-            return (codec.name, stored) if _comes_back(codec, stored, raw) else None
+            used = bases if codec.named(memoryview(stored)) else ()
+            return _checked(codec, stored, raw, used)
     return None
 
 
-def _comes_back(codec: Codec, stored: bytes, raw: Bytes) -> bool:
+def roundings(wide: Bytes) -> dict[str, bytes]:
+    """What copies of these float32 numbers in narrower dtypes are, by dtype."""
+    return {dtype: narrow(wide, kind).tobytes() for kind, dtype in enumerate(KINDS)}
+
+
+def _tried(raw: Bytes, dtype: str, bases: Sequence[Base]) -> list[Codec]:
+    """In this order: the first that pays is taken."""
+    deltas: list[Codec] = [_DELTA] if len(bases) == 1 and _is_nearer(raw, dtype, bases[0]) else []
+    return [_CONSTANT, _NARROWED, *deltas, _PLANES]
+
+
+def _is_nearer(raw: Bytes, dtype: str, base: Base) -> bool:
+    """Whether a sample of the chunk is clearly smaller by its base than alone."""
+    if len(base.raw) != len(raw) or not is_worth(size_with_bases(1, 0), len(raw)):
+        return False
+    sample, near = _sample(raw), Base(base.digest, _sample(base.raw))
+    alone, by_base = _PLANES.encode(sample, dtype), _DELTA.encode(sample, dtype, [near])
+    alone_bytes = len(alone) if alone is not None else len(sample)
+    return by_base is not None and len(by_base) <= CLEARLY * alone_bytes
+
+
+def _sample(raw: Bytes) -> Bytes:
+    import numpy as np
+
+    if len(raw) <= 2 * PROBES * PROBE_BYTES:
+        return raw
+    step = (len(raw) - PROBE_BYTES) // (PROBES - 1) // 16 * 16
+    return np.concatenate([raw[n * step : n * step + PROBE_BYTES] for n in range(PROBES)])
+
+
+def _checked(codec: Codec, stored: bytes, raw: Bytes, bases: Sequence[Base]) -> Encoded | None:
+    if not _comes_back(codec, stored, raw, bases):
+        return None
+    return Encoded(codec.name, stored, tuple(base.digest for base in bases))
+
+
+def _comes_back(codec: Codec, stored: bytes, raw: Bytes, bases: Sequence[Base]) -> bool:
     import numpy as np
 
     again = _AGAIN.take(len(raw))
     try:
-        codec.decode(np.frombuffer(stored, np.uint8), again)
+        codec.decode(np.frombuffer(stored, np.uint8), again, [base.raw for base in bases])
     except DamagedError:  # this machine's memory or arithmetic is not to be trusted
         return False
     whole = len(raw) - len(raw) % 8  # words compare faster than bytes

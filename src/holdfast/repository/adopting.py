@@ -17,6 +17,7 @@ from holdfast.domain.manifest import Manifest, encode_manifest, split_digests
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
+from holdfast.repository.assembling import Stored, pack_bytes
 from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.commit import Committed, Finder, publish, put_hint
 from holdfast.repository.index import ChunkIndex
@@ -24,7 +25,7 @@ from holdfast.repository.pack import RAW, PackBuilder, PackEntry
 from holdfast.repository.reading import raise_damage
 from holdfast.repository.retention import FULL
 from holdfast.repository.run import Run
-from holdfast.repository.writing import PACK_BYTES, Stored, Written, discard, put_pack
+from holdfast.repository.writing import PACK_BYTES, Written, discard
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,7 +135,7 @@ class _Carrying:
         stored = self._read(group)
         builder = PackBuilder(layout.new_pack_id())
         new_packs[builder.pack_id] = builder.entries
-        put_pack(self._run.storage, builder, stored)
+        self._run.storage.put(layout.pack(builder.pack_id), pack_bytes(builder, [[one] for one in stored]))
 
     def _groups(self, lacking: list[bytes]) -> Iterator[list[bytes]]:
         group: list[bytes] = []
@@ -149,7 +150,7 @@ class _Carrying:
         if group:
             yield group
 
-    def _read(self, group: list[bytes]) -> dict[bytes, Stored]:
+    def _read(self, group: list[bytes]) -> list[Stored]:
         """Verified chunks, encoded if they were."""
         stored: dict[bytes, Stored] = {}
 
@@ -159,11 +160,12 @@ class _Carrying:
 
         failed = self._origin.reader.read(group, self._hints, sink)
         raise_damage(failed, lambda digest: {self._chunks[digest][0]}, f"The checkpoint {self._origin}")
-        return {digest: stored[digest] for digest in group}
+        return [stored[digest] for digest in group]
 
     def _stored(self, digest: bytes, raw: npt.NDArray[np.uint8]) -> Stored:
         encoded = None
         if any(copy.entry.codec != RAW for copy in self._origin.copies.copies(digest)):
             encoded = registry.encode(raw, self._chunks[digest][1])
-        codec, data = encoded or (RAW, raw.tobytes())
-        return Stored(codec, len(raw), data)
+        if encoded is None:
+            return Stored(digest, len(raw), RAW, raw.tobytes())
+        return Stored(digest, len(raw), encoded.codec, encoded.data)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import islice
@@ -15,6 +15,7 @@ from holdfast.codecs.registry import CODECS
 from holdfast.codecs.scratch import Scratch
 from holdfast.errors import DamagedError, FormatError, NotFoundError, StorageError
 from holdfast.repository import layout
+from holdfast.repository.decoded import DecodedChunks
 from holdfast.repository.index import ChunkIndex, Copy
 from holdfast.repository.pack import RAW
 from holdfast.repository.readahead import BUFFERS, ReadAhead, coalesce
@@ -37,7 +38,8 @@ class ChunkReader:
 
     A chunk whose bytes do not match is read again; a copy found bad twice is recorded, and
     the next copy is tried. A pack that has vanished since its index was read is forgotten,
-    and the indexes that are there now are read before damage is declared.
+    and the indexes that are there now are read before damage is declared. The bases of a chunk are
+    read and verified before it, like any other.
     """
 
     def __init__(self, storage: Storage, index: ChunkIndex) -> None:
@@ -55,12 +57,15 @@ class ChunkReader:
         return ahead
 
     def _held_by(self, packs: Iterable[str]) -> Iterator[Copy]:
-        """One copy of each chunk in these packs, whose indexes are read one by one."""
+        """One copy of each chunk in these packs, whose indexes are read one by one.
+
+        Only those that stand alone: the newest checkpoint, read most, needs no other.
+        """
         met: set[bytes] = set()
         for pack_id in packs:
             self._index.load([pack_id])
             for copy in self._index.copies_in(pack_id):
-                if copy.entry.digest not in met:
+                if copy.entry.digest not in met and not copy.entry.bases:
                     met.add(copy.entry.digest)
                     yield copy
 
@@ -95,36 +100,88 @@ class ChunkReader:
         return {d: reasons[d] for d in wanted}
 
     def _read_covered(self, wanted: set[bytes], sink: Sink, ahead: ReadAhead) -> dict[bytes, str]:
-        copies = [self._index.copies(d)[0] for d in wanted - ahead.digests()]
+        begun = {c.entry.digest: c for c in ahead.copies()}
+        own = {d: begun[d] if d in begun else self._index.copies(d)[0] for d in wanted}
+        asked = _Asked(own, set(self._below(own.values())))
+        copies = {*own.values(), *asked.bases}.difference(begun.values())
         ahead.extend(coalesce(sorted(copies, key=lambda c: (c.pack, c.entry.offset))))
         if len(ahead) <= 1:
-            return self._look_at(ahead, wanted, sink)
+            return self._look_at(ahead, asked, sink)
         failed: dict[bytes, str] = {}
         with ThreadPoolExecutor(WORKERS) as pool:
             try:
-                for result in pool.map(lambda _: self._look_at(ahead, wanted, sink), range(WORKERS)):
+                for result in pool.map(lambda _: self._look_at(ahead, asked, sink), range(WORKERS)):
                     failed.update(result)
             except BaseException:
                 ahead.stop()
                 raise
         return failed
 
-    def _look_at(self, ahead: ReadAhead, wanted: set[bytes], sink: Sink) -> dict[bytes, str]:
+    def _below(self, copies: Iterable[Copy]) -> Iterator[Copy]:
+        """The bases of these copies, and theirs."""
+        for copy in copies:
+            if copy.entry.bases:
+                bases = self._index.bases(copy)
+                yield from bases
+                yield from self._below(bases)
+
+    def _look_at(self, ahead: ReadAhead, asked: _Asked, sink: Sink) -> dict[bytes, str]:
         """Digest what has been read and hand on what is right."""
         failed: dict[bytes, str] = {}
         for read in ahead.reads():
-            asked = [c for c in read.stretch if c.entry.digest in wanted]
-            if not asked:
+            taken = [c for c in read.stretch if asked.own.get(c.entry.digest) == c or c in asked.bases]
+            if not taken:
                 continue
             start, data = read.stretch[0].entry.offset, read.bytes()
-            for copy in asked:
+            for copy in taken:
                 at = copy.entry.offset - start
-                piece = data[at : at + copy.entry.stored_bytes]
-                if (raw := unpacked(copy, piece)) is not None:
+                raw = self._unpacked(copy, data[at : at + copy.entry.stored_bytes], asked.decoded)
+                if raw is not None and copy in asked.bases:
+                    asked.decoded.keep(copy, raw)
+                if asked.own.get(copy.entry.digest) != copy:
+                    continue  # a bad base is met again by those that need it
+                if raw is not None:
                     sink(copy.entry.digest, raw)
                 elif (reason := self._again(copy, sink)) is not None:
                     failed[copy.entry.digest] = reason
         return failed
+
+    def chunk(self, copy: Copy) -> Bytes | None:
+        """The chunk of one copy, verified; None if it or what it needs is bad. Records nothing.
+
+        It is valid until the same thread reads another.
+
+        Raises
+        ------
+        NotFoundError
+            The pack is gone.
+        """
+        return self._unpacked(copy, self._stored(copy), DecodedChunks())
+
+    def _unpacked(self, copy: Copy, stored: Bytes, decoded: DecodedChunks) -> Bytes | None:
+        bases: list[Bytes] = []
+        for base in self._index.bases(copy):
+            raw = decoded.find(base)
+            if raw is None:
+                raw = self._kept(base, decoded)
+            if raw is None:
+                return None
+            bases.append(raw)
+        return unpacked(copy, stored, bases)
+
+    def _kept(self, base: Copy, decoded: DecodedChunks) -> Bytes | None:
+        """A base that is not at hand any more, or not yet: read for itself."""
+        try:
+            raw = self._unpacked(base, self._stored(base), decoded)
+        except NotFoundError:
+            return None
+        return decoded.keep(base, raw) if raw is not None else None
+
+    def _stored(self, copy: Copy) -> Bytes:
+        import numpy as np
+
+        stop = copy.entry.offset + copy.entry.stored_bytes
+        return np.frombuffer(self._storage.get(layout.pack(copy.pack), copy.entry.offset, stop), np.uint8)
 
     def _again(self, first: Copy, sink: Sink) -> str | None:
         """Second read of a bad copy, then of every other; None once one was good."""
@@ -136,25 +193,28 @@ class ChunkReader:
                 return None
         return reason
 
-    def _one(self, copy: Copy, sink: Sink) -> str:
-        import numpy as np
-
+    def _one(self, copy: Copy, sink: Sink, role: str = "copy") -> str:
+        bases: list[Bytes] = []
+        for base in self._index.bases(copy):
+            if base not in self._index.copies(base.entry.digest):  # found bad before
+                return f"its base in pack {copy.pack} is damaged"
+            reason = self._one(base, lambda _, raw: bases.append(raw.copy()), "base")
+            if reason:
+                return reason
         try:
-            data: Bytes = np.empty(0, np.uint8)
-            for _ in range(2):
-                stop = copy.entry.offset + copy.entry.stored_bytes
-                raw = self._storage.get(layout.pack(copy.pack), copy.entry.offset, stop)
-                data = np.frombuffer(raw, np.uint8)
-                if (chunk := unpacked(copy, data)) is not None:
+            stored = self._stored(copy)
+            for again in (False, True):
+                stored = self._stored(copy) if again else stored
+                if (chunk := unpacked(copy, stored, bases)) is not None:
                     sink(copy.entry.digest, chunk)
                     return ""
         except NotFoundError:
             self._index.forget(copy.pack)
             return f"pack {copy.pack} is missing"
-        reason = "is cut short" if len(data) < copy.entry.stored_bytes else "does not match its digest"
+        reason = "is cut short" if len(stored) < copy.entry.stored_bytes else "does not match its digest"
         with suppress(StorageError):  # who may not write must still learn what is wrong
             self._index.record_damage(copy.pack, [copy.entry.digest], reason)
-        return f"its copy in pack {copy.pack} {reason}"
+        return f"its {role} in pack {copy.pack} {reason}"
 
     def _why_lacking(self) -> str:
         broken = self._index.unreadable
@@ -164,8 +224,17 @@ class ChunkReader:
         return f"no readable pack holds it ({next(iter(broken.values()))}{others})"
 
 
-def unpacked(copy: Copy, stored: Bytes) -> Bytes | None:
-    """The chunk that these stored bytes decode to, if it matches its digest.
+class _Asked:
+    """What a read is for: the copy of each chunk to hand on, and the bases that these need."""
+
+    def __init__(self, own: dict[bytes, Copy], bases: set[Copy]) -> None:
+        self.own = own
+        self.bases = bases
+        self.decoded = DecodedChunks()
+
+
+def unpacked(copy: Copy, stored: Bytes, bases: Sequence[Bytes] = ()) -> Bytes | None:
+    """The chunk that these stored bytes decode to by these bases, if it matches its digest.
 
     It is valid until the same thread unpacks another.
 
@@ -174,13 +243,13 @@ def unpacked(copy: Copy, stored: Bytes) -> Bytes | None:
     FormatError
         Its codec is a newer version's.
     """
-    raw = stored if copy.entry.codec == RAW else _decoded(copy, stored)
+    raw = stored if copy.entry.codec == RAW else _decoded(copy, stored, bases)
     if raw is None or len(raw) != copy.entry.raw_bytes:
         return None
     return raw if blake3.blake3(raw.data).digest() == copy.entry.digest else None
 
 
-def _decoded(copy: Copy, stored: Bytes) -> Bytes | None:
+def _decoded(copy: Copy, stored: Bytes, bases: Sequence[Bytes]) -> Bytes | None:
     codec = CODECS.get(copy.entry.codec)
     if codec is None:
         raise FormatError(
@@ -189,9 +258,11 @@ def _decoded(copy: Copy, stored: Bytes) -> Bytes | None:
         )
     if not 0 <= copy.entry.raw_bytes <= MAX_RAW_BYTES:  # before memory is taken for it
         return None
+    if b"".join(codec.named(stored.data)) != copy.entry.bases:
+        return None
     raw = _DECODED.take(copy.entry.raw_bytes)
     try:
-        codec.decode(stored, raw)
+        codec.decode(stored, raw, bases)
     except DamagedError:
         return None
     return raw

@@ -7,36 +7,27 @@ marks again under the lock. Killed at any point, a chunk merely has two copies f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
 from holdfast.codecs import registry
-from holdfast.errors import HoldfastError, NotFoundError, StorageError
-from holdfast.repository import layout, records, retention
-from holdfast.repository.chunks import ChunkReader
+from holdfast.domain.manifest import split_digests
+from holdfast.repository import layout, retention
+from holdfast.repository.assembling import SMALL_BYTES
+from holdfast.repository.batching import Pack, batched, make_links
+from holdfast.repository.deriving import find_rounded, known_rounded
 from holdfast.repository.index import present_packs
-from holdfast.repository.live import Live, Seen
-from holdfast.repository.pack import RAW, PackBuilder
+from holdfast.repository.live import Live
+from holdfast.repository.pack import RAW, PackEntry
 from holdfast.repository.repository import Repository
-from holdfast.repository.verify import UnrecordedIndex
-from holdfast.repository.writing import PACK_BYTES, Stored, put_pack
+from holdfast.repository.rewriting import Rewriting
+from holdfast.repository.sampling import Gains, Sampler
 
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-    Bytes = npt.NDArray[np.uint8]
-
-SMALL_BYTES = 8 * 1024 * 1024
-"""Packs smaller than that are merged; larger ones hold chunks of one checkpoint, which go together."""
 BATCH_BYTES = 256 * 1024 * 1024
 """Rewritten before the old packs go: what a compaction needs of free space."""
 LEAST_DEAD = 0.2
 LEAST_GAIN = 0.03
-SAMPLES = 4
 
 
 class Victim(msgspec.Struct, frozen=True):
@@ -49,7 +40,7 @@ class Victim(msgspec.Struct, frozen=True):
     raw_bytes, stored_bytes : int
         Of these, decoded and as they are stored.
     dead_bytes : int
-        Of those that nothing needs.
+        What goes with chunks that nothing needs, or that are needed only to decode others.
     gain_bytes : int
         What encoding will save, as a sample tells.
     """
@@ -145,6 +136,9 @@ def plan(repository: Repository, names: Collection[str] | None = None) -> Plan:
         repository.index.load_all()
         sizes = _pack_sizes(repository)
         fixed = live.pinned | repository.condemned_packs().keys()
+        live.wider = known_rounded(repository, live)
+        if any(_is_raw(repository, pack_id) for pack_id in sizes):
+            live.wider |= find_rounded(repository, live)
     meant = sizes.keys() - fixed if names is None else live.wanted & sizes.keys() - fixed
     found = [_looked_at(repository, live, pack_id, sizes[pack_id]) for pack_id in sorted(meant)]
     chosen = _chosen(repository, live, [v for v in found if v is not None and v.digests])
@@ -164,42 +158,69 @@ def _looked_at(repository: Repository, live: Live, pack_id: str, size_bytes: int
     alive = [e for e in entries if e.digest in live.needs]
     if any(not repository.index.copies(e.digest) for e in alive):
         return None  # of a chunk found damaged this copy is the last
-    stored_bytes = sum(e.stored_bytes for e in alive)
+    stored_bytes = _expected_bytes(entries, live)
     return Victim(
         pack_id,
         size_bytes,
         [e.digest for e in alive],
         raw_bytes=sum(e.raw_bytes for e in alive),
         stored_bytes=stored_bytes,
-        dead_bytes=sum(e.stored_bytes for e in entries) - stored_bytes,
+        dead_bytes=max(0, sum(e.stored_bytes for e in entries) - stored_bytes),
     )
+
+
+def _expected_bytes(entries: list[PackEntry], live: Live) -> int:
+    """What its chunks that are alive will take, once those are gone that only they need.
+
+    Where the chunk at the bottom of a family goes, another takes its place, about as large.
+    """
+    roots: dict[bytes, PackEntry] = {}
+    bottoms = {entry.digest for entry in entries} & live.needs.keys()
+    expected = 0.0
+    for entry in entries:
+        root = roots[entry.digest] = next((roots[d] for d in split_digests(entry.bases)), entry)
+        if entry.digest in live.needs:
+            stays = root.digest in bottoms
+            bottoms.add(root.digest)
+            expected += (
+                entry.stored_bytes if stays else root.stored_bytes * entry.raw_bytes / max(root.raw_bytes, 1)
+            )
+    return round(expected)
 
 
 def _chosen(repository: Repository, live: Live, found: list[Victim]) -> list[Victim]:
     """Those worth it: much of them dead, or compressible, or small and not alone."""
-    sampled = [_sampled(repository, live, victim) for victim in found]
-    chosen = [v for v in sampled if v.is_worth]
-    small = [v for v in sampled if not v.is_worth and v.size_bytes < SMALL_BYTES]
-    chosen += small if len(small) + bool(chosen) > 1 else []
-    return sorted(chosen, key=lambda v: min(live.needs[d].place for d in v.digests))
+    sampled, pairs = _sampled(repository, live, found)
+    by_pack = {v.pack: v for v in sampled}
+    chosen = {v.pack for v in sampled if v.is_worth}
+    for pack, other, gain_bytes in pairs:
+        if gain_bytes > LEAST_GAIN * (by_pack[pack].stored_bytes + by_pack[other].stored_bytes):
+            chosen |= {pack, other}
+    small = {v.pack for v in sampled if v.size_bytes < SMALL_BYTES}
+    chosen |= small if len(small | chosen) > 1 and small - chosen else set()
+    for pack, other, gain_bytes in pairs:
+        if {pack, other} <= chosen:
+            before = by_pack[pack]
+            by_pack[pack] = msgspec.structs.replace(before, gain_bytes=before.gain_bytes + gain_bytes)
+    return sorted((by_pack[p] for p in chosen), key=lambda v: max(live.needs[d].place for d in v.digests))
 
 
-def _sampled(repository: Repository, live: Live, victim: Victim) -> Victim:
-    """Expect of a pack that was never encoded what a few of its chunks give."""
-    if any(e.codec != RAW for e in repository.index.entries(victim.pack)):
-        return victim
-    sizes: list[tuple[int, int]] = []
+def _sampled(
+    repository: Repository, live: Live, found: list[Victim]
+) -> tuple[list[Victim], list[tuple[str, str, int]]]:
+    """Expect of packs that were never encoded what a few of their chunks give, alone and by others."""
+    sampler = Sampler(repository, live, {v.pack: v.digests for v in found})
+    sampled, pairs = [], []
+    for victim in found:
+        gains = sampler.gains(victim.pack) if _is_raw(repository, victim.pack) else Gains()
+        alone_bytes = round(gains.alone * victim.raw_bytes)
+        sampled.append(msgspec.structs.replace(victim, gain_bytes=alone_bytes))
+        pairs += [(victim.pack, p, round(gain * victim.raw_bytes)) for p, gain in gains.beside.items()]
+    return sampled, pairs
 
-    def sink(digest: bytes, raw: Bytes) -> None:
-        encoded = registry.encode(raw, live.needs[digest].dtype)
-        sizes.append((len(raw), len(encoded[1]) if encoded is not None else len(raw)))
 
-    step = -(-len(victim.digests) // SAMPLES)
-    reader = ChunkReader(repository.storage, UnrecordedIndex(repository.storage))  # it only looks
-    with repository.holding():
-        reader.read(set(victim.digests[::step]), [victim.pack], sink)
-    before, after = (sum(column) for column in zip(*sizes, strict=True)) if sizes else (1, 1)
-    return msgspec.structs.replace(victim, gain_bytes=victim.raw_bytes * (before - after) // before)
+def _is_raw(repository: Repository, pack_id: str) -> bool:
+    return all(entry.codec == RAW for entry in repository.index.entries(pack_id))
 
 
 # -- doing it --------------------------------------------------------------------------------
@@ -224,12 +245,13 @@ def apply(
     """
     repository = planned.repository
     result = Compacted(bytes_before=planned.size_bytes)
-    for batch in _batches(planned.victims):
+    for batch in _batches(planned):
+        packs = {victim.pack for victim in batch}
+        digests = {digest for victim in batch for digest in victim.digests}
         with repository.holding(saving=True):
-            rewriting = _Rewriting(repository, planned.live, batch, advance)
+            rewriting = Rewriting(repository, planned.live, packs, digests, advance)
             result.packs_written += len(rewriting.run())
             result.unread += rewriting.unread
-        packs = {victim.pack for victim in batch}
         _count(result, retention.remove_packs(repository, packs, wait_seconds=wait_seconds))
     if not planned.only:
         _count(result, retention.sweep(repository, wait_seconds=wait_seconds))
@@ -237,124 +259,19 @@ def apply(
     return result
 
 
-def _batches(victims: Iterable[Victim]) -> Iterator[list[Victim]]:
-    batch: list[Victim] = []
-    for victim in victims:
-        if batch and sum(v.raw_bytes for v in batch) + victim.raw_bytes > BATCH_BYTES:
-            yield batch
-            batch = []
-        batch.append(victim)
-    if batch:
-        yield batch
+def _batches(planned: Plan) -> Iterator[list[Victim]]:
+    live, index = planned.live, planned.repository.index
+    by_pack = {victim.pack: victim for victim in reversed(planned.victims)}
+    homes = {digest: victim.pack for victim in planned.victims for digest in victim.digests}
+    sizes = {e.digest: e.raw_bytes for pack in by_pack for e in index.entries(pack)}
+    near = {d: (n,) for d, n in live.newer.items()} | live.wider
+    owners = {p: max(live.needs[d].owner for d in v.digests) for p, v in by_pack.items()}
+    packs = [Pack(p, v.raw_bytes, owners[p]) for p, v in by_pack.items()]
+    for batch in batched(packs, make_links(homes, near, sizes), BATCH_BYTES):
+        yield [by_pack[pack] for pack in batch]
 
 
 def _count(result: Compacted, pruned: retention.Pruned) -> None:
     result.packs_removed += len(pruned.packs)
     result.waiting = pruned.waiting
     result.busy |= pruned.busy
-
-
-class _Rewriting:
-    """Some packs, rewritten and condemned; the repository is held meanwhile."""
-
-    def __init__(
-        self, repository: Repository, live: Live, batch: Sequence[Victim], advance: Callable[[int], None]
-    ) -> None:
-        self._repository = repository
-        self._storage = repository.storage
-        self._live = live
-        self._packs = {victim.pack for victim in batch}
-        self._digests = {digest for victim in batch for digest in victim.digests}
-        self._advance = advance
-        self._new: list[str] = []
-        self._condemned: list[str] = []
-        self.unread = 0
-
-    def run(self) -> list[str]:
-        """New packs; durable, read back, and found by every checkpoint that needs them."""
-        try:
-            for group in _groups(self._live, self._repository, self._digests):
-                self._write(group)
-            self._read_back()
-            for pack_id in sorted(self._packs):
-                self._condemn(pack_id)
-        except BaseException:
-            self._undo()
-            raise
-        self._repository.index.load(self._new)
-        self._hint()
-        return self._new
-
-    def _write(self, group: list[bytes]) -> None:
-        stored: dict[bytes, Stored] = {}
-
-        def sink(digest: bytes, raw: Bytes) -> None:
-            codec, data = registry.encode(raw, self._live.needs[digest].dtype) or (RAW, raw.tobytes())
-            stored[digest] = Stored(codec, len(raw), data)
-            self._advance(len(raw))
-
-        # What cannot be read stays where it is: marking will find that its pack is needed.
-        self.unread += len(self._repository.reader.read(group, sorted(self._packs), sink))
-        if stored:
-            builder = PackBuilder(layout.new_pack_id())
-            self._new.append(builder.pack_id)
-            put_pack(self._storage, builder, {d: stored[d] for d in group if d in stored})
-
-    def _read_back(self) -> None:
-        """Old copies go, so the new ones must be good where they rest, not only in memory."""
-        index = UnrecordedIndex(self._storage)
-        index.load(self._new)
-        written = {entry.digest for pack_id in self._new for entry in index.entries(pack_id)}
-        ChunkReader(self._storage, index).read(written, self._new, lambda digest, raw: None)
-        for pack_id in self._new:
-            if not index.entries(pack_id) or len(index.copies_in(pack_id)) < len(index.entries(pack_id)):
-                raise StorageError(
-                    f"Pack {pack_id} was just written to {self._storage.location} and does not read back.",
-                    do="Check the disk and the memory; nothing was removed.",
-                )
-
-    def _condemn(self, pack_id: str) -> None:
-        record = records.CondemnedRecord(pack_id, self._storage.now_seconds())
-        self._condemned.append(pack_id)
-        self._storage.put_if_absent(layout.condemned_pack(pack_id), records.encode(record))
-
-    def _undo(self) -> None:
-        """Nobody was told of the new packs, and every chunk in them is in its old one."""
-        keys = [*map(layout.condemned_pack, self._condemned), *map(layout.pack, self._new)]
-        for key in keys:
-            with suppress(HoldfastError):  # left over, the next prune takes it
-                self._storage.delete(key)
-
-    def _hint(self) -> None:
-        """Tell checkpoints where their chunks lie now."""
-        condemned = self._repository.condemned_packs().keys() | self._packs
-        for seen in self._live.checkpoints:
-            with suppress(NotFoundError):  # removed meanwhile
-                needed = retention.packs_of(seen.run, seen.id, condemned)
-                if not seen.hints.isdisjoint(self._packs) or not needed <= seen.hints:
-                    self._put_hint(seen, needed)
-
-    def _put_hint(self, seen: Seen, needed: Collection[str]) -> None:
-        layout_of_run = seen.run.layout
-        if self._storage.stat(layout_of_run.checkpoint(seen.id)) is not None:
-            hint = records.encode(records.HintRecord(sorted(needed)))
-            self._storage.put(layout_of_run.hint(seen.id), [hint])
-            seen.hints = set(needed)
-
-
-def _groups(live: Live, repository: Repository, digests: Collection[bytes]) -> Iterator[list[bytes]]:
-    """Chunks of one pack each: of one owner, unless that would make it small."""
-    group: list[bytes] = []
-    size_bytes, owner = 0, 0
-    for digest in sorted(digests, key=lambda d: live.needs[d].place):
-        copy = next(iter(repository.index.last_copies(digest)), None)
-        raw_bytes = copy.entry.raw_bytes if copy is not None else 0
-        parts = size_bytes >= SMALL_BYTES and live.needs[digest].owner != owner
-        if group and (parts or size_bytes + raw_bytes > PACK_BYTES):
-            yield group
-            group, size_bytes = [], 0
-        group.append(digest)
-        size_bytes += raw_bytes
-        owner = live.needs[digest].owner
-    if group:
-        yield group

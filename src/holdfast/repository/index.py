@@ -1,4 +1,7 @@
-"""Where the copies of each chunk lie, learned from pack indexes; never trusted to be complete."""
+"""Where the copies of each chunk lie, learned from pack indexes; never trusted to be complete.
+
+A copy that is encoded by others of its pack is bad as soon as one of these is.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator
 
 import msgspec
 
+from holdfast.domain.manifest import split_digests
 from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository import layout, records
 from holdfast.repository.pack import PackEntry, read_index
@@ -40,6 +44,8 @@ class ChunkIndex:
         self._storage = storage
         self._copies: dict[bytes, list[Copy]] = {}
         self._packs: dict[str, list[PackEntry]] = {}
+        self._based: dict[str, dict[bytes, PackEntry]] = {}
+        """Packs in which chunks have bases, each by digest."""
         self._bad: set[tuple[str, bytes]] | None = None
         self.unreadable: dict[str, str] = {}
 
@@ -63,9 +69,13 @@ class ChunkIndex:
         self._packs[pack_id] = entries
         for entry in entries:
             self._copies.setdefault(entry.digest, []).append(Copy(pack_id, entry))
+        if any(entry.bases for entry in entries):
+            self._based[pack_id] = {entry.digest: entry for entry in entries}
+            self._spread(pack_id)
 
     def forget(self, pack_id: str) -> None:
         """Unlearn a pack that is gone."""
+        self._based.pop(pack_id, None)
         for entry in self._packs.pop(pack_id, []):
             left = [c for c in self._copies.get(entry.digest, []) if c.pack != pack_id]
             if left:
@@ -98,6 +108,11 @@ class ChunkIndex:
         bad = self._bad_copies()
         return [Copy(pack_id, e) for e in self.entries(pack_id) if (pack_id, e.digest) not in bad]
 
+    def bases(self, copy: Copy) -> list[Copy]:
+        """What a copy is encoded by: copies in its own pack, before it; none once that is forgotten."""
+        inside = self._based.get(copy.pack, {}) if copy.entry.bases else {}
+        return [Copy(copy.pack, inside[d]) for d in split_digests(copy.entry.bases) if d in inside]
+
     def last_copies(self, digest: bytes) -> list[Copy]:
         """Known copies; where all are recorded bad, those: one may turn out intact, or be salvaged."""
         return self.copies(digest) or sorted(self._copies.get(digest, ()), key=lambda c: c.pack)
@@ -125,7 +140,7 @@ class ChunkIndex:
 
     def record_damage(self, pack_id: str, digests: Collection[bytes], reason: str) -> None:
         """Durably note copies that two reads found bad."""
-        self._bad_copies().update((pack_id, d) for d in digests)
+        self._note_bad(pack_id, digests)
         record = DamageRecord(pack_id, sorted(d.hex() for d in digests), reason)
         key = layout.damaged_pack(pack_id, layout.new_pack_id()[:8])
         self._storage.put_if_absent(key, records.encode(record))
@@ -151,7 +166,20 @@ class ChunkIndex:
         if self._bad is None:
             found = read_damage(self._storage)
             self._bad = {(r.pack, bytes.fromhex(d)) for r in found for d in r.digests}
+            for pack_id in list(self._based):
+                self._spread(pack_id)
         return self._bad
+
+    def _note_bad(self, pack_id: str, digests: Collection[bytes]) -> None:
+        self._bad_copies().update((pack_id, d) for d in digests)
+        self._spread(pack_id)
+
+    def _spread(self, pack_id: str) -> None:
+        """Copies that are encoded by bad ones are bad, too."""
+        if self._bad:
+            for entry in self._based.get(pack_id, {}).values():
+                if any((pack_id, d) in self._bad for d in split_digests(entry.bases)):
+                    self._bad.add((pack_id, entry.digest))
 
 
 def present_packs(storage: Storage) -> Iterator[str]:

@@ -47,6 +47,10 @@ class Live:
     Attributes
     ----------
     needs : dict[bytes, Need]
+    newer : dict[bytes, bytes]
+        Digest → that of the same tensor's same chunk in the run's next checkpoint that has it.
+    wider : dict[bytes, tuple[bytes, ...]]
+        Digest → those of the chunks whose rounding it is, as far as a sample tells; see `deriving`.
     wanted : set[str]
         Packs that the runs asked for rely on.
     pinned : set[str]
@@ -61,11 +65,14 @@ class Live:
 
     def __init__(self, repository: Repository, names: Collection[str] | None = None) -> None:
         self.needs: dict[bytes, Need] = {}
+        self.newer: dict[bytes, bytes] = {}
+        self.wider: dict[bytes, tuple[bytes, ...]] = {}
         self.wanted: set[str] = set()
         self.pinned: set[str] = set()
         self.checkpoints: list[Seen] = []
         self._place = 0
         for run in repository.runs():
+            self._before: dict[_Spot, bytes] = {}
             for checkpoint in run.all_checkpoints():
                 self._look_at(run, checkpoint, is_wanted=names is None or run.name in names)
 
@@ -80,13 +87,25 @@ class Live:
         packs = packs_of(run, checkpoint, manifest=manifest)
         self.wanted |= packs if is_wanted else set()
         self.checkpoints.append(Seen(run, checkpoint, set(run.hints(checkpoint))))
-        for digest, dtype in _chunks(manifest):
+        for spot, digest in _chunks(manifest):
             self._place += 1
-            self.needs[digest] = Need(self._place, len(self.checkpoints), dtype)
+            self.needs[digest] = Need(self._place, len(self.checkpoints), spot.dtype)
+            before = self._before.get(spot, digest)
+            self._before[spot] = digest
+            if before != digest:
+                self.newer[before] = digest
 
 
-def _chunks(manifest: Manifest) -> Iterator[tuple[bytes, str]]:
-    for entry in manifest.tensors.values():
-        for shard in entry.shards:
-            for digest in split_digests(shard.chunks):
-                yield digest, entry.dtype
+class _Spot(NamedTuple):
+    """Where in a checkpoint a chunk belongs."""
+
+    tensor: str
+    dtype: str
+    number: int
+
+
+def _chunks(manifest: Manifest) -> Iterator[tuple[_Spot, bytes]]:
+    for name, entry in manifest.tensors.items():
+        digests = (d for shard in entry.shards for d in split_digests(shard.chunks))
+        for number, digest in enumerate(digests):
+            yield _Spot(name, entry.dtype, number), digest

@@ -2,17 +2,22 @@
 
 ``magic | chunks | index | padding | trailer``, a multiple of 4 KiB, so that it can be
 written with O_DIRECT and its end read in one block.
+
+A chunk may be encoded by others, its bases. They lie in the same pack, before it: so whoever keeps,
+moves or relies on a pack has all that its chunks need, and no circle is possible.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import blake3
 import msgspec
 
+from holdfast.codecs.base import MOST_BASES
+from holdfast.domain.manifest import split_digests
 from holdfast.errors import DamagedError, FormatError
 from holdfast.repository import layout
 from holdfast.storage.base import Storage
@@ -22,11 +27,16 @@ if TYPE_CHECKING:
 
 MAGIC = b"HFPACK\x00\x01"
 TRAILER_MAGIC = b"HFPKEND\x01"
+BASED_MAGIC = b"HFPACK\x00\x02"
+BASED_TRAILER_MAGIC = b"HFPKEND\x02"
+"""Of a pack whose entries may name bases: who does not know of them must not take it for damaged."""
 TRAILER = struct.Struct("<QQ32s8s")
 BLOCK_BYTES = 4096
 TAIL_READ_BYTES = 16 * 1024
 MAX_INDEX_BYTES = 1 << 28
 RAW = "raw"
+MAX_DEPTH = 3
+"""Of bases of bases; what is written now has two levels, a delta and what is derived from it."""
 
 
 class PackEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):
@@ -42,6 +52,8 @@ class PackEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_u
         Its decoded size.
     codec : str
         How it is encoded; ``raw`` means as it is.
+    bases : bytes
+        Digests, joined, of the chunks that decoding needs: entries of the same pack, before this one.
     """
 
     digest: bytes
@@ -49,6 +61,7 @@ class PackEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_u
     stored_bytes: int
     raw_bytes: int
     codec: str = RAW
+    bases: bytes = b""
 
 
 class PackIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -61,26 +74,47 @@ class PackIndex(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class PackBuilder:
     """Yields a pack's bytes while learning what goes into it.
 
-    Call `add` for each chunk and write its stored bytes after `MAGIC`; then `finish`.
+    Write `magic`, call `add` for each chunk and write its stored bytes; then `finish`.
+
+    Parameters
+    ----------
+    based : bool
+        Whether chunks may have bases; older versions cannot read such a pack.
     """
 
-    def __init__(self, pack_id: str) -> None:
+    def __init__(self, pack_id: str, *, based: bool = False) -> None:
         self.pack_id = pack_id
         self.entries: list[PackEntry] = []
+        self.magic = BASED_MAGIC if based else MAGIC
+        self._based = based
         self._offset = len(MAGIC)
 
-    def add(self, digest: bytes, raw_bytes: int, codec: str = RAW, stored_bytes: int | None = None) -> None:
-        """Note that a chunk is written next, as it is or encoded in so many bytes."""
+    def add(
+        self,
+        digest: bytes,
+        raw_bytes: int,
+        codec: str = RAW,
+        stored_bytes: int | None = None,
+        bases: Sequence[bytes] = (),
+    ) -> None:
+        """Note that a chunk is written next, as it is or encoded in so many bytes by these bases."""
         stored_bytes = raw_bytes if stored_bytes is None else stored_bytes
-        self.entries.append(PackEntry(digest, self._offset, stored_bytes, raw_bytes, codec))
+        joined = b"".join(bases)
+        self.entries.append(PackEntry(digest, self._offset, stored_bytes, raw_bytes, codec, joined))
         self._offset += stored_bytes
 
     def finish(self) -> Iterator[Buffer]:
         """Index, padding and trailer."""
-        index = msgspec.msgpack.encode(PackIndex(self.pack_id, self.entries))
-        trailer = TRAILER.pack(self._offset, len(index), blake3.blake3(index).digest(), TRAILER_MAGIC)
+        index = self._index()
+        magic = BASED_TRAILER_MAGIC if self._based else TRAILER_MAGIC
+        trailer = TRAILER.pack(self._offset, len(index), blake3.blake3(index).digest(), magic)
         padding = -(self._offset + len(index) + len(trailer)) % BLOCK_BYTES
         yield index + bytes(padding) + trailer
+
+    def _index(self) -> bytes:
+        fields = None if self._based else 5
+        entries = [msgspec.structs.astuple(entry)[:fields] for entry in self.entries]
+        return msgspec.msgpack.encode({"pack": self.pack_id, "entries": entries})
 
 
 def read_index(storage: Storage, pack_id: str) -> PackIndex:
@@ -101,9 +135,10 @@ def read_index(storage: Storage, pack_id: str) -> PackIndex:
     if len(tail) < TRAILER.size + len(MAGIC) or size_bytes % BLOCK_BYTES:
         raise _damaged(pack_id, "it is truncated")
     start, length, digest, magic = TRAILER.unpack(tail[-TRAILER.size :])
-    if _is_newer(magic, TRAILER_MAGIC) and _is_newer(storage.get(key, 0, len(MAGIC)), MAGIC):
+    if _is_newer(magic, BASED_TRAILER_MAGIC) and _is_newer(storage.get(key, 0, len(MAGIC)), BASED_MAGIC):
         raise FormatError(f"Pack {pack_id} was written by a newer version.", do="Upgrade holdfast.")
-    if magic != TRAILER_MAGIC or length > MAX_INDEX_BYTES or start + length + TRAILER.size > size_bytes:
+    known = magic in (TRAILER_MAGIC, BASED_TRAILER_MAGIC)
+    if not known or length > MAX_INDEX_BYTES or start + length + TRAILER.size > size_bytes:
         raise _damaged(pack_id, "its trailer is not a pack's")
     if start >= tail_start:
         index = tail[start - tail_start : start - tail_start + length]
@@ -128,11 +163,26 @@ def _decode_index(index: bytes, digest: bytes, pack_id: str, data_end: int) -> P
         raise _damaged(pack_id, f"its index is that of pack {result.pack}")
     if any(not _inside(entry, data_end) for entry in result.entries):
         raise _damaged(pack_id, "its index points outside the pack")
+    if not _are_well_based(result.entries):
+        raise _damaged(pack_id, "its index names bases that cannot be")
     return result
 
 
 def _inside(entry: PackEntry, data_end: int) -> bool:
     return len(MAGIC) <= entry.offset and 0 <= entry.stored_bytes <= data_end - entry.offset
+
+
+def _are_well_based(entries: list[PackEntry]) -> bool:
+    """Whether all bases lie before what needs them, few and not deep: so that reading ends."""
+    if not any(entry.bases for entry in entries):
+        return True
+    depths: dict[bytes, int] = {}
+    for entry in entries:
+        below = [depths.get(base, MAX_DEPTH) for base in split_digests(entry.bases)]
+        if len(below) > MOST_BASES or max(below, default=-1) >= MAX_DEPTH or entry.digest in depths:
+            return False
+        depths[entry.digest] = max(below, default=-1) + 1
+    return True
 
 
 def _damaged(pack_id: str, why: str) -> DamagedError:

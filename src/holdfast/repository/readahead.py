@@ -63,10 +63,10 @@ class ReadAhead:
         """Stretches that nobody has looked at yet."""
         return len(self._begun) + len(self._coming)
 
-    def digests(self) -> set[bytes]:
-        """Of the chunks in these."""
+    def copies(self) -> Iterator[Copy]:
+        """What is in these."""
         stretches = [*self._coming, *(read.stretch for read in self._begun)]
-        return {copy.entry.digest for stretch in stretches for copy in stretch}
+        return (copy for stretch in stretches for copy in stretch)
 
     def extend(self, stretches: Iterable[Stretch]) -> None:
         """Read these after what was asked for before."""

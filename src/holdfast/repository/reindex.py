@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -15,11 +16,20 @@ from holdfast.domain.manifest import Manifest, chunk_sizes, split_digests
 from holdfast.domain.tensors import TensorSpec
 from holdfast.errors import DamagedError
 from holdfast.repository import layout
-from holdfast.repository.pack import MAGIC, RAW, PackBuilder
+from holdfast.repository.pack import MAGIC, MAX_DEPTH, RAW, PackBuilder
 from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from holdfast.storage.base import Buffer
+
+    Bytes = npt.NDArray[np.uint8]
+
+
+MOST_TRIES = 1000
+"""Places looked at for the next chunk before the search is given up."""
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -30,6 +40,7 @@ class Found(msgspec.Struct, frozen=True):
     size: int
     raw_bytes: int
     codec: str = RAW
+    bases: tuple[bytes, ...] = ()
 
 
 def chunk_sizes_of(manifests: Iterable[Manifest]) -> dict[bytes, int]:
@@ -45,75 +56,139 @@ def chunk_sizes_of(manifests: Iterable[Manifest]) -> dict[bytes, int]:
 
 
 def find_chunks(data: memoryview, known: Mapping[bytes, int]) -> list[Found]:
-    """Find known chunks in the bytes of a pack, where they lie one behind the other.
+    """Find known chunks in the bytes of a pack, where they lie one behind the other; and their bases.
 
-    A stretch that holds none (damaged, or of a deleted checkpoint) is stepped over where it is
-    as long as some chunk, or as it says itself.
+    What is none of them (damaged, or of a deleted checkpoint) is stepped over where it is as long as
+    some chunk, or as it says itself.
     """
-    sizes = sorted(set(known.values()))
-    found: list[Found] = []
-    at = len(MAGIC)
-    while at < len(data):
-        steps = [0, *_claimed_size(data, at), *sizes]
-        here = next((f for s in steps if (f := _chunk_at(data, at + s, sizes, known)) is not None), None)
-        if here is None:
-            return found
-        found.append(here)
-        at = here.start + here.size
+    search = _Search(data, sorted(set(known.values())), set(known))
+    found = search.run()
+    for _ in range(MAX_DEPTH):  # a base may be of a deleted checkpoint, known only by what needs it
+        if search.named <= search.known:
+            break
+        search = _Search(data, search.sizes, search.known | search.named)
+        found = search.run()
     return found
 
 
-def _claimed_size(data: memoryview, at: int) -> list[int]:
-    sizes = declared(data[at:])
-    return [sizes[1]] if sizes is not None else []
+def with_bases(wanted: Iterable[Found], found: Iterable[Found]) -> list[Found]:
+    """Those wanted, each once, and all that they need, as they lie in the pack."""
+    needed = {f.digest for f in wanted}
+    kept: dict[bytes, Found] = {}
+    for one in sorted(found, key=lambda f: f.start, reverse=True):
+        if one.digest in needed:
+            needed.update(one.bases)
+            kept.pop(one.digest, None)  # the first of several, which lies before all that need it
+            kept[one.digest] = one
+    return sorted(kept.values(), key=lambda f: f.start)
 
 
-def _chunk_at(data: memoryview, at: int, sizes: list[int], known: Mapping[bytes, int]) -> Found | None:
-    return _encoded_at(data, at, sizes, known) or _raw_at(data, at, sizes, known)
+class _Search:
+    """One walk over a pack's bytes.
 
+    Attributes
+    ----------
+    known : set[bytes]
+        Digests of chunks to be found.
+    named : set[bytes]
+        Digests of bases that encodings name, or what looks like one.
+    """
 
-def _raw_at(data: memoryview, at: int, sizes: list[int], known: Mapping[bytes, int]) -> Found | None:
-    """Hash forward once, comparing at each size that a chunk may have."""
-    hasher, done = blake3.blake3(), 0
-    for size in sizes:
-        if at + size > len(data):
-            return None
-        hasher.update(data[at + done : at + size])
-        done = size
-        digest = hasher.digest()
-        if known.get(digest) == size:
-            return Found(digest, at, size, size)
-    return None
+    def __init__(self, data: memoryview, sizes: list[int], known: set[bytes]) -> None:
+        self._data = data
+        self.sizes = sizes
+        self.known = known
+        self.named: set[bytes] = set()
+        self._found: dict[bytes, Found] = {}
+        self._depths: dict[bytes, int] = {}
 
+    def run(self) -> list[Found]:
+        found: list[Found] = []
+        at = len(MAGIC)
+        while (here := self._next(at)) is not None:
+            found.append(here)
+            self._found.setdefault(here.digest, here)
+            self._depths.setdefault(here.digest, self._depth(here))
+            at = here.start + here.size
+        return found
 
-def _encoded_at(data: memoryview, at: int, sizes: list[int], known: Mapping[bytes, int]) -> Found | None:
-    """Decode what claims to be the encoding of a chunk of some known size."""
-    import numpy as np
-
-    raw_bytes, size = declared(data[at:]) or (0, 0)
-    if raw_bytes not in sizes or at + size > len(data):
+    def _next(self, at: int) -> Found | None:
+        """The next chunk from here on, stepping over what is none by the fewest guesses of its size."""
+        frontier, tried = [(0, at)], set[int]()
+        while frontier and len(tried) < MOST_TRIES:
+            guesses, at = heapq.heappop(frontier)
+            if at in tried or at >= len(self._data):
+                continue
+            tried.add(at)
+            if (found := self._chunk_at(at)) is not None:
+                return found
+            raw_bytes, claimed_bytes = declared(self._data[at:]) or (0, 0)
+            heapq.heappush(frontier, (guesses + (raw_bytes not in self.sizes), at + claimed_bytes))
+            for size in self.sizes:
+                heapq.heappush(frontier, (guesses + 1, at + size))
         return None
-    stored = np.frombuffer(data[at : at + size], np.uint8)
-    for codec in CODECS.values():
-        raw = np.empty(raw_bytes, np.uint8)
+
+    def _chunk_at(self, at: int) -> Found | None:
+        return self._encoded_at(at) or self._raw_at(at)
+
+    def _raw_at(self, at: int) -> Found | None:
+        """Hash forward once, comparing at each size that a chunk may have."""
+        hasher, done = blake3.blake3(), 0
+        for size in self.sizes:
+            if at + size > len(self._data):
+                return None
+            hasher.update(self._data[at + done : at + size])
+            done = size
+            digest = hasher.digest()
+            if digest in self.known:
+                return Found(digest, at, size, size)
+        return None
+
+    def _encoded_at(self, at: int) -> Found | None:
+        """Decode what claims to be the encoding of a chunk of some known size."""
+        raw_bytes, size = declared(self._data[at:]) or (0, 0)
+        if raw_bytes not in self.sizes or at + size > len(self._data):
+            return None
+        for codec in CODECS.values():
+            bases = tuple(codec.named(self._data[at : at + size]))
+            one = Found(b"", at, size, raw_bytes, codec.name, bases)
+            raw = self._decoded(one)
+            digest = blake3.blake3(raw.data).digest() if raw is not None else b""
+            if digest in self.known:
+                return msgspec.structs.replace(one, digest=digest)
+        return None
+
+    def _depth(self, one: Found) -> int:
+        return max((self._depths.get(d, MAX_DEPTH) + 1 for d in one.bases), default=0)
+
+    def _decoded(self, one: Found) -> Bytes | None:
+        """The bytes of a chunk, as far as what it needs was found before it."""
+        import numpy as np
+
+        stored = np.frombuffer(self._data[one.start : one.start + one.size], np.uint8)
+        if one.codec == RAW:
+            return stored
+        self.named.update(one.bases)
+        if self._depth(one) > MAX_DEPTH:
+            return None
+        below = [self._decoded(self._found[d]) for d in one.bases]
+        raw = np.empty(one.raw_bytes, np.uint8)
         with suppress(DamagedError):
-            codec.decode(stored, raw)
-            digest = blake3.blake3(raw.data).digest()
-            if known.get(digest) == raw_bytes:
-                return Found(digest, at, size, raw_bytes, codec.name)
-    return None
+            CODECS[one.codec].decode(stored, raw, [b for b in below if b is not None])
+            return raw
+        return None
 
 
 def write_pack(storage: Storage, data: memoryview, chunks: Collection[Found]) -> str:
     """Write chunks found into a new pack; return its id."""
-    builder = PackBuilder(layout.new_pack_id())
+    builder = PackBuilder(layout.new_pack_id(), based=any(chunk.bases for chunk in chunks))
     storage.put(layout.pack(builder.pack_id), _parts(builder, data, chunks))
     return builder.pack_id
 
 
 def _parts(builder: PackBuilder, data: memoryview, chunks: Collection[Found]) -> Iterator[Buffer]:
-    yield MAGIC
+    yield builder.magic
     for chunk in chunks:
-        builder.add(chunk.digest, chunk.raw_bytes, chunk.codec, chunk.size)
+        builder.add(chunk.digest, chunk.raw_bytes, chunk.codec, chunk.size, chunk.bases)
         yield data[chunk.start : chunk.start + chunk.size]
     yield from builder.finish()

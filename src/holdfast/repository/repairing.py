@@ -15,11 +15,10 @@ from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, FormatError, NotFoundError
 from holdfast.repository import layout, records
-from holdfast.repository.chunks import unpacked
-from holdfast.repository.index import DamageRecord
+from holdfast.repository.index import Copy, DamageRecord
 from holdfast.repository.moving import MovedRecord, MovingRecord
 from holdfast.repository.pack import read_index
-from holdfast.repository.reindex import Found, chunk_sizes_of, find_chunks, write_pack
+from holdfast.repository.reindex import Found, chunk_sizes_of, find_chunks, with_bases, write_pack
 from holdfast.repository.repository import Repository, recover_config
 from holdfast.repository.run import Run
 from holdfast.repository.space import Survey
@@ -269,17 +268,18 @@ def _mend_pack(repository: Repository, pack_id: str, sizes: dict[bytes, int]) ->
         do = "Delete it: no checkpoint needs it."
         return Finding("pack", pack_id, what, do, lambda: storage.delete(layout.pack(pack_id)))
     data = memoryview(storage.get(layout.pack(pack_id)))
-    found = [f for f in find_chunks(data, sizes) if f.digest in lacking]
-    if not found:
+    found = find_chunks(data, sizes)
+    intact = {f.digest for f in found if f.digest in lacking}
+    if not intact:
         return Finding("pack", pack_id, what, "None of them is in it: restore it from a backup.")
-    do = f"Copy those of them that are intact in it ({len(found)}) to a new pack."
+    do = f"Copy those of them that are intact in it ({len(intact)}) to a new pack."
     return Finding("pack", pack_id, what, do, lambda: _copy_chunks(repository, data, found))
 
 
 def _copy_chunks(repository: Repository, data: memoryview, found: list[Found]) -> None:
-    unique = {f.digest: f for f in found if not repository.index.copies(f.digest)}
-    if unique:
-        repository.index.load([write_pack(repository.storage, data, unique.values())])
+    lacking = [f for f in found if not repository.index.copies(f.digest)]
+    if lacking:
+        repository.index.load([write_pack(repository.storage, data, with_bases(lacking, found))])
 
 
 def _damage_records(repository: Repository) -> Iterator[Finding]:
@@ -297,22 +297,12 @@ def _damage_records(repository: Repository) -> Iterator[Finding]:
 
 
 def _is_over(repository: Repository, record: DamageRecord) -> bool:
-    import numpy as np
-
-    from holdfast.repository.index import Copy
-
     if repository.storage.stat(layout.pack(record.pack)) is None:
         return True
     entries = {e.digest.hex(): e for e in repository.index.entries(record.pack)}
-    for digest in record.digests:
-        entry = entries.get(digest)
-        if entry is None:
-            return False
-        stop = entry.offset + entry.stored_bytes
-        data = repository.storage.get(layout.pack(record.pack), entry.offset, stop)
-        if unpacked(Copy(record.pack, entry), np.frombuffer(data, np.uint8)) is None:
-            return False
-    return True
+    copies = [Copy(record.pack, entries[d]) for d in record.digests if d in entries]
+    reader = repository.reader
+    return len(copies) == len(record.digests) and all(reader.chunk(c) is not None for c in copies)
 
 
 def _rejections(repository: Repository) -> Iterator[Finding]:

@@ -156,7 +156,7 @@ class UnrecordedIndex(ChunkIndex):
         self._found: dict[tuple[str, str], set[bytes]] = defaultdict(set)
 
     def record_damage(self, pack_id: str, digests: Collection[bytes], reason: str) -> None:
-        self._bad_copies().update((pack_id, d) for d in digests)
+        self._note_bad(pack_id, digests)
         self._found[pack_id, reason] |= set(digests)
 
     @property

@@ -53,14 +53,6 @@ class Written(msgspec.Struct):
         return frozenset(self.new_packs.keys() | self.used_packs)
 
 
-class Stored(msgspec.Struct, frozen=True):
-    """A chunk as it is to rest in a pack."""
-
-    codec: str
-    raw_bytes: int
-    data: bytes
-
-
 class _Piece(msgspec.Struct, frozen=True, array_like=True):
     name: str
     number: int
@@ -184,19 +176,6 @@ def discard(storage: Storage, new_packs: dict[str, list[PackEntry]]) -> None:
         except HoldfastError:
             continue  # an orphan; the next prune takes it
         del new_packs[pack_id]
-
-
-def put_pack(storage: Storage, builder: PackBuilder, stored: Mapping[bytes, Stored]) -> None:
-    """Write one pack of chunks that are encoded already; durable on return."""
-    storage.put(layout.pack(builder.pack_id), _stored_parts(builder, stored))
-
-
-def _stored_parts(builder: PackBuilder, stored: Mapping[bytes, Stored]) -> Iterator[Buffer]:
-    yield MAGIC
-    for digest, chunk in stored.items():
-        builder.add(digest, chunk.raw_bytes, chunk.codec, len(chunk.data))
-        yield chunk.data
-    yield from builder.finish()
 
 
 def _parts(builder: PackBuilder, chunks: Iterable[tuple[bytes, npt.NDArray[np.uint8]]]) -> Iterator[Buffer]:

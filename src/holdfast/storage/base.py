@@ -100,3 +100,11 @@ class KeepsTemporaries(Protocol):
     def sweep_temporaries(self, *, older_than_seconds: float) -> int:
         """Remove those that are old and have no living writer; return how many."""
         ...
+
+
+@runtime_checkable
+class KeepsApart(Protocol):
+    """A storage of which it must be tried whether it honours "create only if absent"."""
+
+    def check_conditions(self) -> None:
+        """Try it, once; StorageError if it does not."""

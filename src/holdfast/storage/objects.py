@@ -97,7 +97,7 @@ class ObjectStorage:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         check_key(key)
-        self._check_conditions()
+        self.check_conditions()
         return self._create(key, bytes(data))
 
     def _create(self, key: str, data: bytes) -> bool:
@@ -120,7 +120,8 @@ class ObjectStorage:
             time.sleep(pause_seconds)
         raise AssertionError  # the pauses have no end
 
-    def _check_conditions(self) -> None:
+    def check_conditions(self) -> None:
+        """Try, once, whether the store keeps creations apart; StorageError if not."""
         with self._lock:
             if not self._has_conditions:
                 check_conditions(self._once, self._location)

@@ -42,9 +42,9 @@ def refusal(error: BaseException, doing: str, location: str) -> errors.HoldfastE
         return errors.StorageError(f"{failed}: there is no such bucket.", do="Create it, or correct the URL.")
     if isinstance(error, ABSENT):
         return errors.NotFoundError(f"There is no {doing.partition(' ')[2]} in {location}.")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return errors.StorageError(f"{failed}: access was denied{_code(error)}.", do=_ALLOWED)
     status = _status(error)
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
+        return errors.StorageError(f"{failed}: access was denied{_code(error)}.", do=_ALLOWED)
     if status is None:
         return errors.StorageError(f"{failed}: {_first_line(error)}.", do=_CONNECTED)
     return errors.StorageError(

@@ -160,7 +160,7 @@ def test_doctor_says_what_is_wrong(command, place, digits, tmp_path):
     assert result.returncode == 1
     assert "lost its holdfast.json" in result.stdout
     assert call(command("doctor", str(tmp_path / "new" / "place"))).returncode == 0
-    assert call(command("doctor", "s3://bucket")).returncode == 1
+    assert call(command("doctor", "ftp://bucket")).returncode == 1
 
 
 def test_init_creates_once(command, tmp_path):

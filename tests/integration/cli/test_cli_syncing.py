@@ -97,7 +97,7 @@ def test_sync_refuses_a_run_that_went_on_there_but_not_the_others(place, digits,
 def test_sync_says_what_it_cannot_find(place, digits, backup, tmp_path, holdfast):
     assert holdfast("sync", str(tmp_path / "nothing"), str(backup)).code == 3
     assert holdfast("sync", str(place.path), str(backup), "nothing").code == 3
-    assert holdfast("sync", str(place.path), "s3://bucket/x").code == 2
+    assert holdfast("sync", str(place.path), "ftp://bucket/x").code == 2
     assert not backup.exists()
     file = tmp_path / "file"
     file.write_text("x")

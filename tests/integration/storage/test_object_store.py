@@ -125,7 +125,7 @@ def test_the_command_line_works_on_a_url(place: str, told: Told, monkeypatch: py
     assert "step 4" in told("show", "main@good")
     told("rm", "main@2", "--yes")
     assert steps_in(place) == [4, 6]
-    assert place in told("doctor")
+    assert "honours 'create only if absent'" in told("doctor")
 
 
 def test_damage_in_the_store_is_noticed_and_walked_past(place: str, told: Told) -> None:

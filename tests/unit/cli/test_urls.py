@@ -29,8 +29,9 @@ def test_memory_is_shared_by_name():
 @pytest.mark.parametrize(
     "place",
     [
-        "s3://bucket/x",
-        "gs://b",
+        "ftp://bucket/x",
+        "s3://",
+        "s3://bucket/x?colour=red",
         "http://host/x",
         "file://host/x",
         "file://",

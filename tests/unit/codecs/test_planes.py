@@ -59,7 +59,7 @@ def test_an_encoder_that_errs_is_not_believed(monkeypatch: pytest.MonkeyPatch) -
     assert right is not None
     wrong = bytearray(right)
     wrong[-1] ^= 1
-    monkeypatch.setattr(Planes, "encode", lambda self, raw, dtype: bytes(wrong))
+    monkeypatch.setattr(Planes, "encode", lambda self, raw, dtype, bases=(): bytes(wrong))
     assert registry.encode(raw, "float32") is None
 
 

@@ -23,7 +23,8 @@ from checkpoints import (
 )
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, FormatError, StorageError
-from holdfast.repository import compact, layout
+from holdfast.repository import assembling, compact, layout, rewriting
+from holdfast.repository.families import Family
 from holdfast.repository.pack import PackBuilder, read_index
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import GRACE_SECONDS, sweep
@@ -296,13 +297,13 @@ def test_a_chunk_that_was_not_carried_over_keeps_its_pack(
     """Whatever goes wrong before: marking under the lock has the last word."""
     run, known = filled(storage)
     old = packs(storage)
-    whole = compact._groups
+    whole = rewriting.groups
 
-    def forgetful(*arguments: object) -> Iterator[list[bytes]]:
+    def forgetful(*arguments: object) -> Iterator[list[Family]]:
         for group in whole(*arguments):  # type: ignore[arg-type]
             yield group[1::2]
 
-    monkeypatch.setattr(compact, "_groups", forgetful)
+    monkeypatch.setattr(rewriting, "groups", forgetful)
     compacted(storage)
     assert old & packs(storage)
     assert fresh(storage).condemned_packs() == {}
@@ -345,6 +346,7 @@ def test_without_locks_old_packs_wait_for_their_grace() -> None:
 def test_packs_hold_chunks_of_one_checkpoint_where_they_are_large(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(assembling, "SMALL_BYTES", 4096)
     monkeypatch.setattr(compact, "SMALL_BYTES", 4096)
     _run, known = filled(storage)
     compacted(storage)

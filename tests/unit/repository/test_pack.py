@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from holdfast.errors import DamagedError, FormatError, NotFoundError
 from holdfast.repository import layout
 from holdfast.repository.pack import (
+    BASED_TRAILER_MAGIC,
     BLOCK_BYTES,
     MAGIC,
     TRAILER,
@@ -71,12 +72,63 @@ def test_the_index_of_another_pack_is_damage() -> None:
 
 def test_only_both_ends_make_a_newer_version() -> None:
     data = bytearray(built(b"x"))
-    data[-1] += 1
+    data[-1] += 2
     with pytest.raises(DamagedError):
         read_index(stored(bytes(data)), PACK)
-    data[7] += 1
+    data[7] += 2
     with pytest.raises(FormatError):
         read_index(stored(bytes(data)), PACK)
+
+
+def based(entries: list[list[Any]]) -> MemoryStorage:
+    """A pack of this index, as version 2 writes it."""
+    index = msgspec.msgpack.encode({"pack": PACK, "entries": entries})
+    return stored(sealed(index, magic=BASED_TRAILER_MAGIC))
+
+
+def entry(name: int, *bases: int) -> list[Any]:
+    return [bytes([name]) * 32, 8, 0, 0, "delta", b"".join(bytes([n]) * 32 for n in bases)]
+
+
+def test_bases_are_told() -> None:
+    builder = PackBuilder(PACK, based=True)
+    first, second = blake3.blake3(b"a").digest(), blake3.blake3(b"b").digest()
+    builder.add(first, 1)
+    builder.add(second, 1, "delta", 1, [first])
+    data = b"".join([builder.magic, b"ab", *(bytes(part) for part in builder.finish())])
+    assert (data[7], data[-1]) == (2, 2)
+    assert [e.bases for e in read_index(stored(data), PACK).entries] == [b"", first]
+
+
+def test_without_bases_a_pack_is_what_older_versions_read() -> None:
+    data = built(b"a", b"b")
+    start, length, *_ = TRAILER.unpack(data[-TRAILER.size :])
+    assert (data[7], data[-1]) == (1, 1)
+    assert {len(e) for e in msgspec.msgpack.decode(data[start : start + length])["entries"]} == {5}
+
+
+def test_bases_that_may_be() -> None:
+    chain = [entry(1), entry(2, 1), entry(3, 2), entry(4, 3, 1), entry(5, 1)]
+    assert len(read_index(based(chain), PACK).entries) == 5
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [entry(1, 1)],
+        [entry(1, 2), entry(2)],
+        [entry(1, 2), entry(2, 1)],
+        [entry(1), entry(2, 9)],
+        [entry(1), entry(2, 1), entry(3, 2), entry(4, 3), entry(5, 4)],
+        [entry(1), entry(2, 1, 1, 1)],
+        [entry(1), entry(1, 1)],
+        [entry(1), [*entry(2, 1)[:5], bytes([1]) * 31]],
+    ],
+    ids=["itself", "later", "circle", "elsewhere", "too deep", "too many", "twice", "cut short"],
+)
+def test_bases_that_cannot_be_are_damage(entries: list[list[Any]]) -> None:
+    with pytest.raises(DamagedError, match="bases"):
+        read_index(based(entries), PACK)
 
 
 ENTRIES: dict[str, list[Any]] = {

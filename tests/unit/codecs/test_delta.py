@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from holdfast.codecs import registry
+from holdfast.codecs.base import Base
+from holdfast.codecs.delta import Delta
+
+SHIFTS = {"float32": 1e-6, "float64": 1e-14, "bfloat16": 0.002}
+
+
+def numbers(dtype: str, shift: float = 0.0, count: int = 1 << 17) -> np.ndarray[Any, Any]:
+    random = np.random.default_rng(3)
+    values = random.standard_normal(count) * 0.02
+    values *= 1 + shift * random.standard_normal(count)
+    if dtype == "bfloat16":
+        return (values.astype("<f4").view("<u4") >> 16).astype("<u2").view(np.uint8)
+    return values.astype(dtype).view(np.uint8)
+
+
+@pytest.mark.parametrize("dtype", SHIFTS)
+def test_small_changes_are_small(dtype: str) -> None:
+    raw, near = numbers(dtype), Base(bytes(32), numbers(dtype, SHIFTS[dtype]))
+    encoded = registry.encode(raw, dtype, [near])
+    alone = registry.encode(raw, dtype)
+    assert encoded is not None
+    assert alone is not None
+    assert (encoded.codec, encoded.bases) == ("delta", (near.digest,))
+    assert len(encoded.data) < 0.8 * len(alone.data)
+
+
+def test_what_is_hardly_smaller_by_a_base_stands_alone() -> None:
+    raw = numbers("float32")
+    other = Base(bytes(32), numbers("float32", 0.8))
+    forced, alone = Delta().encode(raw, "float32", [other]), registry.encode(raw, "float32")
+    assert forced is not None
+    assert alone is not None
+    assert registry.CLEARLY < len(forced) / len(alone.data) < 1
+    assert registry.encode(raw, "float32", [other]) == alone
+
+
+def test_the_neighbour_of_a_float_is_one_away_on_either_side_of_zero() -> None:
+    """All differences are one, so of all planes one byte is left."""
+    raw = np.tile(np.array([1, 0, 0x80000000, 0x80000001], "<u4"), 500).view(np.uint8)
+    base = np.tile(np.array([0, 0x80000000, 0x80000001, 0x80000002], "<u4"), 500).view(np.uint8)
+    encoded = Delta().encode(raw, "float32", [Base(bytes(32), base)])
+    assert encoded is not None
+    assert len(encoded) < 100  # every number is +1
+
+
+def test_what_repeats_one_element_needs_no_base() -> None:
+    zeros = np.zeros(1 << 16, np.uint8)
+    encoded = registry.encode(zeros, "float32", [Base(bytes(32), numbers("float32")[: 1 << 16])])
+    assert encoded is not None
+    assert (encoded.codec, encoded.bases) == ("constant", ())
