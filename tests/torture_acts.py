@@ -92,7 +92,8 @@ class Acts:
     # -- those who change something ----------------------------------------------------
 
     def _compact(self) -> None:
-        self._command("compact", "-R", self._any_place())
+        place = self._any_place()
+        self._herd.start(Job("compact", f"compact {place}", partial(work.rewrite, place)))
 
     def _prune(self) -> None:
         rule = ("--keep", "last 3") if self._chance.random() < 0.6 else ()

@@ -14,9 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torture_work import BROKEN, COMPARED, exit_code
+from torture_work import BROKEN, COMPARED, DURABLE, exit_code
 
 STUCK_SECONDS = 240.0
+TRAINED_SECONDS = 8.0
 EVENTS = 40
 NEVER = float("inf")
 DONE, USAGE, NOT_FOUND, BUSY, SIGTERMED = 0, 2, 3, 6, 143
@@ -73,8 +74,8 @@ class Herd:
     ----------
     done, refused, kills : Counter
         By kind.
-    restores : int
-        How many were compared.
+    saves, restores : int
+        How many were reported durable, and how many compared, by those who have ended.
     events : deque
         The last ones.
     """
@@ -88,7 +89,7 @@ class Herd:
         self.done: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
         self.kills: Counter[str] = Counter()
-        self.restores = 0
+        self.saves = self.restores = 0
         self.events: deque[str] = deque(maxlen=EVENTS)
         (folder / "output").mkdir()
 
@@ -114,7 +115,7 @@ class Herd:
         trains = child.job.kind == "train"
         if not trains and self._chance.random() < 0.5:
             return NEVER
-        usual_seconds = 4.0 if trains else 1.2 * self._usual_seconds.get(child.job.kind, 0.3)
+        usual_seconds = TRAINED_SECONDS if trains else 1.2 * self._usual_seconds.get(child.job.kind, 0.3)
         return child.begun + self._chance.random() * usual_seconds
 
     def let_fate_come(self) -> None:
@@ -152,6 +153,7 @@ class Herd:
         code = None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
         self.tell(f"ended {child.pid} {job.words}: {'killed' if code is None else code}")
         self.restores += said.count(COMPARED)
+        self.saves += said.count(DURABLE)
         self._count(job.kind, code)
         if code == DONE:
             usual_seconds = self._usual_seconds.get(job.kind, 0.3)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 State = dict[str, Any]
 SIZES = (12_000, 40_000, 120_000, 400_000)
-"""Numbers in the tensors that drift; the state takes about ten times as many bytes."""
+"""Numbers in the tensors that drift; the state takes about twelve times as many bytes."""
 
 
 class Segment(msgspec.Struct, frozen=True):
@@ -68,6 +68,7 @@ def advance(state: State, line: Line) -> None:
     seed = line.seed_after(state["step"])
     state["weights"].view(np.uint32)[...] += _drift(line.root, seed, np.uint32)
     state["halves"][...] += _drift(line.root, seed, np.uint16)
+    state["short"][...] = state["weights"]
     state["noise"][...] = _noise(seed, state["generator"].bit_generator.random_raw())
     state["step"] += 1
     state["words"] = _words(line, state["step"], random.random())
@@ -106,6 +107,7 @@ def _state(
     return {
         "weights": weights,
         "halves": halves,
+        "short": weights.astype(np.float16),
         "frozen": _numbers(line.root, 2),
         "noise": _noise(line.seed_after(max(step - 1, 0)), drawn),
         "generator": np.random.Generator(bits),

@@ -13,6 +13,7 @@ import torture_model as model
 from holdfast.cli import app
 from holdfast.domain.events import Event, Rejected, Saved, SaveFailed
 from holdfast.errors import HoldfastError, NotFoundError
+from holdfast.repository import compact
 from holdfast.training.views import RunView
 from torture_world import Fact, World
 
@@ -20,6 +21,8 @@ Found = TypeVar("Found")
 ENDLESS = 10**9
 COMPARED = "compared "
 """Begins a line of output for each checkpoint that was restored and is right."""
+DURABLE = "durable "
+"""Begins one for each save that was reported durable."""
 CHANCE = random.Random()
 """Python's own generator is part of the training state."""
 
@@ -83,7 +86,12 @@ def _check_state(state: model.State, line: model.Line, what: str, step: int) -> 
 def _told(world: World, event: Event) -> None:
     require(not isinstance(event, Rejected | SaveFailed), f"{event.run}: {event}")
     if isinstance(event, Saved):
-        world.report(event.run, Fact(durable=event.step))
+        _report(world, event.run, event.step)
+
+
+def _report(world: World, run: str, step: int, tag: str | None = None) -> None:
+    world.report(run, Fact(durable=step, tagged=tag))
+    print(f"{DURABLE}{run}@{step}", flush=True)
 
 
 def _tagged(world: World, run: str, save: holdfast.Save) -> bool:
@@ -107,7 +115,7 @@ def _train_by_hand(world: World, run: str, steps: int) -> None:
         if number % 4 == 0:
             tag = f"hand-{number}" if number % 40 == 0 else None
             holdfast.save(world.places[0], state, step=number, run=run, tag=tag)
-            world.report(run, Fact(durable=number, tagged=tag))
+            _report(world, run, number, tag)
         time.sleep(0.02 * CHANCE.random())
 
 
@@ -224,6 +232,12 @@ def rename(world: World, run: str, new: str) -> None:
     world.put_line(new, world.line(run))
     world.report(run, Fact(leaving=True))
     command("mv", run, new, "-R", world.places[0])
+
+
+def rewrite(place: str) -> None:
+    """Compact, in batches of any size."""
+    compact.BATCH_BYTES = CHANCE.choice([1 << 20, 8 << 20, compact.BATCH_BYTES])
+    command("compact", "-R", place)
 
 
 def command(*words: str) -> None:

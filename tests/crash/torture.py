@@ -65,10 +65,9 @@ class Torture:
             time.sleep(0.01)
 
     def __str__(self) -> str:
-        herd, promises = self.herd, map(self._world.promises, self._acts.runs)
-        saves = sum(len(p.every) for p in promises)
+        herd = self.herd
         counts = f"kills: {_told(herd.kills)}; done: {_told(herd.done)}; refused: {_told(herd.refused)}"
-        return f"{saves} saves in {len(self._acts.runs)} runs; {counts}; {herd.restores} restores compared"
+        return f"{herd.saves} saves; {counts}; {herd.restores} restores compared"
 
     def let_go(self) -> None:
         """Everybody finishes; all runs are launched once more; then everything is looked at."""

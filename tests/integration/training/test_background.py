@@ -29,6 +29,7 @@ from tests.integration.training.launching import (
 
 import holdfast
 from agents import agent_of, agents_of, stop_agent
+from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
 from holdfast.training import background, saving, slots
@@ -155,6 +156,27 @@ def test_an_agent_that_dies_having_committed_is_not_asked_to_save_again(tmp_path
 
     count(tmp_path, each=kill, save="every 1 step", keep="all")
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_agent_that_dies_having_committed_and_not_yet_tagged_costs_no_tag(tmp_path: Path) -> None:
+    agents: list[int] = []
+    saves: list[holdfast.Save] = []
+
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            agents.append(stop_agent(ckpt))
+            saves.append(ckpt.save(tag="paper"))
+        if t == 3:
+            (flight,) = way(ckpt)._flights.values()
+            commit(run_of(tmp_path), flight.draft, details=flight.details)  # as the agent does
+            os.kill(agents[0], signal.SIGKILL)
+
+    count(tmp_path, each=kill, save=None, keep="last 1")
+    (save,) = saves
+    tags = run_of(tmp_path).tags()
+    assert save.checkpoint is not None
+    assert tags == {"paper": save.checkpoint}
+    assert save.checkpoint in run_of(tmp_path).checkpoints()
 
 
 def test_agents_that_keep_dying_leave_saving_to_the_trainer(
