@@ -28,7 +28,8 @@ TRAJECTORIES = (
     *("fp32@1", "fp32@10", "fp32@100", "adapters-0.5@10", "adapters-2@10"),
     *("mixed@10", "bf16@10", "digits@10", "tiny@1"),
 )
-SIZES = ("quick", "small", "large")
+DISK_BYTES = {"quick": 200_000_000, "small": 3_000_000_000, "large": 12_000_000_000}
+"""By size: a trajectory of 50 checkpoints, and what one way at a time makes of it."""
 NEEDS = {
     "Orbax": ("jax", "orbax"),
     "zipnn": ("zipnn",),
@@ -39,16 +40,20 @@ NEEDS = {
 QUICK = {
     "size": "quick",
     "count": 6,
+    "restores": 1,
     "trajectories": ("fp32@1", "adapters-2@1"),
     "ways": [way for way in WAYS if way not in NEEDS and way != "DCP"],
 }
-FULL = {"size": "large", "count": 50, "trajectories": TRAJECTORIES, "ways": [*WAYS]}
+FULL = {"size": "large", "count": 50, "restores": 5, "trajectories": TRAJECTORIES, "ways": [*WAYS]}
 
 
 def main() -> None:
     options = _options()
     for folder in (options.out, options.folder):
         folder.mkdir(parents=True, exist_ok=True)
+    need_bytes = DISK_BYTES[options.size]
+    if shutil.disk_usage(options.folder).free < need_bytes:
+        raise SystemExit(f"{options.folder} has too little room: {need_bytes / 1e9:.1f} GB are needed.")
     with tempfile.TemporaryDirectory(prefix="holdfast-bench-", dir=options.folder) as folder:
         results = measure(Path(folder), options, options.out / "storing.json")
     _show(results, options.out)
@@ -60,7 +65,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trajectories", nargs="+", metavar="MODE@SPACING", help=str(TRAJECTORIES))
     parser.add_argument("--ways", nargs="+", choices=WAYS, metavar="WAY", help=str([*WAYS]))
     parser.add_argument("--count", type=int, help="checkpoints of each trajectory")
-    parser.add_argument("--size", choices=SIZES, help="0.1, 1.2 or 6.4 million parameters")
+    parser.add_argument("--restores", type=int, help="of the newest and of the oldest, each")
+    parser.add_argument("--size", choices=DISK_BYTES, help="0.1, 1.2 or 6.4 million parameters")
     parser.add_argument("--folder", type=Path, default=HERE / "out", help="where to store: decides the disk")
     parser.add_argument("--out", type=Path, default=HERE / "out", help="where results and charts go")
     options = parser.parse_args()
@@ -101,7 +107,8 @@ def _trajectory(folder: Path, name: str, ways: list[str], options: argparse.Name
     made = Trajectory(trajectory)
     found = {"state_bytes": made.state_bytes, "tensors": len(made.kinds), "count": made.count, "ways": {}}
     for way in ways:
-        found["ways"][way] = one = in_process(folder, "storing_store.py", way, str(trajectory))
+        arguments = (way, str(trajectory), str(options.restores))
+        found["ways"][way] = one = in_process(folder, "storing_store.py", *arguments)
         print(f"  {way}: {one['stored_bytes'][-1] / 1e6:.1f} MB, {one['seconds']:.0f} s", flush=True)
     shutil.rmtree(trajectory)
     return found

@@ -58,13 +58,23 @@ def rows(found: dict[str, Any]) -> Iterator[Row]:
 def target_rows(targets: list[dict[str, Any]]) -> Iterator[Row]:
     for one in targets:
         met = "yes" if one["met"] else "no"
-        yield one["trajectory"], one["what"], one["target"], f"{one['measured']:.3g}", met
+        yield one["trajectory"], one["what"], one["target"], f"{one['measured']:.4g}", met
+
+
+def ratio_rows(figures: dict[str, Any]) -> Iterator[Row]:
+    """How many times the bytes of torch.save are those of each way, for each trajectory."""
+    names = dict.fromkeys(way for found in figures.values() for way in found["ways"])
+    for way in names:
+        ratios = (found["ways"].get(way, {}).get("ratio") for found in figures.values())
+        yield way, *("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
 
 
 def markdown(results: dict[str, Any]) -> Iterator[str]:
-    """The lines of every table."""
-    for name, found in results["figures"].items():
-        yield from _markdown(title(name, found), COLUMNS, rows(found))
+    """Ratios of all, costs of the first trajectory, targets."""
+    figures = results["figures"]
+    name, first = next(iter(figures.items()))
+    yield from _markdown("ratio to torch.save", tuple(figures), ratio_rows(figures))
+    yield from _markdown(title(name, first), COLUMNS, rows(first))
     yield from _markdown("", TARGET_COLUMNS, target_rows(results["targets"]))
 
 

@@ -1,4 +1,4 @@
-"""One way of storing in one process: python storing_store.py WAY TRAJECTORY FOLDER RESULT.json
+"""One way of storing in one process: python storing_store.py WAY TRAJECTORY RESTORES FOLDER RESULT.json
 
 Every checkpoint of the trajectory is stored after the one before it; then the newest and the
 oldest are restored from cold files and compared with the trajectory, bit for bit.
@@ -20,7 +20,6 @@ from measure import files_below, seconds, settle
 from storing_trajectory import Trajectory
 from storing_way import Way
 
-RESTORES = 5
 COMPACTIONS = 5
 BLOCK_BYTES = 512
 """What ``st_blocks`` counts in."""
@@ -49,7 +48,7 @@ class WrongBitsError(Exception):
     """A way gave back other bits than it was given."""
 
 
-def store(name: str, trajectory: Trajectory, folder: Path) -> dict[str, Any]:
+def store(name: str, trajectory: Trajectory, folder: Path, repeats: int) -> dict[str, Any]:
     stored, scratch = folder / "stored", folder / "scratch"
     stored.mkdir()
     scratch.mkdir()
@@ -69,8 +68,8 @@ def store(name: str, trajectory: Trajectory, folder: Path) -> dict[str, Any]:
         "save_cpu_seconds": [one.cpu_seconds for one in saves],
         "compact_seconds": [one.seconds for one in compactions],
         "compact_cpu_seconds": [one.cpu_seconds for one in compactions],
-        "restore_newest_seconds": restores(way, trajectory, trajectory.count, ""),
-        "restore_oldest_seconds": restores(way, trajectory, 1, way.oldest_holds),
+        "restore_newest_seconds": restores(way, trajectory, trajectory.count, repeats),
+        "restore_oldest_seconds": restores(way, trajectory, 1, repeats, way.oldest_holds),
     }
 
 
@@ -94,7 +93,7 @@ def disk_bytes(folder: Path) -> int:
     return sum(file.stat().st_blocks * BLOCK_BYTES for file in files_below(folder))
 
 
-def restores(way: Way, trajectory: Trajectory, number: int, holds: str) -> list[float]:
+def restores(way: Way, trajectory: Trajectory, number: int, repeats: int, holds: str = "") -> list[float]:
     """Seconds of each restore of a checkpoint from cold files.
 
     Raises
@@ -103,7 +102,7 @@ def restores(way: Way, trajectory: Trajectory, number: int, holds: str) -> list[
         It is not what was stored.
     """
     times = []
-    for _ in range(RESTORES):
+    for _ in range(repeats):
         for array in way.live.values():
             array[:] = np.uint8(0xA5)
         settle(files_below(way.folder))
@@ -122,9 +121,9 @@ def _class(name: str) -> type[Way]:
 
 
 def main() -> None:
-    name, trajectory, folder, result = sys.argv[1:5]
+    name, trajectory, repeats, folder, result = sys.argv[1:6]
     started = time.monotonic()
-    found = store(name, Trajectory(Path(trajectory)), Path(folder))
+    found = store(name, Trajectory(Path(trajectory)), Path(folder), int(repeats))
     Path(result).write_text(json.dumps(found | {"seconds": time.monotonic() - started}))
 
 

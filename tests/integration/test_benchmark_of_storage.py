@@ -94,4 +94,4 @@ def test_a_way_that_gives_back_other_bits_ends_the_benchmark(trajectory, tmp_pat
     with pytest.raises(
         storing_store.WrongBitsError, match="checkpoint 2 came back with other bits in 1 tensors"
     ):
-        storing_store.store("torch.save", Trajectory(trajectory), tmp_path)
+        storing_store.store("torch.save", Trajectory(trajectory), tmp_path, 1)
