@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"
 SPEC = "adapters-2@1"
 WAYS = ("torch.save", "holdfast", "holdfast, compact")
@@ -14,7 +15,7 @@ WAYS = ("torch.save", "holdfast", "holdfast, compact")
 
 def _call(script, *arguments, folder):
     command = [sys.executable, BENCHMARKS / script, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=110)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, timeout=560)
 
 
 @pytest.fixture(scope="module")
