@@ -62,7 +62,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a tiny model, no rivals to install")
-    parser.add_argument("--trajectories", nargs="+", metavar="MODE@SPACING", help=str(TRAJECTORIES))
+    parser.add_argument(
+        "--trajectories", nargs="+", type=_trajectory_name, metavar="MODE@SPACING", help=str(TRAJECTORIES)
+    )
     parser.add_argument("--ways", nargs="+", choices=WAYS, metavar="WAY", help=str([*WAYS]))
     parser.add_argument("--count", type=int, help="checkpoints of each trajectory")
     parser.add_argument("--restores", type=int, help="of the newest and of the oldest, each")
@@ -74,6 +76,14 @@ def _options() -> argparse.Namespace:
         if getattr(options, name) is None:
             setattr(options, name, value)
     return options
+
+
+def _trajectory_name(text: str) -> str:
+    mode, _, spacing = text.partition("@")
+    modes = dict.fromkeys(name.partition("@")[0] for name in TRAJECTORIES)
+    if mode not in modes or not spacing.isdigit() or int(spacing) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {', '.join(modes)} with @STEPS behind it")
+    return text
 
 
 def measure(folder: Path, options: argparse.Namespace, result: Path) -> dict[str, Any]:
