@@ -109,12 +109,13 @@ import sys, time
 sys.path.insert(0, {str(HERE)!r})
 from measure import memory_bytes
 def measured(look):
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     try:
         look()
     except SystemExit as ended:
         assert not ended.code, ended.code
-    print("measured", time.perf_counter() - started, memory_bytes("VmHWM"), file=sys.stderr)
+    taken = time.perf_counter() - started, time.process_time() - used
+    print("measured", *taken, memory_bytes("VmHWM"), file=sys.stderr)
 """
 
 
@@ -122,10 +123,10 @@ def _look(code: str) -> dict[str, float]:
     forget_everything()
     command = [sys.executable, "-c", _MEASURED + code]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = re.search(r"^measured (\S+) (\S+)$", done.stderr, re.MULTILINE)
+    found = re.search(r"^measured (\S+) (\S+) (\S+)$", done.stderr, re.MULTILINE)
     if done.returncode or found is None:
         raise SystemExit(f"{code} failed: {done.stderr}")
-    return {"seconds": float(found[1]), "memory_bytes": int(found[2])}
+    return {"seconds": float(found[1]), "cpu_seconds": float(found[2]), "memory_bytes": int(found[3])}
 
 
 def manifest_bytes_per_tensor(place: Path, tensors: int) -> float:
@@ -170,14 +171,15 @@ def _options() -> argparse.Namespace:
 
 def _print(results: dict[str, Any]) -> None:
     title = "{checkpoints:,} checkpoints of {tensors:,} tensors, {changing:,} of them new each time"
-    made = table(title.format(**results), "", "measured", "target", "peak memory")
+    made = table(title.format(**results), "", "measured", "CPU", "target", "peak memory")
     for name, look in results["looks"].items():
         target = seconds_text(TARGETS[name]) if name in TARGETS else ""
         memory = f"{look['memory_bytes'] / 2**20:.0f} MiB"
-        made.add_row(name.replace("_", " "), seconds_text(look["seconds"]), target, memory)
+        taken = (seconds_text(look[kind]) for kind in ("seconds", "cpu_seconds"))
+        made.add_row(name.replace("_", " "), *taken, target, memory)
     size = results["manifest_bytes_per_tensor"]
     made.add_row(
-        "manifest, bytes for each tensor", f"{size:.0f}", f"{TARGETS['manifest_bytes_per_tensor']}", ""
+        "manifest, bytes for each tensor", f"{size:.0f}", "", f"{TARGETS['manifest_bytes_per_tensor']}", ""
     )
     Console(width=110).print(made)
 
