@@ -16,6 +16,7 @@ from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorSource
 from holdfast.errors import NotFoundError, StorageError
 from holdfast.repository import layout, records
+from holdfast.repository.depending import keep_up
 from holdfast.repository.run import Run
 from holdfast.repository.writing import PackWriter, Written
 from holdfast.storage.base import Storage
@@ -103,6 +104,7 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
     started = time.monotonic()
     details = details or encode_details(draft)
     with run.repository.holding(saving=True):
+        keep_up(run, draft.parent)
         find = _Finder(run).find if dedup else _find_nothing
         writer = PackWriter(run.storage, run.repository.chunk_bytes, find)
         written = writer.write(draft.sources)
