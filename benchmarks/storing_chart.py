@@ -1,7 +1,12 @@
-"""Charts of a run: how storage grows, and what a ratio costs."""
+"""Charts of a run: how storage grows, and what a ratio costs.
+
+``python storing_chart.py RESULTS.json ... FOLDER`` draws those of several runs together.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +63,14 @@ def _bars(axis: Any, found: dict[str, Any]) -> None:
     axis.invert_yaxis()
     axis.margins(x=0.25)
     axis.set_xlabel("ratio to torch.save, per CPU second and GB of state", fontsize=8)
+
+
+def _together(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        part: {name: one for run in runs for name, one in run[part].items()} for part in ("raw", "figures")
+    }
+
+
+if __name__ == "__main__":
+    *paths, folder = map(Path, sys.argv[1:])
+    draw(_together([json.loads(path.read_text()) for path in paths]), folder)

@@ -25,3 +25,14 @@ def test_tables_of_storage_are_those_of_the_results(path, monkeypatch):
 
 def test_there_are_results():
     assert RESULTS
+
+
+def test_the_table_of_scale_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tables import seconds_text
+
+    results = json.loads((ROOT / "docs/benchmarks/results-scale.json").read_text())
+    for look in results["looks"].values():
+        taken = " | ".join(seconds_text(look[kind]) for kind in ("seconds", "cpu_seconds"))
+        row = next(line for line in PAGE.read_text().splitlines() if f"| {taken} |" in line)
+        assert row.endswith(f"| {look['memory_bytes'] / 2**20:.0f} MiB |")
