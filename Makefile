@@ -4,16 +4,17 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
+ZIPNN := $(VENV)/.zipnn-installed
 EXTRAS := torch,paddle,objects,safetensors,demo,bench,dev
 WORKERS ?= 2
 SOAK_SECONDS ?= 1800
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help setup system demo test lint types imports check bench soak clean
+.PHONY: help setup system demo test lint types imports check bench bench-size bench-scale soak clean
 
 help:  ## Show what can be made
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
 
 setup: $(STAMP)  ## Make .venv with the project, its extras and the development tools
 
@@ -24,13 +25,18 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) --editable '.[$(EXTRAS)]'
 	@touch $@
 
-system: tests/apt-packages.txt  ## Install the Debian packages that the tests need
-	@missing=$$(sed 's/#.*//' $< | xargs -r -n1 | while read -r p; do \
+# $(call debian,FILE,WHO): the packages that a file lists, one a line
+define debian
+	@missing=$$(sed 's/#.*//' $(1) | xargs -r -n1 | while read -r p; do \
 		dpkg -s "$$p" >/dev/null 2>&1 || echo "$$p"; done); \
 	test -z "$$missing" || { echo "Installing $$missing ..."; \
 		$(SUDO) apt-get update -qq && $(SUDO) env DEBIAN_FRONTEND=noninteractive \
 		apt-get install -y -qq --no-install-recommends $$missing >/dev/null; } || \
-		{ echo "The tests need these packages: $$missing. Install them and try again."; exit 1; }
+		{ echo "$(2) these packages: $$missing. Install them and try again."; exit 1; }
+endef
+
+system: tests/apt-packages.txt  ## Install the Debian packages that the tests need
+	$(call debian,$<,The tests need)
 
 demo: setup  ## Kill real training runs at random moments and compare them, bit for bit
 	@$(BIN)/python examples/demo.py
@@ -53,10 +59,20 @@ imports: setup
 bench: setup $(RIVALS)  ## Side-by-side benchmarks with the rivals; writes JSON and charts to benchmarks/out
 	@$(BIN)/python benchmarks/run.py
 
+bench-size: setup $(RIVALS) $(ZIPNN)  ## What checkpoints of real trainings take up, beside the rivals (hours; QUICK=1: a minute)
+	$(if $(QUICK),,-$(call debian,benchmarks/apt-packages.txt,Two of the rivals are))
+	@$(BIN)/python benchmarks/storing.py $(if $(QUICK),--quick)
+
+bench-scale: setup  ## Listing, opening and pruning with 10,000 checkpoints of 1,000 tensors
+	@$(BIN)/python benchmarks/scale.py
+
 $(RIVALS): $(STAMP)
 	@echo "Installing the rivals into $(VENV) (some minutes) ..."
 	@$(PIP) --editable '.[bench-rivals]' && touch $@ || \
 		echo "Not all rivals could be installed: the results name those that are missing."
+
+$(ZIPNN): $(STAMP)
+	@$(PIP) --editable '.[bench-size]' && touch $@ || echo "zipnn could not be built: the results say so."
 
 soak: setup system  ## Thousands of random kills, for as long as you like
 	@PYTHONPATH=tests $(BIN)/python -m crash.soak

@@ -36,7 +36,7 @@ def draw(figures: dict[str, Any], folder: Path) -> list[Path]:
         title = f"{_FRAMEWORKS[framework]}, {size}"
         _bars(left, f"{title}\nsave until durable", found, "durable", "write")
         _bars(right, "\nload (holdfast: verified)", found, "load", "read", named=False)
-    return _written(drawn, folder, "benchmark")
+    return written(drawn, folder, "benchmark")
 
 
 def draw_training(training: dict[str, Any], folder: Path) -> list[Path]:
@@ -52,7 +52,7 @@ def _draw_size(size: str, kinds: dict[str, Any], folder: Path) -> list[Path]:
     _ways(axes[0], f"{size} of state: stall of training by a save", kinds, "stall", "memcpy")
     _ways(axes[1], "from its beginning until durable", kinds, "durable", "write", named=False)
     _ways(axes[2], "throughput saving every 10 steps", kinds, "often_computed", None, named=False)
-    return _written(drawn, folder, f"training-{size}")
+    return written(drawn, folder, f"training-{size}")
 
 
 def _ways(
@@ -93,7 +93,7 @@ def _way(axis: Any, row: int, name: str, one: dict[str, Any], what: str, longest
     axis.text(max(end, 0) + 0.012 * longest, row, text, va="center", fontsize=9, bbox=_PAPER)
 
 
-def _written(drawn: Any, folder: Path, name: str) -> list[Path]:
+def written(drawn: Any, folder: Path, name: str) -> list[Path]:
     drawn.tight_layout()
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
     for path in paths:

@@ -15,7 +15,7 @@ from pathlib import Path
 DISCARD_SECONDS = 0.5
 PACKAGES = (
     *("holdfast", "torch", "paddlepaddle", "safetensors", "numpy", "blake3", "msgspec"),
-    *("lightning", "transformers", "accelerate", "jax", "orbax-checkpoint", "tensorstore"),
+    *("lightning", "transformers", "accelerate", "jax", "orbax-checkpoint", "tensorstore", "zipnn"),
 )
 
 
@@ -92,7 +92,7 @@ def facts(folder: Path) -> dict[str, object]:
         "versions": _versions(*PACKAGES),
         "load_average": os.getloadavg(),
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "command": " ".join(["python", "benchmarks/run.py", *sys.argv[1:]]),
+        "command": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
     }
 
 

@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from processes import in_process
 
 HERE = Path(__file__).parent
 CONTENDERS = {
@@ -78,7 +78,6 @@ def _options() -> argparse.Namespace:
 
 
 def measure(folder: Path, size: str, options: argparse.Namespace) -> dict[str, Any]:
-    sys.path.insert(0, str(HERE))
     from figures import figures
     from measure import facts
 
@@ -86,7 +85,7 @@ def measure(folder: Path, size: str, options: argparse.Namespace) -> dict[str, A
     for framework in CONTENDERS:
         if framework in options.only:
             print(f"{framework}: save until durable / load", flush=True)
-            contest = _in_process(folder, "contest.py", framework, size, str(options.repetitions))
+            contest = in_process(folder, "contest.py", framework, size, str(options.repetitions))
             results["raw"][framework] = contest
             results["figures"][framework] = figures(contest)
     if "memory" in options.only:
@@ -97,13 +96,13 @@ def measure(folder: Path, size: str, options: argparse.Namespace) -> dict[str, A
     if "small" in options.only:
         print("small things", flush=True)
         count = options.checkpoints or (500 if size == "quick" else 5000)
-        results["small"] = _in_process(folder, "small_things.py", str(count))
+        results["small"] = in_process(folder, "small_things.py", str(count))
     return results
 
 
 def _memory(folder: Path, framework: str, size: str) -> dict[str, Any]:
     return {
-        name: _in_process(folder, "contest.py", framework, size, "0", extra=[name])
+        name: in_process(folder, "contest.py", framework, size, "0", extra=[name])
         for name in CONTENDERS[framework]
     }
 
@@ -122,28 +121,15 @@ def _training(
             print(f"  {left_out[kind]}", flush=True)
             continue
         try:
-            raw[kind] = _in_process(
+            raw[kind] = in_process(
                 folder, "training.py", kind, size, str(options.rotations), str(int(options.long))
             )
             kinds[kind] = training_figures(raw[kind])
         except subprocess.CalledProcessError as error:
             left_out[kind] = f"its process ended with {error.returncode}"
     print(f"training, {size}: killed and launched again", flush=True)
-    raw["relaunch"] = _in_process(folder, "relaunch.py", size, str(RELAUNCHES))
+    raw["relaunch"] = in_process(folder, "relaunch.py", size, str(RELAUNCHES))
     return {"kinds": kinds, "left_out": left_out, "relaunch": relaunch_figures(raw["relaunch"])}
-
-
-def _in_process(folder: Path, script: str, *arguments: str, extra: list[str] | None = None) -> dict[str, Any]:
-    """Run a part in a process of its own: frameworks disturb each other, and memory is counted."""
-    work, result = folder / "work", folder / "result.json"
-    work.mkdir()
-    try:
-        command = [sys.executable, "-W", "ignore", str(HERE / script), *arguments, str(work), str(result)]
-        one_core = {"OMP_NUM_THREADS": "1"} | os.environ
-        subprocess.run([*command, *(extra or [])], check=True, env=one_core)
-        return dict(json.loads(result.read_text()))
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

@@ -41,9 +41,13 @@ class Trainer:
         torch.set_num_threads(1)
         torch.manual_seed(0)
         self._shape = shape
-        self._text = torch.frombuffer(text(), dtype=torch.uint8)
+        self.read("*.py")
         self.model = Model(shape)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=3e-4)
+
+    def read(self, pattern: str) -> None:
+        """Learn these of the standard library's sources from now on."""
+        self._text = torch.frombuffer(text(pattern), dtype=torch.uint8)
 
     def learn(self) -> None:
         """Forward and backward."""

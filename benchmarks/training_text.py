@@ -10,10 +10,10 @@ VALUES = 256
 """That a byte can have."""
 
 
-def text() -> bytearray:
+def text(pattern: str = "*.py") -> bytearray:
     """The standard library's sources, one after the other."""
     read = bytearray()
-    for source in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py")):
+    for source in sorted(Path(sysconfig.get_paths()["stdlib"]).glob(pattern)):
         read += source.read_bytes()
         if len(read) >= TEXT_BYTES:
             break

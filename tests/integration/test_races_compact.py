@@ -32,7 +32,8 @@ class World:
 
     def save(self, step: int, letters: str) -> None:
         state = {letter: CONTENTS[letter] for letter in letters} | {"drift": drifting(step, 4096)}
-        self.known[save(self.run, self.attempt, step, step, state).id] = state
+        parent = next(reversed(self.known), None)
+        self.known[save(self.run, self.attempt, step, step, state, parent).id] = state
 
     def prune(self, keep: int = 2) -> None:
         prune(self.run, keep, self.attempt)

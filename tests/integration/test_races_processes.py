@@ -35,9 +35,9 @@ until = time.monotonic() + {seconds}
 """
 
 SAVER = """
-attempt = begin(run)
+attempt, made = begin(run), None
 for number in range(1, 10_000):
-    made = save(run, attempt, number, number).id
+    made = save(run, attempt, number, number, parent=made).id
     if number % 3 == 0:
         assert not prune(run, 2, attempt, wait_seconds=2.0).busy
     print(made, flush=True)

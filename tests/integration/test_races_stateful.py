@@ -294,7 +294,8 @@ class History(RuleBasedStateMachine):
         state = {f"t{n}": CONTENTS[c] for n, c in enumerate(contents)} | {"step": b"%d" % step}
         self.states[step] = state
         try:
-            made = save(trainer.run, trainer.attempt, trainer.sequence, step, state).id
+            parent = trainer.own[-1] if trainer.own else trainer.base
+            made = save(trainer.run, trainer.attempt, trainer.sequence, step, state, parent).id
         except (SimulatedCrash, StorageError, BusyError):
             return
         self.durable.add(made)

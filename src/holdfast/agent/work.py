@@ -13,11 +13,10 @@ from holdfast.node import messages
 from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, read_record
 from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
 from holdfast.repository.commit import Draft
+from holdfast.repository.depending import depend_on
 from holdfast.repository.persisting import Persisted, Persister
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import Retention
-from holdfast.repository.retention import packs_of
-from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
 
 Tell = Callable[[Message], None]
@@ -114,7 +113,8 @@ class _Attempt:
             if attempt is None:
                 raise HoldfastError(f"{hello.attempt!r} names no attempt.")
             parent = CheckpointId.parse(hello.parent) if hello.parent is not None else None
-            _depend_on(run, parent)
+            if parent is not None:
+                depend_on(run, parent)  # what the trainer was restored from need not be written again
             retention = Retention(run, attempt, hello.keep, self._warn)
             self._persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
         return self._persister
@@ -125,15 +125,6 @@ def _repository(location: str) -> Repository:
         return Repository.open(open_storage(location))
     except NotFoundError as error:  # the trainer has just used it: it may come back
         raise StorageError(f"The repository {location} has vanished.", do="Put it back.") from error
-
-
-def _depend_on(run: Run, parent: CheckpointId | None) -> None:
-    """What the trainer was restored from need not be written again."""
-    if parent is None:
-        return
-    packs = packs_of(run, parent)
-    run.repository.index.load(packs)
-    run.repository.dependable |= packs
 
 
 def _draft(record: SnapshotRecord, slot: Slot) -> Draft:

@@ -131,7 +131,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     def digests(self) -> set[bytes]:
         """Every chunk that it references."""
-        return {d for entry in self.tensors.values() for s in entry.shards for d in split_digests(s.chunks)}
+        return _digests(self.tensors)
 
     def specs(self) -> dict[str, TensorSpec]:
         return {name: entry.spec for name, entry in self.tensors.items()}
@@ -140,6 +140,24 @@ class Manifest(msgspec.Struct, frozen=True):
 class _Table(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     chunk_bytes: int
     tensors: dict[str, TensorEntry]
+
+
+class Needs(msgspec.Struct, frozen=True):
+    """What a checkpoint needs, and whose it is: all that marking asks of a manifest."""
+
+    summary: Summary
+    digests: set[bytes]
+
+
+def _digests(tensors: dict[str, TensorEntry]) -> set[bytes]:
+    found: set[bytes] = set()
+    for entry in tensors.values():
+        for shard in entry.shards:
+            if len(shard.chunks) == DIGEST_BYTES:  # of most tensors, and a repository has millions
+                found.add(shard.chunks)
+            else:
+                found.update(split_digests(shard.chunks))
+    return found
 
 
 def split_digests(chunks: bytes) -> list[bytes]:
@@ -203,6 +221,20 @@ def decode_manifest(data: bytes, checkpoint: CheckpointId) -> Manifest:
     FormatError
         It was written by a newer version.
     """
+    summary, details, table = _sections(data, checkpoint)
+    decoded = _table(table, checkpoint)
+    whole = _decode(details, Details, checkpoint)
+    return Manifest(summary, whole, decoded.chunk_bytes, decoded.tensors)
+
+
+def decode_needs(data: bytes, checkpoint: CheckpointId) -> Needs:
+    """Read and verify a whole manifest as `decode_manifest` does, but leave its tree undecoded."""
+    summary, _, table = _sections(data, checkpoint)
+    return Needs(summary, _digests(_table(table, checkpoint).tensors))
+
+
+def _sections(data: bytes, checkpoint: CheckpointId) -> tuple[Summary, bytes, bytes]:
+    """Summary, and bytes of details and table, verified."""
     # Before anything else: a flipped version byte is damage, not a newer format.
     if blake3.blake3(data).hexdigest() != checkpoint.digest:
         raise _damaged(checkpoint, "its bytes do not match the digest in its name")
@@ -211,10 +243,7 @@ def decode_manifest(data: bytes, checkpoint: CheckpointId) -> Manifest:
         raise _damaged(checkpoint, "its sections do not add up to its size")
     summary = decode_summary(data, checkpoint)
     start = HEADER.size + summary_len
-    details = _decode(data[start : start + details_len], Details, checkpoint)
-    table = _decode(data[start + details_len :], _Table, checkpoint)
-    _check_table(table, checkpoint)
-    return Manifest(summary, details, table.chunk_bytes, table.tensors)
+    return summary, data[start : start + details_len], data[start + details_len :]
 
 
 def _header(data: bytes, checkpoint: CheckpointId) -> tuple[bytes, int, int, int, bytes]:
@@ -241,12 +270,14 @@ def _belongs(summary: Summary, checkpoint: CheckpointId) -> bool:
     return named == (summary.progress.step, summary.attempt, summary.sequence, summary.kind)
 
 
-def _check_table(table: _Table, checkpoint: CheckpointId) -> None:
+def _table(section: bytes, checkpoint: CheckpointId) -> _Table:
+    table = _decode(section, _Table, checkpoint)
     if not 0 < table.chunk_bytes <= 1 << 30:
         raise _damaged(checkpoint, "its chunk size is out of bounds")
     for name, entry in table.tensors.items():
         if problem := _entry_problem(entry, table.chunk_bytes):
             raise _damaged(checkpoint, f"its tensor {name!r} {problem}")
+    return table
 
 
 def _entry_problem(entry: TensorEntry, chunk_bytes: int) -> str | None:

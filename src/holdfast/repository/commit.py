@@ -16,6 +16,7 @@ from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorSource
 from holdfast.errors import NotFoundError, StorageError
 from holdfast.repository import layout, records
+from holdfast.repository.depending import keep_up
 from holdfast.repository.run import Run
 from holdfast.repository.writing import PackWriter, Written, discard
 from holdfast.storage.base import Storage
@@ -110,6 +111,7 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
         return PackWriter(run.storage, run.repository.chunk_bytes, find).write(draft.sources)
 
     with run.repository.holding(saving=True):
+        keep_up(run, draft.parent)
         written = gather(frozenset())
         summary = _summary(run, draft, written)
         manifest = Manifest(summary, details, run.repository.chunk_bytes, written.tensors)

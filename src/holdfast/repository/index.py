@@ -117,6 +117,18 @@ class ChunkIndex:
         """Known copies; where all are recorded bad, those: one may turn out intact, or be salvaged."""
         return self.copies(digest) or sorted(self._copies.get(digest, ()), key=lambda c: c.pack)
 
+    def holders(self, digests: Iterable[bytes], condemned: Collection[str] = ()) -> set[str]:
+        """Packs that together hold one copy of each of these; of several the first that is not condemned."""
+        chosen: set[str] = set()
+        for digest in digests:
+            known = self._copies.get(digest, ())
+            if len(known) == 1:  # nearly always, and a repository has millions
+                chosen.add(known[0].pack)
+            elif known:
+                packs = [copy.pack for copy in self.last_copies(digest)]
+                chosen.add(next((p for p in packs if p not in condemned), packs[0]))
+        return chosen
+
     def cover(self, digests: Collection[bytes], hints: Iterable[str] = ()) -> set[bytes]:
         """Learn where these chunks lie: known packs, hinted ones, at last all; return those not found."""
         lacking = self._lacking(digests)

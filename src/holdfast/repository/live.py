@@ -10,6 +10,7 @@ import msgspec
 from holdfast.domain.manifest import Manifest, split_digests
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, NotFoundError
+from holdfast.repository.collecting import collector_paused
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
@@ -63,6 +64,7 @@ class Live:
         A manifest cannot be read, and nobody knows which packs it needs.
     """
 
+    @collector_paused()
     def __init__(self, repository: Repository, names: Collection[str] | None = None) -> None:
         self.needs: dict[bytes, Need] = {}
         self.newer: dict[bytes, bytes] = {}

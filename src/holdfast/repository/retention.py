@@ -15,6 +15,7 @@ from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
+from holdfast.repository.collecting import collector_paused
 from holdfast.repository.index import present_packs
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
@@ -229,6 +230,7 @@ class _Removal:
         return self._grace_seconds == 0.0 or age_seconds >= self._grace_seconds
 
 
+@collector_paused()
 def needed_packs(repository: Repository, without: Collection[tuple[str, CheckpointId]] = ()) -> set[str]:
     """Packs that at least one present manifest needs, condemned manifests included.
 
@@ -275,7 +277,7 @@ def _resolve(
 ) -> frozenset[str]:
     hints = run.hints(checkpoint)
     try:
-        digests = (manifest or run.manifest(checkpoint)).digests()
+        digests = manifest.digests() if manifest is not None else run.needed_chunks(checkpoint)
     except DamagedError as error:
         if hints:
             return frozenset(hints)  # it may be salvaged or mended one day
@@ -287,9 +289,4 @@ def _resolve(
     index.cover(digests, hints)
     if condemned:
         index.load(hints)  # they may name the pack that takes a condemned one's place
-    chosen: set[str] = set()
-    for digest in digests:
-        packs = [copy.pack for copy in index.last_copies(digest)]
-        if packs:
-            chosen.add(next((p for p in packs if p not in condemned), packs[0]))
-    return frozenset(chosen)
+    return frozenset(index.holders(digests, condemned))

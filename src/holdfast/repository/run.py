@@ -6,10 +6,10 @@ import math
 import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from os import getpid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.domain.lineage import Attempt, chain, head_attempt, recovery_points
 from holdfast.domain.manifest import (
@@ -17,6 +17,7 @@ from holdfast.domain.manifest import (
     Manifest,
     Summary,
     decode_manifest,
+    decode_needs,
     decode_summary,
     summary_bytes,
 )
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from holdfast.repository.repository import Repository
 
 NUMBER_CLAIMS = 50
+T = TypeVar("T")
 
 
 class Run:
@@ -196,20 +198,30 @@ class Run:
 
     def manifest(self, checkpoint: CheckpointId) -> Manifest:
         """Read and verify a manifest; damage is confirmed by a second read."""
+        manifest = self._decoded(checkpoint, decode_manifest)
+        self._check_own(manifest.summary, checkpoint)
+        return manifest
+
+    def needed_chunks(self, checkpoint: CheckpointId) -> set[bytes]:
+        """Digests of the chunks that a checkpoint needs, read and verified as `manifest` does."""
+        needs = self._decoded(checkpoint, decode_needs)
+        self._check_own(needs.summary, checkpoint)
+        return needs.digests
+
+    def _decoded(self, checkpoint: CheckpointId, decode: Callable[[bytes, CheckpointId], T]) -> T:
         key = self.layout.checkpoint(checkpoint)
         try:
-            return self._own(decode_manifest(self.storage.get(key), checkpoint), checkpoint)
+            return decode(self.storage.get(key), checkpoint)
         except DamagedError:
-            return self._own(decode_manifest(self.storage.get(key), checkpoint), checkpoint)
+            return decode(self.storage.get(key), checkpoint)
 
-    def _own(self, manifest: Manifest, checkpoint: CheckpointId) -> Manifest:
-        if manifest.summary.repository != self.repository.id:
+    def _check_own(self, summary: Summary, checkpoint: CheckpointId) -> None:
+        if summary.repository != self.repository.id:
             # No damage: a foreign holdfast.json must not get every checkpoint rejected.
             raise FormatError(
                 f"{self.name}@{checkpoint.step} in {self.storage.location} is another repository's.",
                 do=f"Put back this repository's own holdfast.json, or move {checkpoint} to where it belongs.",
             )
-        return manifest
 
     def summary(self, checkpoint: CheckpointId) -> Summary:
         """Read only the summary."""

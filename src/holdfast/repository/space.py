@@ -10,6 +10,7 @@ import msgspec
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError
 from holdfast.repository import layout
+from holdfast.repository.collecting import collector_paused
 from holdfast.repository.index import present_packs
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
@@ -45,6 +46,7 @@ class Survey:
         Size of every pack that is present.
     """
 
+    @collector_paused()
     def __init__(self, repository: Repository) -> None:
         self.pack_bytes = _pack_sizes(repository)
         self.needs: dict[tuple[str, CheckpointId], frozenset[str] | None] = {}

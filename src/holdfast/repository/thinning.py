@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.domain import tree
-from holdfast.domain.manifest import TensorEntry
+from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.domain.tensors import TensorSpec
 from holdfast.repository.commit import Draft, commit
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 class StoredTensor:
     """A tensor of a committed checkpoint, as the source of another checkpoint's."""
 
-    def __init__(self, run: Run, checkpoint: CheckpointId, name: str, entry: TensorEntry) -> None:
+    def __init__(self, run: Run, manifest: Manifest, hints: Sequence[str], name: str) -> None:
         self._run = run
-        self._checkpoint = checkpoint
+        self._manifest = manifest
+        self._hints = hints
         self._name = name
-        self.spec = entry.spec
+        self.spec = manifest.tensors[name].spec
 
     def read(self) -> npt.NDArray[np.uint8]:
         target = _Memory(self.spec)
-        manifest = self._run.manifest(self._checkpoint)
         reader = self._run.repository.reader
-        what = f"{self._run.name}@{self._checkpoint.step}"
-        read_tensors(reader, manifest, self._run.hints(self._checkpoint), [(self._name, target)], what)
+        what = f"{self._run.name}@{self._manifest.summary.progress.step}"
+        read_tensors(reader, self._manifest, self._hints, [(self._name, target)], what)
         return target.buffer()
 
 
@@ -65,7 +65,7 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     """
     if any(_is_thin_of(c, checkpoint) for c in run.checkpoints()):
         return True
-    manifest = run.manifest(checkpoint)
+    manifest, hints = run.manifest(checkpoint), run.hints(checkpoint)
     kept = {key: value for key, value in tree.decode(manifest.details.tree).items() if keeps(value)}
     names = {ref.name for ref in tree.references(kept)}
     if not kept:
@@ -76,7 +76,7 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
         sequence=summary.sequence,
         progress=summary.progress,
         reason=f"thinned: {summary.reason}",
-        sources={n: StoredTensor(run, checkpoint, n, e) for n, e in manifest.tensors.items() if n in names},
+        sources={n: StoredTensor(run, manifest, hints, n) for n in manifest.tensors if n in names},
         tree=kept,
         metrics=summary.metrics,
         parent=CheckpointId.parse(summary.parent) if summary.parent is not None else None,

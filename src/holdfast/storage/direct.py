@@ -169,6 +169,13 @@ def worth_direct(size_bytes: int) -> bool:
     return size_bytes >= _WORTH_IT_BYTES
 
 
+def expect_no_more(descriptor: int) -> None:
+    """Keep the kernel from reading ahead: a listing wants the front of thousands of files."""
+    if hasattr(os, "posix_fadvise"):
+        with suppress(OSError):  # it is advice
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)
+
+
 def read_buffered(descriptor: int, start: int, buffer: Bytes) -> int:
     """Fill ``buffer`` from ``start`` through the page cache; return the bytes read."""
     done = 0

@@ -24,6 +24,7 @@ from holdfast.storage.direct import (
     Alignment,
     Bounces,
     DirectWriter,
+    expect_no_more,
     read_buffered,
     read_direct,
     worth_direct,
@@ -175,6 +176,8 @@ class LocalStorage:
         with self._opened(key) as descriptor:
             size_bytes = os.fstat(descriptor).st_size
             end = size_bytes if stop is None else min(stop, size_bytes)
+            if end - start < size_bytes:
+                expect_no_more(descriptor)
             pieces = []
             while start < end and (piece := os.pread(descriptor, end - start, start)):
                 pieces.append(piece)

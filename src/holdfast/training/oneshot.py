@@ -13,13 +13,13 @@ from holdfast.errors import BusyError, NotFoundError
 from holdfast.frameworks import walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
+from holdfast.repository.collecting import collector_paused
 from holdfast.repository.commit import Draft, commit
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
 from holdfast.training import console, poison
 from holdfast.training.arguments import check_state, check_step
-from holdfast.training.collecting import collector_paused
 from holdfast.training.environment import environment, refuse_many_ranks
 from holdfast.training.opening import wait_for_earlier_snapshots
 from holdfast.training.restoring import Restored, Restorer

@@ -23,12 +23,12 @@ from holdfast.errors import (
     UsageError,
 )
 from holdfast.frameworks import walk
+from holdfast.repository.collecting import collector_paused
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.recalling import recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.training import poison
-from holdfast.training.collecting import collector_paused
 
 if TYPE_CHECKING:
     from holdfast.repository.recalling import Bytes

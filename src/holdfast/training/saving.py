@@ -15,8 +15,8 @@ from holdfast.domain.progress import Progress
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.remembering import Memory
+from holdfast.repository.collecting import collector_paused
 from holdfast.repository.commit import Draft, encode_details
-from holdfast.training.collecting import collector_paused
 from holdfast.training.leaves import leaves
 from holdfast.training.ways import Outcome, Way
 

@@ -18,6 +18,7 @@ from holdfast.domain.manifest import (
     TensorEntry,
     chunk_sizes,
     decode_manifest,
+    decode_needs,
     decode_summary,
     encode_manifest,
     split_digests,
@@ -100,6 +101,19 @@ def test_what_is_encoded_comes_back() -> None:
     assert str(read.specs()["c"]) == "float32[]"
 
 
+def test_what_is_needed_is_what_the_whole_manifest_says() -> None:
+    made = manifest(a=entry(3 * CHUNK + 1), b=entry(0), c=entry(7))
+    checkpoint, data = encode_manifest(made)
+    needs = decode_needs(data, checkpoint)
+    assert needs.digests == decode_manifest(data, checkpoint).digests()
+    assert len(needs.digests) == 4
+    assert needs.summary.repository == "r"
+    for place in range(0, len(data), 7):
+        flipped = data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :]
+        with pytest.raises(DamagedError):
+            decode_needs(flipped, checkpoint)
+
+
 def test_the_summary_is_read_from_the_front_alone() -> None:
     checkpoint, data = encode_manifest(manifest(a=entry(CHUNK * 400)))
     need = summary_bytes(data[: HEADER.size], checkpoint)
@@ -159,8 +173,9 @@ TABLES: dict[str, Any] = {
 @pytest.mark.parametrize("name", TABLES)
 def test_a_table_that_makes_no_sense_is_damage(name: str) -> None:
     checkpoint, data = sealed(TABLES[name])
-    with pytest.raises(DamagedError, match="step 500"):
-        decode_manifest(data, checkpoint)
+    for read in (decode_manifest, decode_needs):
+        with pytest.raises(DamagedError, match="step 500"):
+            read(data, checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -208,6 +223,7 @@ def test_no_content_at_all_raises_anything_else(table: Any, details: Any, head: 
     front = head if head is None or isinstance(head, bytes) else msgspec.msgpack.encode(head)
     checkpoint, data = sealed(table, details=raw, head=front)
     try:
+        decode_needs(data, checkpoint)
         read = decode_manifest(data, checkpoint)
     except (DamagedError, FormatError):
         return
@@ -219,7 +235,7 @@ def test_no_content_at_all_raises_anything_else(table: Any, details: Any, head: 
 def test_random_bytes_are_damage(data: bytes, with_magic: bool) -> None:
     data = MAGIC + data if with_magic else data
     named = CheckpointId(500, ATTEMPT, 2, "full", blake3.blake3(data).hexdigest())
-    for read in (decode_manifest, decode_summary, summary_bytes):
+    for read in (decode_manifest, decode_needs, decode_summary, summary_bytes):
         try:
             read(data, named)
         except (DamagedError, FormatError):

@@ -1,6 +1,13 @@
+"""Thin checkpoints: the model's bytes again, at a cost that does not depend on how many tensors there are."""
+
 from __future__ import annotations
 
-from checkpoints import begin, make_repository, make_state, read, save
+from collections import Counter
+
+import msgspec
+
+from checkpoints import begin, draft, make_repository, make_state, read, save
+from holdfast.repository.commit import commit
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.memory import MemoryStorage
 
@@ -15,3 +22,37 @@ def test_a_thin_checkpoint_descends_from_what_its_full_one_did() -> None:
     assert run.summary(thin).parent == run.summary(second).parent == str(first)
     assert read(run, thin) == {"weight": make_state(200)["weight"]}
     assert not make_thin(run, first, lambda value: False)
+
+
+class Counting(MemoryStorage):
+    """Counts how often each object is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reads: Counter[str] = Counter()
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.reads[key] += 1
+        return super().get(key, start, stop)
+
+
+def test_a_thin_one_holds_what_is_kept_and_nothing_else() -> None:
+    storage = Counting()
+    run = make_repository(storage).run("digits")
+    state = {f"t{n}": bytes([n]) * 50 for n in range(60)}
+    made = draft(begin(run), 1, 10, state)
+    kept = {name: state[name] for name in list(state)[:40]}
+    made.tree = {
+        "model": {n: made.tree[n] for n in kept},
+        "rest": {n: made.tree[n] for n in state if n not in kept},
+    }
+    full = commit(run, made).id
+    storage.reads.clear()
+
+    assert make_thin(run, full, lambda value: "t0" in value)
+
+    thin = next(c for c in run.checkpoints() if c.kind == "thin")
+    assert msgspec.structs.replace(thin, kind="full", digest=full.digest) == full
+    assert read(run, thin) == kept
+    assert storage.reads[run.layout.checkpoint(full)] == 1
+    assert storage.reads[run.layout.hint(full)] == 1

@@ -146,3 +146,23 @@ def test_direct_ways_agree_with_buffered_ones(tmp_path: Path, alignment: Alignme
                     assert np.array_equal(buffer[:got], data[start : start + got])
     finally:
         os.close(descriptor)
+
+
+def _read_from_disk_bytes() -> int:
+    """By this process so far, whatever it asked for."""
+    found = re.search(r"^read_bytes: (\d+)$", Path("/proc/self/io").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1])
+
+
+def test_who_wants_the_front_of_a_file_does_not_read_all_of_it(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    data = os.urandom(1 << 20)
+    for number in range(8):
+        storage.put(f"manifests/{number}", [data])
+        with (tmp_path / f"manifests/{number}").open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    before = _read_from_disk_bytes()
+    for number in range(8):
+        assert storage.get(f"manifests/{number}", 0, 8192) == data[:8192]
+    assert _read_from_disk_bytes() - before <= 8 * 16384

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from holdfast.training.collecting import collector_paused
+from holdfast.repository.collecting import collector_paused
 
 
 @pytest.fixture(autouse=True)

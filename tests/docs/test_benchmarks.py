@@ -1,0 +1,38 @@
+"""The page on benchmarks quotes its results: the tables of storage are those of the JSON beside it."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+PAGE = ROOT / "docs/benchmarks.md"
+RESULTS = sorted((ROOT / "docs/benchmarks").glob("results-storing*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda p: p.stem)
+def test_tables_of_storage_are_those_of_the_results(path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from storing_figures import figures, targets
+    from storing_report import markdown
+
+    results = json.loads(path.read_text())
+    assert results["figures"] == {name: figures(raw) for name, raw in results["raw"].items()}
+    assert results["targets"] == targets(results["figures"])
+    lines = PAGE.read_text().splitlines()
+    assert [line for line in markdown(results) if line not in lines] == []
+
+
+def test_there_are_results():
+    assert RESULTS
+
+
+def test_the_table_of_scale_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tables import seconds_text
+
+    results = json.loads((ROOT / "docs/benchmarks/results-scale.json").read_text())
+    for look in results["looks"].values():
+        taken = " | ".join(seconds_text(look[kind]) for kind in ("seconds", "cpu_seconds"))
+        row = next(line for line in PAGE.read_text().splitlines() if f"| {taken} |" in line)
+        assert row.endswith(f"| {look['memory_bytes'] / 2**20:.0f} MiB |")
