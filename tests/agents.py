@@ -32,11 +32,12 @@ def agents_at(addresses: set[bytes]) -> list[int]:
 def errands_below(folder: Path) -> list[int]:
     """Process ids of the errands of agents, and of their commands, that name a place below a folder."""
     place = str(folder).encode() + b"/"
-    return [
-        pid
-        for pid, words in _processes()
-        if any(place in word for word in words) and (b"holdfast" in words or _RUNNER.encode() in words)
-    ]
+    return [pid for pid, words in _processes() if _is_errand(words) and any(place in word for word in words)]
+
+
+def _is_errand(words: list[bytes]) -> bool:
+    """Not a launch that asks its mirror."""
+    return (b"holdfast" in words or _RUNNER.encode() in words) and b"--latest" not in words
 
 
 def _processes() -> Iterator[tuple[int, list[bytes]]]:
