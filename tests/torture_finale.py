@@ -45,6 +45,9 @@ def check(world: World, trained: Trained) -> None:
         check_promises(world, run)
         if way == "kept":
             _check_all_kept(world, run)
+    first = holdfast.open(world.places[0])
+    back = [run for run in world.runs if world.promises(run).leaving and run in first]
+    require(not back, f"{back} were renamed or removed, and are there again")
     for place in world.places:
         _check_repository(world, place)
     _check_copy(*world.places[:2])

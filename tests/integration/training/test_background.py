@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -107,6 +108,34 @@ def test_a_killed_trainer_loses_nothing_that_was_staged(tmp_path: Path) -> None:
         assert ckpt.progress.step == 4  # waited for
     assert count(tmp_path)["log"] == list(range(6))
     check(tmp_path)
+
+
+@pytest.mark.parametrize(("verb", "left"), [("mv", [1, 2, 3, 4]), ("rm", [])])
+def test_a_run_is_renamed_and_removed_with_what_its_killed_trainer_has_staged(
+    verb: str, left: list[int], tmp_path: Path
+) -> None:
+    def train(tell: Tell) -> None:
+        def die_staged(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 3:
+                stop_agent(ckpt)
+            if t == 4:
+                tell(str(agent_of(ckpt)))
+                send_self(signal.SIGKILL)
+
+        count(tmp_path, each=die_staged, save="every 1 step", keep="all")
+
+    process = launch(train)
+    agent = int(process.heard())
+    assert process.wait() == -signal.SIGKILL
+    words = {"mv": ["mv", "main", "other"], "rm": ["rm", "main", "--yes"]}[verb]
+    command = subprocess.Popen([sys.executable, "-m", "holdfast", *words, "-R", str(tmp_path)])
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for the agent
+        command.wait(3.0)
+    os.kill(agent, signal.SIGCONT)
+    assert command.wait(30.0) == 0
+    assert steps_in(tmp_path, "other") == left
+    assert wait_until(lambda: not agents_of(tmp_path))
+    assert not run_of(tmp_path).exists()
 
 
 def test_a_trainer_killed_before_its_agent_is_there_loses_nothing_that_was_staged(
