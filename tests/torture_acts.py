@@ -10,6 +10,7 @@ from pathlib import Path
 import torture_work as work
 from torture_herd import BUSY, DONE, Herd, Job
 from torture_model import Line
+from torture_training import train
 from torture_world import World
 
 RUNS = {f"{way}/a": way for way in ("loop", "back", "held", "skip", "idle", "mirr", "kept", "hand")}
@@ -68,7 +69,7 @@ class Acts:
             self._herd.wait()
 
     def _train(self, run: str) -> None:
-        job = partial(work.train, self._world, run, self.runs[run])
+        job = partial(train, self._world, run, self.runs[run])
         self._herd.start(Job("train", f"train {run}", job, run=run))
 
     # -- readers -----------------------------------------------------------------------

@@ -10,8 +10,9 @@ from crash_scenarios import temporaries
 from holdfast.node import lease
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
-from torture_work import WAYS, check_promises, command, compare_one, require, train
-from torture_world import World
+from torture_training import WAYS, train
+from torture_work import check_promises, command, compare_one
+from torture_world import World, require
 
 MORE_STEPS = 5
 Work = Callable[[], None]
@@ -22,7 +23,7 @@ Trained = Sequence[tuple[str, str]]
 def launch_again(world: World, run: str, way: str) -> None:
     """It resumes from its newest, at least from what was reported, trains on, and saves."""
     view = holdfast.open(world.places[0])
-    before = view[run].latest.step if run in view else 0
+    before = view[run].latest.step if run in view and len(view[run]) else 0
     train(world, run, way, MORE_STEPS)
     if way in WAYS:
         require(view[run].latest.step == before + MORE_STEPS, f"{run} did not go on from {before}")

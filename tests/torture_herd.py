@@ -14,7 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torture_work import BROKEN, COMPARED, DURABLE, exit_code
+from torture_training import DURABLE
+from torture_work import BROKEN, COMPARED, exit_code
 
 STUCK_SECONDS = 240.0
 TRAINED_SECONDS = 8.0

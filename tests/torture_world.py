@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,3 +116,16 @@ class World:
 
 def _flat(run: str) -> str:
     return run.replace("/", "~")
+
+
+CHANCE = random.Random()
+"""Of one process. Python's own generator is part of the training state."""
+
+
+class WrongError(AssertionError):
+    """Something is not as it must be."""
+
+
+def require(condition: object, what: str) -> None:
+    if not condition:
+        raise WrongError(what)
