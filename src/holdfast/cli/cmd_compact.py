@@ -81,9 +81,7 @@ def _tell(done: Compacted, *, json: bool) -> None:
     replaced = done.packs_removed + done.waiting
     output.say(f"Replaced {text.several(replaced, 'pack')} by {done.packs_written}: {sizes}.")
     if done.waiting:
-        output.say(
-            f"{done.waiting} of the old are still there, until their grace time is over: 'holdfast prune' then."
-        )
+        output.say(f"{done.waiting} of the old stay until their grace time is over: 'holdfast prune' then.")
     if done.unread:
         chunks = text.several(done.unread, "chunk")
         output.note(f"{chunks} could not be read, so their packs stay: run 'holdfast verify'.")

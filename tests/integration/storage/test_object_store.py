@@ -133,7 +133,7 @@ def test_what_a_compaction_replaces_waits_for_its_grace(place: str, told: Told) 
         holdfast.save(place, {"weights": np.arange(300_000.0) + step}, step=step)
     said = told("compact", "--repository", place)
     assert "Replaced 2 packs by 1" in said
-    assert "2 of the old are still there" in said
+    assert "2 of the old stay" in said
     told("verify", "--repository", place)
 
 
