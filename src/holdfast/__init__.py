@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from holdfast.training.checkpointer import Checkpointer as Checkpointer
     from holdfast.training.oneshot import load as load
     from holdfast.training.oneshot import save as save
-    from holdfast.training.saving import Save as Save
+    from holdfast.training.saves import Save as Save
     from holdfast.training.views import Checkpoint as Checkpoint
     from holdfast.training.views import open_repository
     from holdfast.version import __version__ as __version__

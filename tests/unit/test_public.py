@@ -46,7 +46,7 @@ METHODS = {
         "steps",
         "stop",
     },
-    "Save": {"done", "wait_durable"},
+    "Save": {"done", "wait_durable", "wait_uploaded"},
     "Checkpoint": {
         "config",
         "export",

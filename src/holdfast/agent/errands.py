@@ -14,13 +14,13 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO
+from typing import IO, NamedTuple
 
 import msgspec
 import psutil
 
 from holdfast.node.memory import SPARE_BYTES, available_bytes
-from holdfast.node.messages import Hello
+from holdfast.node.messages import Hello, Message, Told, Uploaded
 
 LOOK_SECONDS = 1.0
 PAUSES_SECONDS = (5.0, 15.0, 60.0, 300.0)
@@ -43,6 +43,8 @@ class Errand(msgspec.Struct, frozen=True):
         New ones that are worth it.
     need_bytes : int
         Memory that it takes, about.
+    uploads : bool
+        Whether checkpoints are at the mirror afterwards.
     gently : bool
         On one core that nobody else wants, and given up after a failure; else it is tried until it works.
     """
@@ -51,7 +53,8 @@ class Errand(msgspec.Struct, frozen=True):
     commands: list[list[str]]
     checkpoints: int
     need_bytes: int
-    gently: bool
+    gently: bool = False
+    uploads: bool = False
 
 
 def errands_of(hello: Hello) -> list[Errand]:
@@ -62,11 +65,20 @@ def errands_of(hello: Hello) -> list[Errand]:
         if hello.mirror_keep is not None:
             keep = ["--keep", hello.mirror_keep, "--yes"]
             commands.append(["prune", hello.run, *keep, "--repository", hello.mirror])
-        found.append(Errand(f"{hello.mirror} lags behind", commands, 1, 256 << 20, gently=False))
+        found.append(Errand(f"{hello.mirror} lags behind", commands, 1, 256 << 20, uploads=True))
     if hello.compact:  # four may be encoded by one another
         commands = [["compact", hello.run, "--repository", hello.location]]
         found.append(Errand("packs are not compacted any more", commands, 4, 768 << 20, gently=True))
     return found
+
+
+class _Round(NamedTuple):
+    """One that is under way: since its beginning there were so many new checkpoints, up to this sequence."""
+
+    process: subprocess.Popen[bytes]
+    said: IO[bytes]
+    checkpoints: int
+    newest: int
 
 
 class Rounds:
@@ -75,21 +87,23 @@ class Rounds:
     Parameters
     ----------
     errand : Errand
-    warn : callable
-        Told once that it fails, and once that it works again.
+    tell : callable
+        Given messages for the trainer: once that it fails, once that it works again; what is at the mirror.
     """
 
-    def __init__(self, errand: Errand, warn: Callable[[str], None]) -> None:
+    def __init__(self, errand: Errand, tell: Callable[[Message], None]) -> None:
         self._errand = errand
-        self._warn = warn
+        self._tell = tell
         self._new = 0
+        self._newest = 0
         self._failures = 0
         self._not_before = 0.0
-        self._running: tuple[subprocess.Popen[bytes], IO[bytes], int] | None = None
+        self._running: _Round | None = None
 
-    def committed(self) -> None:
+    def committed(self, sequence: int) -> None:
         """A checkpoint has come."""
         self._new += 1
+        self._newest = sequence
 
     @property
     def is_open(self) -> bool:
@@ -116,7 +130,7 @@ class Rounds:
         """Nobody trains any more: what is left is done by a process that outlives this one."""
         self._collect()
         if self._running is not None and not self._errand.gently:
-            self._running[0].kill()  # it may be half way through what was there when it began
+            self._running.process.kill()  # it may be half way through what was there when it began
             self._new += 1
         if self._new and not self._is_given_up:
             self._begin(last_seconds=0.0 if self._errand.gently else LAST_SECONDS)
@@ -133,25 +147,28 @@ class Rounds:
             return
         if self._errand.gently:
             _give_way(process.pid)
-        self._running, self._new = (process, said, self._new), 0
+        self._running, self._new = _Round(process, said, self._new, self._newest), 0
 
     def _collect(self) -> None:
-        if self._running is None or self._running[0].poll() is None:
+        if self._running is None or self._running.process.poll() is None:
             return
-        (process, said, covered), self._running = self._running, None
-        with said:
+        ended, self._running = self._running, None
+        with ended.said as said:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines()
-        if process.returncode:
-            self._new += covered
-            self._failed(lines[-1] if lines else f"it ended with {process.returncode}")
-        elif self._failures:
+        if ended.process.returncode:
+            self._new += ended.checkpoints
+            self._failed(lines[-1] if lines else f"it ended with {ended.process.returncode}")
+            return
+        if self._errand.uploads:
+            self._tell(Uploaded(ended.newest))
+        if self._failures:
             self._failures = 0
-            self._warn(f"{self._errand.commands[0][0]} works again.")
+            self._tell(Told(f"{self._errand.commands[0][0]} works again."))
 
     def _failed(self, why: str) -> None:
         if not self._failures:
-            self._warn(f"{self._errand.failing}: {why.removeprefix('error: ')}")
+            self._tell(Told(f"{self._errand.failing}: {why.removeprefix('error: ')}"))
         pause_seconds = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
         self._not_before = time.monotonic() + pause_seconds
         self._failures += 1

@@ -29,7 +29,6 @@ from holdfast.node.messages import (
     Refused,
     Staged,
     ToAgent,
-    Told,
     Welcome,
     Withdraw,
     Withdrawn,
@@ -226,7 +225,7 @@ class Agent:
         self._memory_seconds = hello.memory_seconds
         for rounds in self._rounds:  # those of the trainer before, who may have asked for others
             rounds.end()
-        self._rounds = [Rounds(errand, lambda text: self._tell(Told(text))) for errand in errands_of(hello)]
+        self._rounds = [Rounds(errand, self._tell) for errand in errands_of(hello)]
         self._worker.add(hello)
         if self._life.over:
             self._let_go()
@@ -267,7 +266,7 @@ class Agent:
         if isinstance(message, Done):
             self._holdings.decided(message)
             for rounds in self._rounds if message.checkpoint is not None else ():
-                rounds.committed()
+                rounds.committed(message.sequence)
         trainer = self._trainer
         if trainer is not None:
             with suppress(ChannelClosedError):

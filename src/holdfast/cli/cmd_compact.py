@@ -78,9 +78,10 @@ def _tell(done: Compacted, *, json: bool) -> None:
         output.say(_nothing(done.bytes_after))
         return
     sizes = f"{text.size(done.bytes_before)} before, {text.size(done.bytes_after)} after"
-    output.say(f"Replaced {text.several(done.packs_removed, 'pack')} by {done.packs_written}: {sizes}.")
+    replaced = done.packs_removed + done.waiting
+    output.say(f"Replaced {text.several(replaced, 'pack')} by {done.packs_written}: {sizes}.")
     if done.waiting:
-        output.say(f"{text.several(done.waiting, 'pack')} must wait for their grace time: prune later.")
+        output.say(f"{done.waiting} of the old stay until their grace time is over: 'holdfast prune' then.")
     if done.unread:
         chunks = text.several(done.unread, "chunk")
         output.note(f"{chunks} could not be read, so their packs stay: run 'holdfast verify'.")

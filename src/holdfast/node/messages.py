@@ -212,6 +212,12 @@ class Withdrawn(Message, frozen=True):
     sequence: int
 
 
+class Uploaded(Message, frozen=True):
+    """The checkpoints up to this sequence, or newer ones in their place, are at the mirror."""
+
+    sequence: int
+
+
 class Told(Message, frozen=True):
     """Something a person should know."""
 
@@ -219,7 +225,7 @@ class Told(Message, frozen=True):
 
 
 ToAgent = Hello | NewSlot | Staged | Withdraw | Reclaim | Finish | Inherit | Look
-ToTrainer = Welcome | Refused | Done | Withdrawn | Told | Inheritance | Held
+ToTrainer = Welcome | Refused | Done | Withdrawn | Uploaded | Told | Inheritance | Held
 
 
 def describe(error: BaseException) -> Failure:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.codecs import registry
@@ -158,9 +159,15 @@ class _Carrying:
             stored[digest] = self._stored(digest, raw)
             self._advance(len(stored[digest].data))
 
-        failed = self._origin.reader.read(group, self._hints, sink)
+        with self._holding_origin():
+            failed = self._origin.reader.read(group, self._hints, sink)
         raise_damage(failed, lambda digest: {self._chunks[digest][0]}, f"The checkpoint {self._origin}")
         return [stored[digest] for digest in group]
+
+    def _holding_origin(self) -> AbstractContextManager[None]:
+        """While chunks for a pack are read. Writing takes longer, and retention must not wait for that."""
+        origin = self._origin.run.repository
+        return nullcontext() if origin is self._run.repository else origin.holding()
 
     def _stored(self, digest: bytes, raw: npt.NDArray[np.uint8]) -> Stored:
         encoded = None

@@ -192,8 +192,9 @@ class _Removal:
             self._repository.index.forget(pack_id)
             return
         young = self._storage.now_seconds() - stat.modified_seconds < self._grace_seconds
-        if young and not self._storage.exclusive_locks:
-            return  # perhaps of a save that is still under way
+        if young and not self._storage.exclusive_locks:  # perhaps of a save that is still under way
+            self.result.waiting += self._storage.stat(layout.condemned_pack(pack_id)) is not None
+            return
         if pack_id in self._repository.index.unreadable:
             return  # who knows what it holds: 'repair' decides
         if not self._dry_run:

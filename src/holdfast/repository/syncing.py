@@ -136,11 +136,10 @@ class _Syncing:
         self._route.rely_on_target()
         origin = Origin(self._source, checkpoint, self._route.copies, self._route.reader)
         try:
-            with self._source.repository.holding():
-                manifest = self._source.manifest(checkpoint)
-                summary = msgspec.structs.replace(manifest.summary, repository=self._target.repository.id)
-                local = msgspec.structs.replace(manifest, summary=summary)
-                committed = adopt(self._target, local, origin, self._advance)
+            manifest = self._source.manifest(checkpoint)
+            summary = msgspec.structs.replace(manifest.summary, repository=self._target.repository.id)
+            local = msgspec.structs.replace(manifest, summary=summary)
+            committed = adopt(self._target, local, origin, self._advance)
         except NotFoundError:
             return False  # removed since it was listed
         except DamagedError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,26 +13,16 @@ import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import StorageError
+from holdfast.errors import UsageError
+from holdfast.node import messages
 from holdfast.node.channel import ChannelClosedError
 from holdfast.node.link import AgentUnavailableError
-from holdfast.node.messages import (
-    Done,
-    Hello,
-    Message,
-    NewSlot,
-    Reclaim,
-    Staged,
-    Told,
-    Withdraw,
-    Withdrawn,
-)
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing
-from holdfast.training.flights import Flight, committed, finish, outcome, record_of
+from holdfast.training.flights import Flight, committed, finish, late, outcome, record_of, torn
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -54,7 +45,7 @@ class Background:
     run : Run
     address : bytes
         Where the agent listens.
-    hello : Hello
+    hello : messages.Hello
         What the agent is told of the attempt.
     persister : callable
         Makes the one that saves in this process, given the newest durable checkpoint: for when
@@ -74,7 +65,7 @@ class Background:
         self,
         run: Run,
         address: bytes,
-        hello: Hello,
+        hello: messages.Hello,
         *,
         persister: Callable[[CheckpointId | None], Persister],
         warn: Callable[[str], None],
@@ -91,7 +82,7 @@ class Background:
         self._device_bytes = device_bytes
         self._agent = Conversation(address, self._everything)
         self._slots = Slots(
-            lambda number, slot: self._say(NewSlot(number), [slot.descriptor]),
+            lambda number, slot: self._say(messages.NewSlot(number), [slot.descriptor]),
             limit=WITH_SNAPSHOTS if keeps else IN_FLIGHT,
             slots=legacy.slots if legacy is not None else (),
         )
@@ -100,7 +91,7 @@ class Background:
         self._flights: dict[int, Flight] = {}
         self._newest: Flight | None = None
         self._decided: list[Outcome] = []
-        self._deaths = 0
+        self._uploaded = self._deaths = 0
         self._fencing = Fencing.chosen(warn)
         self._fenced: tuple[Flight, Fence] | None = None
         self._completing = threading.RLock()
@@ -157,6 +148,14 @@ class Background:
             decided, self._decided = self._decided, []
         return decided
 
+    def wait_uploaded(self, sequence: int, timeout_seconds: float | None) -> bool:
+        if self._hello.mirror is None or self._instead is not None:
+            raise UsageError("Nothing is brought to a mirror.", do="Give mirror=.")
+        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
+        while self._uploaded < sequence and self._instead is None and time.monotonic() < deadline:
+            self._hear_all(max(min(deadline - time.monotonic(), _WAIT_SECONDS), 0.0))
+        return self._uploaded >= sequence
+
     def close(self, *, done: bool) -> None:
         self._close_fence()
         while self._is_owed() and self._agent.begun and not self._is_linked(_WAIT_SECONDS):
@@ -196,7 +195,9 @@ class Background:
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = layout.sources(slot)
         step = draft.progress.step
-        staged = Staged(draft.sequence, step, number, tensors_bytes, len(record), tuple(tags), durable)
+        staged = messages.Staged(
+            draft.sequence, step, number, tensors_bytes, len(record), tuple(tags), durable
+        )
         now = time.monotonic()
         flight = Flight(draft, details, staged, urgent, now - started, now)
         if durable:
@@ -232,11 +233,7 @@ class Background:
                     self._agent.say(flight.staged)
                 return
             if self._flights.pop(sequence, None) is not None:
-                error = StorageError(
-                    "Parameters were changed outside of the optimizer's step while they were copied.",
-                    do="From now on everything is copied before training goes on.",
-                )
-                self._decided.append(Outcome(sequence=sequence, error=error))
+                self._decided.append(torn(sequence))
 
     @property
     def _may_fly(self) -> bool:
@@ -274,7 +271,7 @@ class Background:
         """Say that the snapshot in this slot is going to be written over."""
         if number == self._spared_slot():
             self._newest = self._spared = None
-            self._say(Reclaim(number))
+            self._say(messages.Reclaim(number))
 
     # -- the agent ---------------------------------------------------------------------
 
@@ -301,7 +298,7 @@ class Background:
     def _everything(self) -> Iterator[Telling]:
         """All slots and complete snapshots; called while none can become complete."""
         for number, slot in self._slots:
-            yield NewSlot(number), [slot.descriptor]
+            yield messages.NewSlot(number), [slot.descriptor]
         newest, flights = self._newest, [f for f in self._flights.values() if f.complete]
         if newest is not None and not newest.durable and newest not in flights:
             yield msgspec.structs.replace(newest.staged, durable=False), []
@@ -314,7 +311,7 @@ class Background:
             return mine[max(mine)]
         return CheckpointId.parse(self._hello.parent) if self._hello.parent is not None else None
 
-    def _say(self, message: Message, descriptors: Sequence[int] = ()) -> None:
+    def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         try:
             self._agent.say(message, descriptors)
         except ChannelClosedError:
@@ -322,44 +319,47 @@ class Background:
 
     def _listen(self, wait_seconds: float) -> None:
         """Take what the agent says; wait for the first message if anything is on its way."""
-        if not self._is_owed() or not self._is_linked(wait_seconds):
+        if self._is_owed():
+            self._hear_all(wait_seconds)
+            self._give_up_late_ones()
+
+    def _hear_all(self, wait_seconds: float) -> None:
+        if not self._is_linked(wait_seconds):
             return
         deaths = self._deaths
         try:
             while self._agent.begun and self._deaths == deaths:
-                message = self._agent.hear(0.0 if self._decided else wait_seconds)
+                message = self._agent.hear(wait_seconds)
                 if message is None:
                     break
                 self._heard(message)
+                wait_seconds = 0.0
         except ChannelClosedError:
             self._agent_died()
-        self._give_up_late_ones()
 
-    def _heard(self, message: Message) -> None:
-        if isinstance(message, Told):
+    def _heard(self, message: messages.Message) -> None:
+        if isinstance(message, messages.Told):
             self._warn(message.text)
-        elif isinstance(message, Withdrawn):
+        elif isinstance(message, messages.Uploaded):
+            self._uploaded = max(self._uploaded, message.sequence)
+        elif isinstance(message, messages.Withdrawn):
             if self._flights.pop(message.sequence, None) is not None:
                 self._decided.append(Outcome(sequence=message.sequence, replaced=True))
-        elif isinstance(message, Done) and message.sequence in self._flights:
+        elif isinstance(message, messages.Done) and message.sequence in self._flights:
             self._deaths = 0
             flight = self._flights.pop(message.sequence)
             flight.durable = message.checkpoint is not None
             self._decided.append(outcome(message, flight))
 
     def _give_up_late_ones(self) -> None:
-        late = [f for f in list(self._flights.values()) if time.monotonic() - f.staged_at > DEADLINE_SECONDS]
-        if not late or not self._agent.begun:
+        now, flights = time.monotonic(), list(self._flights.values())
+        overdue = [flight for flight in flights if now - flight.staged_at > DEADLINE_SECONDS]
+        if not overdue or not self._agent.begun:
             return
         self._agent.kill()
-        for flight in late:
+        for flight in overdue:
             del self._flights[flight.draft.sequence]
-            error = StorageError(
-                f"Step {flight.draft.progress.step} of {self._run.name} was not durable "
-                f"after {DEADLINE_SECONDS:.0f} s and was given up.",
-                do=f"See whether {self._run.storage.location} still answers.",
-            )
-            self._decided.append(Outcome(sequence=flight.draft.sequence, error=error))
+            self._decided.append(late(flight, self._run, DEADLINE_SECONDS))
         self._agent_died()
 
     def _agent_died(self) -> None:
@@ -393,7 +393,7 @@ class Background:
         if not waiting:
             return False
         sequence = waiting[-1].draft.sequence
-        self._say(Withdraw(sequence))
+        self._say(messages.Withdraw(sequence))
         deadline = time.monotonic() + _WAIT_SECONDS
         while sequence in self._flights and time.monotonic() < deadline:
             self._listen(_WAIT_SECONDS)

@@ -31,7 +31,7 @@ from holdfast.training.loops import Turns
 from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
 from holdfast.training.restoring import check_resume
-from holdfast.training.saving import Save
+from holdfast.training.saves import Save
 from holdfast.training.session import Session
 from holdfast.training.views import Checkpoint
 

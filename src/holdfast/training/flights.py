@@ -9,7 +9,7 @@ import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, StorageError
 from holdfast.node.arena import SnapshotRecord
 from holdfast.node.messages import Done, Staged, revive
 from holdfast.repository.commit import Draft
@@ -93,3 +93,22 @@ def outcome(done: Done, flight: Flight) -> Outcome:
         seconds=time.monotonic() - flight.staged_at + flight.stall_seconds,
         burden_seconds=flight.stall_seconds + done.cpu_seconds / cores,
     )
+
+
+def torn(sequence: int) -> Outcome:
+    """Of a snapshot that training has changed while it was copied."""
+    error = StorageError(
+        "Parameters were changed outside of the optimizer's step while they were copied.",
+        do="From now on everything is copied before training goes on.",
+    )
+    return Outcome(sequence=sequence, error=error)
+
+
+def late(flight: Flight, run: Run, deadline_seconds: float) -> Outcome:
+    """Of a snapshot that is not durable in time."""
+    error = StorageError(
+        f"Step {flight.draft.progress.step} of {run.name} was not durable after {deadline_seconds:.0f} s "
+        "and was given up.",
+        do=f"See whether {run.storage.location} still answers.",
+    )
+    return Outcome(sequence=flight.draft.sequence, error=error)

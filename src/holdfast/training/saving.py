@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from holdfast.domain.events import Event, Saved, SaveFailed, SavingResumed, Warned
-from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.domain.names import AttemptId
 from holdfast.domain.progress import Progress
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
@@ -18,63 +18,13 @@ from holdfast.frameworks.remembering import Memory
 from holdfast.repository.collecting import collector_paused
 from holdfast.repository.commit import Draft, encode_details
 from holdfast.training.leaves import leaves
+from holdfast.training.saves import Save
 from holdfast.training.ways import Outcome, Way
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
 LONGEST_WAIT_SECONDS = 1.0
 """For how long the loop is out of reach of Python's signal handlers at most."""
-
-
-class Save:
-    """A save that was asked for; done once it is durable, failed, or skipped.
-
-    Attributes
-    ----------
-    checkpoint : CheckpointId or None
-        Set once the save is durable.
-    error : HoldfastError or None
-        Why it failed or was skipped; or, of a durable one, why it could not be tagged.
-    """
-
-    def __init__(self, tag: str | None = None) -> None:
-        self.tag = tag
-        self.checkpoint: CheckpointId | None = None
-        self.error: HoldfastError | None = None
-        self._wait: Callable[[float | None], None] | None = None
-
-    @property
-    def done(self) -> bool:
-        return self.checkpoint is not None or self.error is not None
-
-    def wait_durable(self, timeout_seconds: float | None = None) -> CheckpointId:
-        """Return the checkpoint once it is durable.
-
-        Raises
-        ------
-        HoldfastError
-            The save failed: its error. UsageError if the loop has not reached the safe point
-            at which it happens, which waiting would prevent.
-        TimeoutError
-            It is neither durable nor lost after ``timeout_seconds``.
-        """
-        if not self.done and self._wait is not None:
-            self._wait(timeout_seconds)
-        if self.error is not None:
-            raise self.error
-        if self.checkpoint is not None:
-            return self.checkpoint
-        if self._wait is not None:
-            raise TimeoutError(f"The save is not durable after {timeout_seconds} s.")
-        raise UsageError(
-            "This save happens when the present turn of the loop ends, so it cannot be waited for here.",
-            do="Look at it in the next turn, or save outside the loops.",
-        )
-
-    def _settle(self, outcome: Outcome) -> None:
-        """Take what became of it."""
-        self.checkpoint = outcome.checkpoint
-        self.error = outcome.error or outcome.untagged.get(self.tag or "")
 
 
 class SavePoint:
@@ -211,7 +161,7 @@ class Saver:
         progress = point.progress
         self._open[draft.sequence] = _Open(progress.step, progress.epoch, reason, asked, loud, insist)
         for save in asked:
-            save._wait = self._wait_for(save)
+            save._wait, save._wait_uploaded = self._wait_for(save), self._way.wait_uploaded
         try:
             self._way.submit(
                 draft, [s.tag for s in asked if s.tag], urgent=loud or insist, versions=self._versions()

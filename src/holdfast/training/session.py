@@ -25,7 +25,8 @@ from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
-from holdfast.training.saving import Save, SavePoint, Saver, check_representable
+from holdfast.training.saves import Save
+from holdfast.training.saving import SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Requests, Triggers
 from holdfast.training.views import Checkpoint

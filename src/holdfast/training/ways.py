@@ -10,7 +10,7 @@ import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, UsageError
 from holdfast.repository.commit import Draft
 from holdfast.repository.persisting import Persister
 from holdfast.training.staging import Versions
@@ -93,6 +93,16 @@ class Way(Protocol):
         """What has been decided since the last call; waits until something is, if anything is open."""
         ...
 
+    def wait_uploaded(self, sequence: int, timeout_seconds: float | None) -> bool:
+        """Wait until that draft's checkpoint, or a newer one, is at the mirror; False if that takes longer.
+
+        Raises
+        ------
+        UsageError
+            There is no mirror, or nothing is brought to it.
+        """
+        ...
+
     def close(self, *, done: bool) -> None:
         """Let go; what was submitted is still made durable.
 
@@ -159,6 +169,12 @@ class Blocking:
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
         decided, self._outcomes = self._outcomes, []
         return decided
+
+    def wait_uploaded(self, sequence: int, timeout_seconds: float | None) -> bool:
+        raise UsageError(
+            "Nothing is brought to a mirror where saves hold up training.",
+            do="Give mirror=, and leave background= out.",
+        )
 
     def close(self, *, done: bool) -> None:
         """Nothing is held."""

@@ -128,6 +128,15 @@ def test_the_command_line_works_on_a_url(place: str, told: Told, monkeypatch: py
     assert "honours 'create only if absent'" in told("doctor")
 
 
+def test_what_a_compaction_replaces_waits_for_its_grace(place: str, told: Told) -> None:
+    for step in (1, 2):
+        holdfast.save(place, {"weights": np.arange(300_000.0) + step}, step=step)
+    said = told("compact", "--repository", place)
+    assert "Replaced 2 packs by 1" in said
+    assert "2 of the old stay" in said
+    told("verify", "--repository", place)
+
+
 def test_damage_in_the_store_is_noticed_and_walked_past(place: str, told: Told) -> None:
     count(place, save="every 3 steps", keep="all", size=100_000)
     storage = open_storage(place)

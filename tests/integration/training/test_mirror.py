@@ -72,6 +72,32 @@ def test_what_is_saved_comes_to_the_mirror_while_training_goes_on(tmp_path: Path
         checkpoint.verify()
 
 
+def test_a_save_can_be_waited_for_until_it_is_at_the_mirror(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    state: dict[str, Any] = {"weights": np.zeros(100)}
+    with holdfast.Checkpointer(here, state, save=None, mirror=mirror) as ckpt:
+        for _ in range(2):
+            ckpt.step()
+            checkpoint = ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+            assert steps_in(mirror)[-1] == checkpoint.step
+    assert gone(here)
+
+
+def test_waiting_without_a_mirror_is_refused_and_without_time_gives_up(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"weights": np.zeros(100)}
+    with holdfast.Checkpointer(tmp_path / "a", state, save=None) as ckpt:
+        ckpt.step()
+        with pytest.raises(UsageError, match="Nothing is brought to a mirror"):
+            ckpt.save().wait_uploaded()
+    with holdfast.Checkpointer(tmp_path / "b", state, save=None, mirror=tmp_path / "c") as ckpt:
+        ckpt.step()
+        save = ckpt.save()
+        save.wait_durable()
+        with pytest.raises(TimeoutError, match="not at the mirror"):
+            save.wait_uploaded(0.0)
+    assert gone(tmp_path / "b")
+
+
 TRAIN = """
 import sys, time
 from tests.integration.training.launching import at, count

@@ -9,7 +9,7 @@ import pytest
 from checkpoints import CHUNK_BYTES, assert_restores, begin, keys, make_repository, prune, read, save
 from holdfast.repository import adopting, layout
 from holdfast.repository.repository import Repository
-from holdfast.repository.retention import sweep
+from holdfast.repository.retention import remove, sweep
 from holdfast.repository.run import Run
 from holdfast.repository.sync_plan import Route
 from holdfast.repository.syncing import sync_run
@@ -122,3 +122,32 @@ def check_what_is_left(run: Run, target: Repository, old: set[object]) -> None:
     assert {c.identity for c in expected(run)} <= {c.identity for c in again.checkpoints()}
     assert again.attempts() == run.attempts()
     assert {n: c.identity for n, c in again.tags().items()} == {n: c.identity for n, c in run.tags().items()}
+
+
+def test_a_destination_that_is_slow_does_not_keep_the_source_from_pruning(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes meanwhile is not brought; the rest is, whole."""
+    monkeypatch.setattr(adopting, "PACK_BYTES", 2 * CHUNK_BYTES)
+    attempt = run.attempts()[-1].id
+    doomed = save(run, attempt, 3, 500, {f"t{n}": random.Random(n).randbytes(CHUNK_BYTES) for n in range(20)})
+    last = save(run, attempt, 4, 600)
+    disk = SimulatedDisk()
+    slow = SimulatedStore(disk)
+    pruned: list[bool] = []
+
+    def before(number: int, verb: str, key: str) -> None:
+        if verb == "put" and key.startswith(layout.PACKS) and not pruned:
+            if sum(k.startswith(layout.PACKS) for k in keys(slow)) < 3:
+                return
+            others = Repository.open(run.storage).run("digits")
+            gone = remove(others, [doomed.id], may_delete=lambda c: True, wait_seconds=0.0)
+            pruned.append(not gone.busy)
+
+    target = a_copy(run, slow)
+    slow.before = before
+    sync_run(Route(Repository.open(run.storage), target), "digits")
+    assert pruned == [True]
+    brought = Repository.open(SimulatedStore(disk)).run("digits")
+    assert str(doomed.id) not in map(str, brought.checkpoints())
+    assert read(brought, last.id) == expected(run)[last.id]
