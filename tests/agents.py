@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import holdfast
+from holdfast.agent.errands import _RUNNER
 from holdfast.node.channel import address
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
@@ -14,9 +16,32 @@ from holdfast.storage.local import LocalStorage
 
 def agents_of(repository: Path, run: str = "main") -> list[int]:
     """Process ids of the agents of a run."""
-    opened = Repository.open(LocalStorage(repository))
-    listens_at = address(opened.id, opened.storage.location, run).hex().encode()
-    return [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and listens_at in _words(p)]
+    return agents_at({address_of(Repository.open(LocalStorage(repository)), run)})
+
+
+def address_of(repository: Repository, run: str) -> bytes:
+    """Where the agent of a run listens, as its command line says it."""
+    return address(repository.id, repository.storage.location, run).hex().encode()
+
+
+def agents_at(addresses: set[bytes]) -> list[int]:
+    """Process ids of the agents that listen at any of these."""
+    return [pid for pid, words in _processes() if not addresses.isdisjoint(words)]
+
+
+def errands_below(folder: Path) -> list[int]:
+    """Process ids of the errands of agents, and of their commands, that name a place below a folder."""
+    place = str(folder).encode() + b"/"
+    return [pid for pid, words in _processes() if _is_errand(words) and any(place in word for word in words)]
+
+
+def _is_errand(words: list[bytes]) -> bool:
+    """Not a launch that asks its mirror."""
+    return (b"holdfast" in words or _RUNNER.encode() in words) and b"--latest" not in words
+
+
+def _processes() -> Iterator[tuple[int, list[bytes]]]:
+    return ((int(p.name), _words(p)) for p in Path("/proc").iterdir() if p.name.isdigit())
 
 
 def agents_below(folder: Path) -> list[int]:

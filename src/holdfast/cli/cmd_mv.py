@@ -8,7 +8,7 @@ import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import RepositoryOption, RunArgument, open_repository
-from holdfast.training.claiming import claimed
+from holdfast.training.claiming import claimed_whole
 
 EXAMPLES = ("holdfast mv digits digits-old", "holdfast mv lr3 sweep/lr3")
 
@@ -20,7 +20,8 @@ def command(
 ) -> None:
     """Rename RUN. A live run is refused; killed half way, the same command finishes it.
 
-    No tensor is copied. Launch the training with the new name afterwards.
+    No tensor is copied. What a killed trainer has left in memory becomes durable first. Launch the
+    training with the new name afterwards.
     """
     from holdfast.errors import UsageError
     from holdfast.repository.moving import move
@@ -30,7 +31,7 @@ def command(
     opened = open_repository(repository)
     old, target = opened.run(run), opened.run(new)
     first, second = sorted((old, target), key=lambda r: r.name)  # two moves cannot wait for each other
-    with claimed(first), claimed(second):
+    with claimed_whole(first), claimed_whole(second):
         moved = move(old, target)
     again = ", finishing an earlier move" if moved.resumed else ""
     output.note(f"{run} is now {new} ({text.several(moved.copied, 'file')} copied{again}).")

@@ -17,7 +17,7 @@ from holdfast.cli.options import (
     open_repository,
 )
 from holdfast.cli.told import live_holders
-from holdfast.training.claiming import claimed
+from holdfast.training.claiming import claimed, claimed_whole
 
 if TYPE_CHECKING:
     from holdfast.domain.names import CheckpointId
@@ -41,7 +41,8 @@ def command(
     """
     run = find_run(open_repository(repository), which.partition("@")[0])
     one = run.resolve(address(which).at) if "@" in which else None
-    with nullcontext() if force and live_holders(run) else claimed(run):
+    alone = claimed_whole if one is None else claimed
+    with nullcontext() if force and live_holders(run) else alone(run):
         _check(run, one, force=force)
         if not output.confirm(_question(run, one), yes=yes):
             output.note("Nothing was removed.")

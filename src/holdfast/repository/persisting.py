@@ -80,6 +80,22 @@ class Persister:
         self._retention.after(committed)
         return Persisted(committed, untagged)
 
+    def finish(self, checkpoint: CheckpointId, tags: Sequence[str]) -> dict[str, HoldfastError]:
+        """Do for a checkpoint what follows its commit, where who committed it may have died before.
+
+        Returns
+        -------
+        dict[str, HoldfastError]
+            Tags that could not be set, each with the reason.
+
+        Raises
+        ------
+        StorageError, BusyError, NotFoundError
+            Whether it is durable is not known.
+        """
+        self._run.settle(checkpoint)
+        return self._tag(checkpoint, tags)
+
     def _check_attempt(self) -> None:
         """See that this attempt still heads the run: what a dead branch saves is never found again."""
         if not self._run.is_highest(self._attempt):

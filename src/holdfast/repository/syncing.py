@@ -21,7 +21,7 @@ from contextlib import suppress
 import msgspec
 
 from holdfast.domain.lineage import Attempt, recovery_points
-from holdfast.domain.names import CheckpointId
+from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, NotFoundError, UsageError
 from holdfast.repository import records
 from holdfast.repository.adopting import Advance, Origin, adopt
@@ -55,20 +55,18 @@ class Synced(msgspec.Struct):
         return not (self.checkpoints or self.records or self.failed)
 
 
-def refuse_diverged(source: Run, target: Run) -> None:
-    """Refuse a destination that went on by itself: of two heads only one could count.
-
-    Raises
-    ------
-    UsageError
-    """
+def _own_attempts(source: Run, target: Run) -> list[AttemptId]:
+    """Attempts that the destination has by itself."""
     known = {a.id for a in source.attempts()}
-    own = [a.id for a in target.attempts() if a.based and a.id not in known]
-    if own:
-        raise UsageError(
-            f"The run {target.name} in {target.storage.location} has gone on by itself (attempt {own[-1]}).",
-            do=f"Sync it the other way, or rename one of the two: holdfast mv {target.name} NEW",
-        )
+    return [a.id for a in target.attempts() if a.based and a.id not in known]
+
+
+def _diverged(target: Run, attempt: AttemptId) -> UsageError:
+    """Of two heads only one could count."""
+    return UsageError(
+        f"The run {target.name} in {target.storage.location} has gone on by itself (attempt {attempt}).",
+        do=f"Sync it the other way, or rename one of the two: holdfast mv {target.name} NEW",
+    )
 
 
 def sync_run(
@@ -87,7 +85,10 @@ def sync_run(
         The destination's run has gone on by itself.
     """
     source, target = route.source.run(name), route.target.run(name)
-    refuse_diverged(source, target)
+    if own := _own_attempts(source, target):
+        if not source.all_checkpoints():  # it is being removed there, or was
+            return Synced(name)
+        raise _diverged(target, own[-1])
     return _Syncing(route, source, target, advance).run(latest=latest)
 
 

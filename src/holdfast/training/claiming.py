@@ -26,3 +26,18 @@ def claimed(run: Run) -> Iterator[None]:
     with lease.claiming(run.storage, run.name, _WAIT_SECONDS):
         lease.refuse_if_held(run.storage, run.layout.leases, f"The run {run.name}")
         yield
+
+
+@contextmanager
+def claimed_whole(run: Run) -> Iterator[None]:
+    """As `claimed`; what a killed trainer has left in memory is durable first, and comes no later.
+
+    Raises
+    ------
+    BusyError
+    """
+    from holdfast.training.opening import wait_for_earlier_snapshots
+
+    with claimed(run):
+        wait_for_earlier_snapshots(run)
+        yield

@@ -13,6 +13,7 @@ from holdfast.errors import HoldfastError, StorageError
 from holdfast.node.arena import SnapshotRecord
 from holdfast.node.messages import Done, Staged, revive
 from holdfast.repository.commit import Draft
+from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.placing import Layout
 from holdfast.training.ways import Outcome
@@ -60,12 +61,23 @@ def record_of(draft: Draft, details: Details, layout: Layout) -> bytes:
 
 
 def committed(run: Run, attempt: str) -> dict[int, CheckpointId]:
-    """What of an attempt is durable, by sequence number."""
+    """What of an attempt is there, by sequence number."""
     try:
         own = [c for c in run.checkpoints() if str(c.attempt) == attempt]
     except HoldfastError:
         return {}  # what cannot be looked up is saved again, which does no harm
     return {c.sequence: c for c in own if c.kind == "full"}
+
+
+def finish(flight: Flight, checkpoint: CheckpointId, persister: Persister) -> Outcome | None:
+    """Do what an agent that died having committed a snapshot may have left undone; None if that fails."""
+    try:
+        untagged = persister.finish(checkpoint, flight.staged.tags)
+    except HoldfastError:
+        return None  # it is saved again, which does no harm
+    flight.durable = True
+    done = Done(flight.draft.sequence, checkpoint=str(checkpoint))
+    return msgspec.structs.replace(outcome(done, flight), untagged=untagged)
 
 
 def outcome(done: Done, flight: Flight) -> Outcome:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.integration.training.launching import (
 
 import holdfast
 from agents import agent_of, agents_of, stop_agent
+from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
 from holdfast.training import background, saving, slots
@@ -108,6 +110,34 @@ def test_a_killed_trainer_loses_nothing_that_was_staged(tmp_path: Path) -> None:
     check(tmp_path)
 
 
+@pytest.mark.parametrize(("verb", "left"), [("mv", [1, 2, 3, 4]), ("rm", [])])
+def test_a_run_is_renamed_and_removed_with_what_its_killed_trainer_has_staged(
+    verb: str, left: list[int], tmp_path: Path
+) -> None:
+    def train(tell: Tell) -> None:
+        def die_staged(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 3:
+                stop_agent(ckpt)
+            if t == 4:
+                tell(str(agent_of(ckpt)))
+                send_self(signal.SIGKILL)
+
+        count(tmp_path, each=die_staged, save="every 1 step", keep="all")
+
+    process = launch(train)
+    agent = int(process.heard())
+    assert process.wait() == -signal.SIGKILL
+    words = {"mv": ["mv", "main", "other"], "rm": ["rm", "main", "--yes"]}[verb]
+    command = subprocess.Popen([sys.executable, "-m", "holdfast", *words, "-R", str(tmp_path)])
+    with contextlib.suppress(subprocess.TimeoutExpired):  # it waits for the agent
+        command.wait(3.0)
+    os.kill(agent, signal.SIGCONT)
+    assert command.wait(30.0) == 0
+    assert steps_in(tmp_path, "other") == left
+    assert wait_until(lambda: not agents_of(tmp_path))
+    assert not run_of(tmp_path).exists()
+
+
 def test_a_trainer_killed_before_its_agent_is_there_loses_nothing_that_was_staged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,6 +185,27 @@ def test_an_agent_that_dies_having_committed_is_not_asked_to_save_again(tmp_path
 
     count(tmp_path, each=kill, save="every 1 step", keep="all")
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_an_agent_that_dies_having_committed_and_not_yet_tagged_costs_no_tag(tmp_path: Path) -> None:
+    agents: list[int] = []
+    saves: list[holdfast.Save] = []
+
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            agents.append(stop_agent(ckpt))
+            saves.append(ckpt.save(tag="paper"))
+        if t == 3:
+            (flight,) = way(ckpt)._flights.values()
+            commit(run_of(tmp_path), flight.draft, details=flight.details)  # as the agent does
+            os.kill(agents[0], signal.SIGKILL)
+
+    count(tmp_path, each=kill, save=None, keep="last 1")
+    (save,) = saves
+    tags = run_of(tmp_path).tags()
+    assert save.checkpoint is not None
+    assert tags == {"paper": save.checkpoint}
+    assert save.checkpoint in run_of(tmp_path).checkpoints()
 
 
 def test_agents_that_keep_dying_leave_saving_to_the_trainer(

@@ -23,6 +23,7 @@ from holdfast.errors import UsageError
 from holdfast.repository import adopting, compact, layout, records
 from holdfast.repository.forking import fork
 from holdfast.repository.pack import RAW
+from holdfast.repository.removing import remove_run
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.repository.sync_plan import Route, plan
@@ -224,6 +225,24 @@ def test_a_destination_that_went_on_by_itself_is_refused_and_goes_the_other_way(
     for source, other in ((here, there), (there, here)):
         with pytest.raises(UsageError, match="by itself"):
             synced(source, other.repository)
+
+
+@pytest.mark.parametrize("attempts", [0, 1])
+def test_a_run_that_is_removed_at_the_source_meanwhile_is_no_destination_gone_on(
+    run: Run, attempts: int
+) -> None:
+    """Listed, and then removed whole, or but for an attempt as by a removal that was killed."""
+    target = a_copy(run)
+    synced(run, target)
+    left = [run.layout.attempt(a.id) for a in run.attempts()[:attempts]]
+    records = {key: run.storage.get(key) for key in left}
+    remove_run(run)
+    for key, data in records.items():
+        run.storage.put(key, [data])
+    assert synced(run, target).is_nothing
+    there = Repository.open(target.storage).run("digits")
+    assert len(there.checkpoints()) == 4
+    assert len(there.attempts()) == 2
 
 
 def test_a_live_source_may_go_on_and_remove(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
