@@ -9,10 +9,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
-from holdfast.errors import NotFoundError, StorageError
+from holdfast.errors import BusyError, NotFoundError, StorageError
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
+
+BUSY_SECONDS = 300.0
+"""How long to wait for another that fetches the run: a launch that was killed has left it."""
+PAUSE_SECONDS = 0.5
 
 
 def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
@@ -25,15 +30,11 @@ def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
     """
     if _is_here(location, run):
         return False
-    words = ["sync", "--latest", mirror, os.fspath(location), run]
-    done = subprocess.run(
-        [sys.executable, "-m", "holdfast", *words],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
+    done = _asked(location, run, mirror)
+    until = time.monotonic() + BUSY_SECONDS
+    while done.returncode == BusyError.exit_code and time.monotonic() < until:
+        time.sleep(PAUSE_SECONDS)
+        done = _asked(location, run, mirror)
     if done.returncode not in (0, NotFoundError.exit_code):
         why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         raise StorageError(
@@ -41,6 +42,18 @@ def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
             do="Mend that, or leave mirror= out to begin anew.",
         )
     return done.returncode == 0
+
+
+def _asked(location: str | os.PathLike[str], run: str, mirror: str) -> subprocess.CompletedProcess[str]:
+    words = ["sync", "--latest", mirror, os.fspath(location), run]
+    return subprocess.run(
+        [sys.executable, "-m", "holdfast", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
 
 
 def _is_here(location: str | os.PathLike[str], run: str) -> bool:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -21,6 +22,10 @@ from tests.integration.training.launching import count, wait_until
 import holdfast
 from agents import agents_of
 from holdfast.errors import HoldfastError, StorageError, UsageError
+from holdfast.node.lease import claiming
+from holdfast.repository.repository import Repository
+from holdfast.storage.local import LocalStorage
+from holdfast.training.mirroring import fetch
 
 Said = pytest.CaptureFixture[str]
 PATIENCE_SECONDS = 60.0
@@ -161,6 +166,26 @@ def test_a_fresh_start_is_refused_while_its_mirror_does_not_answer(tmp_path: Pat
     with pytest.raises(StorageError, match=r"its mirror .* could not be asked"):
         count(tmp_path / "here", mirror=mirror.replace("bucket", s3_server.BUCKET))
     assert not (tmp_path / "here").exists()
+
+
+def test_what_a_killed_launch_still_fetches_is_waited_for(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(mirror, save="every 2 steps", background=False)
+    Repository.create(LocalStorage(here, create=True), repository_id=Repository.open(LocalStorage(mirror)).id)
+    holding, seen = threading.Event(), time.monotonic()
+
+    def hold() -> None:
+        with claiming(LocalStorage(here), "main"):
+            holding.set()
+            time.sleep(11)  # longer than one command waits
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    holding.wait()
+    assert fetch(here, "main", str(mirror))
+    thread.join()
+    assert time.monotonic() - seen >= 11
+    assert steps_in(here) == [6]
 
 
 def test_a_mirror_keeps_what_it_is_told(tmp_path: Path) -> None:
