@@ -46,7 +46,7 @@ class Errand(msgspec.Struct, frozen=True):
     uploads : bool
         Whether checkpoints are at the mirror afterwards.
     gently : bool
-        On one core that nobody else wants, and given up after a failure; else it is tried until it works.
+        On one core at the lowest priority, and given up after a failure; else it is tried until it works.
     """
 
     failing: str
@@ -189,8 +189,11 @@ def _started(
 
 
 def _give_way(pid: int) -> None:
-    """Let it have one core, while nobody else wants that, and the disk likewise."""
+    """Let it have what others leave of one core, and the disk likewise.
+
+    Not the scheduler's idle class: beside training that leaves nothing it would hold its memory for ever.
+    """
     with suppress(OSError, psutil.Error, AttributeError):
         os.sched_setaffinity(pid, {max(os.sched_getaffinity(pid))})
-        os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0))
+        os.setpriority(os.PRIO_PROCESS, pid, 19)
         psutil.Process(pid).ionice(psutil.IOPRIO_CLASS_IDLE)

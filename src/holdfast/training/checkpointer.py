@@ -80,7 +80,7 @@ class Checkpointer:
         somebody asked for always wait.
     compact : {"never", "idle"}
         Whether the process beside it makes what was saved smaller whenever it has nothing else to
-        do, as ``holdfast compact`` does, on one core that nobody else wants.
+        do, as ``holdfast compact`` does, on one core, at the lowest priority.
     mirror : str or path, optional
         Another repository, such as ``"s3://bucket/prefix"``, to which each checkpoint is brought
         behind training; where this one has none of the run yet, it starts from there.

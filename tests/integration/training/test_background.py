@@ -402,16 +402,16 @@ def compacting(repository: Path) -> list[int]:
     return [pid for pid, line in lines.items() if "compact" in line and str(repository) in line]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_what_was_saved_is_made_smaller_when_nothing_else_is_to_be_done(tmp_path: Path) -> None:
     size = 300_000
 
     def wait_for_compaction(ckpt: holdfast.Checkpointer, t: int) -> None:
         if t == 4:
-            assert wait_until(lambda: codecs_in(tmp_path) > {"raw"}, 90), "nothing was compacted"
+            assert wait_until(lambda: codecs_in(tmp_path) > {"raw"}, 150), "nothing was compacted"
 
     count(tmp_path, each=wait_for_compaction, save="every 1 step", keep="all", size=size, compact="idle")
-    assert wait_until(lambda: not agents_of(tmp_path) and not compacting(tmp_path), 90)
+    assert wait_until(lambda: not agents_of(tmp_path) and not compacting(tmp_path), 150)
     check(tmp_path, size=size)
     for checkpoint in holdfast.open(tmp_path)["main"]:
         checkpoint.verify()
