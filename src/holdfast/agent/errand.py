@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 
 from holdfast.agent.errands import PAUSES_SECONDS
 from holdfast.errors import BusyError
+from holdfast.node.commands import command
 
-FINE = (0, BusyError.exit_code)
-"""Who is busy may be so until the next round."""
+MAY_BE_BUSY = frozenset({"compact", "prune"})
+"""These may be left for the next round; what was not brought to a mirror is not there."""
 
 
 def main(commands_json: str, last_seconds: str) -> int:
@@ -27,7 +27,7 @@ def main(commands_json: str, last_seconds: str) -> int:
 
 def _first_failure(commands: list[list[str]]) -> int:
     for words in commands:
-        code = subprocess.run([sys.executable, "-m", "holdfast", *words], check=False).returncode
-        if code not in FINE:
+        code = subprocess.run(command(*words), check=False).returncode
+        if code and not (code == BusyError.exit_code and words[0] in MAY_BE_BUSY):
             return code
     return 0

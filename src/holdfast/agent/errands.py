@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from typing import IO, NamedTuple
 import msgspec
 import psutil
 
+from holdfast.node.commands import environment, last_error
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import Hello, Message, Told, Uploaded
 
@@ -92,13 +94,19 @@ class Rounds:
     """
 
     def __init__(self, errand: Errand, tell: Callable[[Message], None]) -> None:
-        self._errand = errand
+        self.errand = errand
         self._tell = tell
         self._new = 0
         self._newest = 0
         self._failures = 0
         self._not_before = 0.0
         self._running: _Round | None = None
+
+    def serve_another(self) -> None:
+        """A new trainer goes on with the same errand: sequences begin anew."""
+        self._newest = 0
+        if self._running is not None:
+            self._running = self._running._replace(newest=0)
 
     def committed(self, sequence: int) -> None:
         """A checkpoint has come."""
@@ -108,11 +116,11 @@ class Rounds:
     @property
     def is_open(self) -> bool:
         """Whether there is something to look at now and then."""
-        return self._running is not None or (self._new >= self._errand.checkpoints and not self._is_given_up)
+        return self._running is not None or (self._new >= self.errand.checkpoints and not self._is_given_up)
 
     @property
     def _is_given_up(self) -> bool:
-        return self._errand.gently and self._failures > 0
+        return self.errand.gently and self._failures > 0
 
     def look(self, *, idle: bool) -> None:
         """Begin if it is time, and see to a round that has ended.
@@ -129,23 +137,28 @@ class Rounds:
     def end(self) -> None:
         """Nobody trains any more: what is left is done by a process that outlives this one."""
         self._collect()
-        if self._running is not None and not self._errand.gently:
-            self._running.process.kill()  # it may be half way through what was there when it began
-            self._new += 1
+        if self._running is not None and not self.errand.gently:
+            self._stop(self._running)  # it may be half way through what was there when it began
         if self._new and not self._is_given_up:
-            self._begin(last_seconds=0.0 if self._errand.gently else LAST_SECONDS)
+            self._begin(last_seconds=0.0 if self.errand.gently else LAST_SECONDS)
+
+    def _stop(self, running: _Round) -> None:
+        with suppress(ProcessLookupError), running.said:
+            os.killpg(running.process.pid, signal.SIGKILL)  # the command that it runs, too
+        running.process.wait()
+        self._running, self._new = None, self._new + running.checkpoints
 
     def _begin(self, *, last_seconds: float) -> None:
-        if available_bytes() < self._errand.need_bytes + SPARE_BYTES:
+        if not last_seconds and available_bytes() < self.errand.need_bytes + SPARE_BYTES:
             return
         said = tempfile.TemporaryFile()  # noqa: SIM115  # until it has ended
         try:
-            process = _started(self._errand.commands, last_seconds, said)
+            process = _started(self.errand.commands, last_seconds, said)
         except OSError as error:
             said.close()
             self._failed(str(error))
             return
-        if self._errand.gently:
+        if self.errand.gently:
             _give_way(process.pid)
         self._running, self._new = _Round(process, said, self._new, self._newest), 0
 
@@ -155,20 +168,20 @@ class Rounds:
         ended, self._running = self._running, None
         with ended.said as said:
             said.seek(0)
-            lines = said.read().decode(errors="replace").strip().splitlines()
+            text = said.read().decode(errors="replace")
         if ended.process.returncode:
             self._new += ended.checkpoints
-            self._failed(lines[-1] if lines else f"it ended with {ended.process.returncode}")
+            self._failed(last_error(text, ended.process.returncode))
             return
-        if self._errand.uploads:
+        if self.errand.uploads:
             self._tell(Uploaded(ended.newest))
         if self._failures:
             self._failures = 0
-            self._tell(Told(f"{self._errand.commands[0][0]} works again."))
+            self._tell(Told(f"{self.errand.commands[0][0]} works again."))
 
     def _failed(self, why: str) -> None:
         if not self._failures:
-            self._tell(Told(f"{self._errand.failing}: {why.removeprefix('error: ')}"))
+            self._tell(Told(f"{self.errand.failing}: {why}"))
         pause_seconds = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
         self._not_before = time.monotonic() + pause_seconds
         self._failures += 1
@@ -177,13 +190,12 @@ class Rounds:
 def _started(
     commands: Sequence[Sequence[str]], last_seconds: float, said: IO[bytes]
 ) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     return subprocess.Popen(
-        [sys.executable, "-c", _RUNNER, json.dumps(commands), str(last_seconds)],
+        [sys.executable, "-P", "-c", _RUNNER, json.dumps(commands), str(last_seconds)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=said,
-        env=environment,
+        env=environment(),
         start_new_session=True,
     )
 

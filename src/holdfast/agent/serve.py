@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 
 from holdfast.agent.errands import LOOK_SECONDS as ERRAND_SECONDS
-from holdfast.agent.errands import Rounds, errands_of
+from holdfast.agent.errands import Errand, Rounds, errands_of
 from holdfast.agent.holdings import Holdings
 from holdfast.agent.work import Worker
 from holdfast.node.arena import Slot
@@ -223,12 +223,17 @@ class Agent:
         self._life = _Life(channel.peer_pid)
         self._trainer, self._ended = channel, False
         self._memory_seconds = hello.memory_seconds
-        for rounds in self._rounds:  # those of the trainer before, who may have asked for others
-            rounds.end()
-        self._rounds = [Rounds(errand, self._tell) for errand in errands_of(hello)]
+        self._take_errands(errands_of(hello))
         self._worker.add(hello)
         if self._life.over:
             self._let_go()
+
+    def _take_errands(self, errands: list[Errand]) -> None:
+        kept = errands == [rounds.errand for rounds in self._rounds]
+        for rounds in self._rounds:
+            rounds.serve_another() if kept else rounds.end()
+        if not kept:
+            self._rounds = [Rounds(errand, self._tell) for errand in errands]
 
     # -- what the trainer says ---------------------------------------------------------
 

@@ -9,7 +9,7 @@ hint, which was written when they were durable, so another one goes on from ther
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -26,7 +26,7 @@ from holdfast.repository.pack import RAW, PackBuilder, PackEntry
 from holdfast.repository.reading import raise_damage
 from holdfast.repository.retention import FULL
 from holdfast.repository.run import Run
-from holdfast.repository.writing import PACK_BYTES, Written, discard
+from holdfast.repository.writing import PACK_BYTES, Written, discard, in_groups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -122,7 +122,7 @@ class _Carrying:
         new_packs: dict[str, list[PackEntry]] = {}
         self._origin.copies.cover(lacking, self._hints)
         try:
-            for group in self._groups(lacking):
+            for group in in_groups(lacking, self._raw_bytes, PACK_BYTES):
                 if new_packs:
                     put_hint(self._run, self._checkpoint, {*used, *new_packs})
                 self._put(group, new_packs)
@@ -138,18 +138,8 @@ class _Carrying:
         new_packs[builder.pack_id] = builder.entries
         self._run.storage.put(layout.pack(builder.pack_id), pack_bytes(builder, [[one] for one in stored]))
 
-    def _groups(self, lacking: list[bytes]) -> Iterator[list[bytes]]:
-        group: list[bytes] = []
-        size_bytes = 0
-        for digest in lacking:
-            raw_bytes = next((c.entry.raw_bytes for c in self._origin.copies.copies(digest)), 0)
-            if group and size_bytes + raw_bytes > PACK_BYTES:
-                yield group
-                group, size_bytes = [], 0
-            group.append(digest)
-            size_bytes += raw_bytes
-        if group:
-            yield group
+    def _raw_bytes(self, digest: bytes) -> int:
+        return next((c.entry.raw_bytes for c in self._origin.copies.copies(digest)), 0)
 
     def _read(self, group: list[bytes]) -> list[Stored]:
         """Verified chunks, encoded if they were."""

@@ -19,7 +19,7 @@ from holdfast.repository.live import Live, Seen
 from holdfast.repository.pack import RAW, PackBuilder
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import UnrecordedIndex
-from holdfast.repository.writing import PACK_BYTES
+from holdfast.repository.writing import PACK_BYTES, in_groups
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,18 +168,9 @@ class Rewriting:
 
 def groups(live: Live, repository: Repository, digests: Collection[bytes]) -> Iterator[list[Family]]:
     """Families, the oldest first, of as many bytes as are worked on at a time."""
-    group: list[Family] = []
-    size_bytes = 0
     newest_first = sorted(digests, key=lambda d: live.needs[d].place, reverse=True)
-    for family in reversed(families(newest_first, live.newer, live.wider)):
-        raw_bytes = sum(_raw_bytes(repository, member.digest) for member in family)
-        if group and size_bytes + raw_bytes > PACK_BYTES:
-            yield group
-            group, size_bytes = [], 0
-        group.append(family)
-        size_bytes += raw_bytes
-    if group:
-        yield group
+    found = reversed(families(newest_first, live.newer, live.wider))
+    return in_groups(found, lambda f: sum(_raw_bytes(repository, member.digest) for member in f), PACK_BYTES)
 
 
 def _raw_bytes(repository: Repository, digest: bytes) -> int:

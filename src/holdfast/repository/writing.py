@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import blake3
 import msgspec
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from holdfast.storage.base import Buffer
 
+Item = TypeVar("Item")
 PACK_BYTES = 64 * 1024 * 1024
 WRITERS = 3
 
@@ -92,7 +93,8 @@ class PackWriter:
         for name, source in sources.items():
             digests[name] = [b""] * len(chunk_sizes(source.spec.size_bytes, self._chunk_bytes))
         try:
-            self._write_groups(_group(self._pieces(sources)), sources, digests)
+            groups = in_groups(self._pieces(sources), lambda piece: piece.size, PACK_BYTES)
+            self._write_groups(groups, sources, digests)
         except BaseException:
             discard(self._storage, self.new_packs)
             raise
@@ -186,16 +188,17 @@ def _parts(builder: PackBuilder, chunks: Iterable[tuple[bytes, npt.NDArray[np.ui
     yield from builder.finish()
 
 
-def _group(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    """Cut the pieces into packs of at most `PACK_BYTES` of raw chunks."""
-    group: list[_Piece] = []
+def in_groups(items: Iterable[Item], size_of: Callable[[Item], int], most_bytes: int) -> Iterator[list[Item]]:
+    """Cut items, in order, into groups of at most so many bytes, or of one that is larger."""
+    group: list[Item] = []
     size_bytes = 0
-    for piece in pieces:
-        if group and size_bytes + piece.size > PACK_BYTES:
+    for item in items:
+        more_bytes = size_of(item)
+        if group and size_bytes + more_bytes > most_bytes:
             yield group
             group, size_bytes = [], 0
-        group.append(piece)
-        size_bytes += piece.size
+        group.append(item)
+        size_bytes += more_bytes
     if group:
         yield group
 

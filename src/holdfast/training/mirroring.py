@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 
 from holdfast.errors import BusyError, NotFoundError, StorageError
+from holdfast.node.commands import command, environment, last_error
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
 
@@ -36,7 +36,7 @@ def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
         time.sleep(PAUSE_SECONDS)
         done = _asked(location, run, mirror)
     if done.returncode not in (0, NotFoundError.exit_code):
-        why = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        why = last_error(done.stderr, done.returncode)
         raise StorageError(
             f"There is no checkpoint of {run} here, and its mirror {mirror} could not be asked: {why}",
             do="Mend that, or leave mirror= out to begin anew.",
@@ -45,13 +45,13 @@ def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
 
 
 def _asked(location: str | os.PathLike[str], run: str, mirror: str) -> subprocess.CompletedProcess[str]:
-    words = ["sync", "--latest", mirror, os.fspath(location), run]
     return subprocess.run(
-        [sys.executable, "-m", "holdfast", *words],
+        command("sync", "--latest", mirror, os.fspath(location), run),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        env=environment(),
         check=False,
     )
 

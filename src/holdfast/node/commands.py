@@ -1,0 +1,25 @@
+"""Commands of the command line, run beside this process in processes of their own."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+
+def command(*words: str) -> list[str]:
+    """The program and arguments that run these words; nothing in the present folder shadows a module."""
+    return [sys.executable, "-P", "-m", "holdfast", *words]
+
+
+def environment() -> dict[str, str]:
+    """In which it finds the modules that this process does."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
+def last_error(said: str, code: int) -> str:
+    """What went wrong, from what a command said on standard error, and its exit code."""
+    lines = said.strip().splitlines()
+    errors = [number for number, line in enumerate(lines) if line.startswith("error: ")]
+    if errors:
+        return " ".join(lines[errors[-1] :]).removeprefix("error: ")
+    return lines[-1] if lines else f"it ended with {code}"
