@@ -14,6 +14,7 @@ from holdfast.errors import BusyError, NotFoundError, StorageError
 from holdfast.node.commands import command, environment, last_error
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
+from holdfast.training import console
 
 BUSY_SECONDS = 300.0
 """How long to wait for another that fetches the run: a launch that was killed has left it."""
@@ -41,6 +42,8 @@ def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
             f"There is no checkpoint of {run} here, and its mirror {mirror} could not be asked: {why}",
             do="Mend that, or leave mirror= out to begin anew.",
         )
+    if done.returncode == 0:
+        console.say(f"run {run} is not here; what it resumes from came from {mirror}")
     return done.returncode == 0
 
 

@@ -129,6 +129,7 @@ def test_a_run_whose_machine_is_lost_goes_on_from_the_store(s3: str, tmp_path: P
     shutil.rmtree(here)
     with launch(here, mirror, "go on") as again:
         said, told = again.communicate(timeout=PATIENCE_SECONDS)
+    assert "what it resumes from came from s3://" in told
     assert "resumes after step 4" in told
     assert said.strip() == str(list(range(6)))
     assert steps_in(here) == [4, 6]
