@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -44,7 +45,8 @@ def refusal(error: BaseException, doing: str, location: str) -> errors.HoldfastE
         return errors.NotFoundError(f"There is no {doing.partition(' ')[2]} in {location}.")
     status = _status(error)
     if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
-        return errors.StorageError(f"{failed}: access was denied{_code(error)}.", do=_ALLOWED)
+        what = f"{failed}: access was denied{_code(error)}."
+        return errors.StorageError(what, do=_ALLOWED, errno=errno.EACCES)
     if status is None:
         return errors.StorageError(f"{failed}: {_first_line(error)}.", do=_CONNECTED)
     return errors.StorageError(

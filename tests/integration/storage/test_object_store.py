@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -220,6 +221,19 @@ def test_refusals_are_said_in_one_sentence(s3: str) -> None:
         storage = open_storage(s3_server.url(endpoint, "x"))
         with pytest.raises(StorageError, match="access was denied"):
             storage.get("a")
+
+
+def test_who_may_only_read_can_read(s3: str, told: Told) -> None:
+    prefix = uuid.uuid4().hex
+    holdfast.save(s3_server.url(s3, prefix), {"weights": np.arange(10.0)}, step=1)
+    with meddling(s3, lambda method, headers: 403 if method in ("PUT", "DELETE") else None) as endpoint:
+        place = s3_server.url(endpoint, prefix)
+        into = {"weights": np.zeros(10)}
+        assert holdfast.load(place, into).step == 1
+        assert into["weights"].sum() == 45
+        assert "All intact" in told("verify", "--repository", place)
+        assert abs(open_storage(place).now_seconds() - time.time()) < 60
+        assert "access was denied" in told("tag", "main", "a", "--repository", place, exit_code=7)
 
 
 @pytest.mark.parametrize(
