@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import holdfast
 from checkpoints import orphans
@@ -74,7 +75,8 @@ def _check_repository(world: World, place: str) -> None:
         holders = lease.holders(storage, found.layout.leases)
         require(not holders, f"{place}: {found.name} is held by {holders}")
     storage.sweep_temporaries(older_than_seconds=-60)
-    require(not temporaries(world.folder), f"temporary files are left: {temporaries(world.folder)}")
+    # Of this place alone: what a kill left in the others is swept when they are looked at.
+    require(not temporaries(Path(place)), f"temporary files are left: {temporaries(Path(place))}")
 
 
 def _check_copy(source: str, target: str) -> None:
