@@ -20,7 +20,7 @@ from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
 from holdfast.repository.assembling import Stored, pack_bytes
 from holdfast.repository.chunks import ChunkReader
-from holdfast.repository.commit import Committed, Finder, publish, put_hint
+from holdfast.repository.commit import Committed, Finder, learn, publish, put_hint
 from holdfast.repository.index import ChunkIndex
 from holdfast.repository.pack import RAW, PackBuilder, PackEntry
 from holdfast.repository.reading import raise_damage
@@ -76,6 +76,23 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
     return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
 
 
+def complete(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambda size: None) -> int:
+    """Bring what a checkpoint of this run has no good copy of any more; return the bytes moved.
+
+    Raises
+    ------
+    DamagedError
+        A chunk has no good copy there either.
+    """
+    carrying = _Carrying(run, manifest, origin, advance)
+    with run.repository.holding(saving=True):
+        carrying.learn_unfinished()
+        written = carrying.gather(frozenset())
+        put_hint(run, carrying.checkpoint, written.packs)
+        learn(run, carrying.checkpoint, written)
+    return written.new_bytes
+
+
 def chunks_of(manifest: Manifest) -> dict[bytes, tuple[str, str]]:
     """Every chunk that a manifest references, in its order → name and dtype of a tensor that holds it."""
     return {
@@ -92,7 +109,7 @@ class _Carrying:
     def __init__(self, run: Run, manifest: Manifest, origin: Origin, advance: Advance) -> None:
         self._run = run
         self._manifest = manifest
-        self._checkpoint, _ = encode_manifest(manifest)
+        self.checkpoint, _ = encode_manifest(manifest)
         self._chunks = chunks_of(manifest)
         self._origin = origin
         self._hints = origin.run.hints(origin.checkpoint)
@@ -100,14 +117,14 @@ class _Carrying:
 
     def learn_unfinished(self) -> None:
         """Rely on what an adoption of the same checkpoint, which was cut short, has moved."""
-        unfinished = self._run.hints(self._checkpoint)
+        unfinished = self._run.hints(self.checkpoint)
         self._run.repository.index.load(unfinished)
         self._run.repository.dependable |= set(unfinished)
 
     def take_back(self) -> None:
         """Condemn what was published: its packs have gone, and so has what they could be made from."""
-        record = records.CondemnedRecord(str(self._checkpoint), self._run.storage.now_seconds())
-        self._run.storage.put_if_absent(self._run.layout.condemn(self._checkpoint), records.encode(record))
+        record = records.CondemnedRecord(str(self.checkpoint), self._run.storage.now_seconds())
+        self._run.storage.put_if_absent(self._run.layout.condemn(self.checkpoint), records.encode(record))
 
     def gather(self, lost: frozenset[str]) -> Written:
         """Packs that hold all the chunks, without those that are lost."""
@@ -124,7 +141,7 @@ class _Carrying:
         try:
             for group in in_groups(lacking, self._raw_bytes, PACK_BYTES):
                 if new_packs:
-                    put_hint(self._run, self._checkpoint, {*used, *new_packs})
+                    put_hint(self._run, self.checkpoint, {*used, *new_packs})
                 self._put(group, new_packs)
         except StorageError as error:
             if error.errno in FULL:  # else they stay, so that the next one need not move them again

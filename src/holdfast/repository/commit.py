@@ -139,7 +139,7 @@ def publish(run: Run, manifest: Manifest, written: Written, gather: Gather) -> t
         raise
     _publish(run, checkpoint, data, written)
     written = _recheck(run, checkpoint, written, gather)
-    _learn(run, checkpoint, written)
+    learn(run, checkpoint, written)
     return checkpoint, written
 
 
@@ -251,7 +251,8 @@ def _recheck(run: Run, checkpoint: CheckpointId, written: Written, gather: Gathe
     )
 
 
-def _learn(run: Run, checkpoint: CheckpointId, written: Written) -> None:
+def learn(run: Run, checkpoint: CheckpointId, written: Written) -> None:
+    """Remember which packs hold a checkpoint: they may be relied on."""
     repository = run.repository
     for pack_id, entries in written.new_packs.items():
         repository.index.add(pack_id, entries)

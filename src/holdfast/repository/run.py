@@ -304,6 +304,10 @@ class Run:
         record = records.RejectedRecord(str(checkpoint), reason, self.storage.now_seconds())
         self.storage.put_if_absent(self.layout.reject(checkpoint), records.encode(record))
 
+    def readmit(self, checkpoint: CheckpointId) -> None:
+        """Withdraw its rejection: it was damaged, and verifies again."""
+        self.storage.delete(self.layout.reject(checkpoint))
+
     # -- tags --------------------------------------------------------------------------
 
     def tags(self, *, strict: bool = False) -> dict[str, CheckpointId]:
