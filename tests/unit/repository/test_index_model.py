@@ -10,10 +10,11 @@ from holdfast.repository.pack import PackEntry
 from holdfast.storage.memory import MemoryStorage
 
 PACKS = {name * 32: number for number, name in enumerate("abcd")}
-DIGESTS = [bytes([n]) * 32 for n in range(6)]
+DIGESTS = [bytes([n]) * 32 for n in range(3)]
 acts = st.lists(
     st.tuples(st.sampled_from(sorted(PACKS)), st.none() | st.sets(st.sampled_from(DIGESTS), max_size=4)),
-    max_size=12,
+    min_size=4,
+    max_size=20,
 )
 
 
