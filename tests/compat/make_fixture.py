@@ -1,7 +1,8 @@
 """Write a repository kept beside this file, once per format version: python make_fixture.py v1
 
 ``v1-encoded`` is of the same version, with larger tensors and compacted packs; ``v1-deltas`` has packs in
-which chunks are encoded by others (version 2 of the pack).
+which chunks are encoded by others (version 2 of the pack). All these have manifests of version 1;
+``v1-packed`` is like ``v1``, with manifests of version 2.
 
 Never run again for a version that was released: the point is that old bytes stay readable.
 """
@@ -31,7 +32,7 @@ class Counter:
         self.count = state["count"]
 
 
-ENCODED, DELTAS = "v1-encoded", "v1-deltas"
+ENCODED, DELTAS, PACKED = "v1-encoded", "v1-deltas", "v1-packed"
 COMPACTED = (ENCODED, DELTAS)
 
 

@@ -14,7 +14,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.codecs import registry
-from holdfast.domain.manifest import Manifest, encode_manifest, split_digests
+from holdfast.domain.manifest import Manifest, split_digests
+from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records

@@ -12,10 +12,9 @@ from os import getpid
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.domain.lineage import Attempt, chain, head_attempt, recovery_points
-from holdfast.domain.manifest import (
+from holdfast.domain.manifest import Manifest, Summary
+from holdfast.domain.manifest_file import (
     SUMMARY_READ_BYTES,
-    Manifest,
-    Summary,
     decode_manifest,
     decode_needs,
     decode_summary,
