@@ -24,6 +24,7 @@ VERBS = (
     "diff",
     "export",
     "import",
+    "publish",
     "tag",
     "fork",
     "restart",

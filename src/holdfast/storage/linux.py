@@ -1,4 +1,4 @@
-"""Three Linux calls that Python's `os` lacks; each says so where the system lacks it too."""
+"""Four Linux calls that Python's `os` lacks; each says so where the system lacks it too."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ _STATX_DIOALIGN = 0x2000
 _STATX_SIZE_BYTES = 256
 _MASK_AT, _MEMORY_AT, _OFFSET_AT = 0, 152, 156
 _RENAME_NOREPLACE = 1
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
 
 
 class _Libc:
@@ -50,11 +52,26 @@ def rename_absent(source: str, source_folder: int, target: str, target_folder: i
     OSError
         With EINVAL or ENOSYS where the file system or system cannot.
     """
+    _renamed(source, source_folder, target, target_folder, _RENAME_NOREPLACE)
+
+
+def rename_exchange(source: str, target: str) -> None:
+    """Let two files or folders change places, atomically.
+
+    Raises
+    ------
+    OSError
+        With EINVAL or ENOSYS where the file system or system cannot.
+    """
+    _renamed(source, _AT_FDCWD, target, _AT_FDCWD, _RENAME_EXCHANGE)
+
+
+def _renamed(source: str, source_folder: int, target: str, target_folder: int, flags: int) -> None:
     try:
         renameat2 = _libc().renameat2
     except AttributeError:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if renameat2(source_folder, os.fsencode(source), target_folder, os.fsencode(target), _RENAME_NOREPLACE):
+    if renameat2(source_folder, os.fsencode(source), target_folder, os.fsencode(target), flags):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), target)
 

@@ -30,6 +30,7 @@ from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
+from holdfast.training.publishing import check_publish
 from holdfast.training.restoring import check_resume
 from holdfast.training.saves import Save
 from holdfast.training.session import Session
@@ -86,6 +87,9 @@ class Checkpointer:
         behind training; where this one has none of the run yet, it starts from there.
     mirror_keep : str, optional
         What to keep at the mirror, as for ``keep``; by default everything that came there.
+    publish : str or list of str, optional
+        Plain files to keep current behind training: ``"best -> out/best.safetensors"``, also
+        ``latest`` or a tag.
     staging_memory : int, optional
         Bytes of a GPU's memory that a save in the background may take for copies of what training
         changes at once; by default half of what is free. Beyond it the copy holds up training.
@@ -116,6 +120,7 @@ class Checkpointer:
         compact: str = "never",
         mirror: str | os.PathLike[str] | None = None,
         mirror_keep: str | None = None,
+        publish: str | list[str] | None = None,
         staging_memory: int | None = None,
     ) -> None:
         check_resume(resume)
@@ -146,6 +151,7 @@ class Checkpointer:
             compact=compact,
             mirror=check_mirror(mirror, mirror_keep),
             mirror_keep=mirror_keep,
+            publish=check_publish(publish, keep_rules.parse(keep)),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
         )
