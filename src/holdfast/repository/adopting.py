@@ -65,7 +65,7 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
         A chunk that is lacking here has no good copy there either.
     """
     started = time.monotonic()
-    carrying = _Carrying(run, manifest, origin, advance)
+    carrying = _Carrying(run, encode_manifest(manifest)[0], manifest, origin, advance)
     with run.repository.holding(saving=True):
         carrying.learn_unfinished()
         found = carrying.gather(frozenset())
@@ -77,7 +77,13 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
     return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
 
 
-def complete(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambda size: None) -> int:
+def complete(
+    run: Run,
+    checkpoint: CheckpointId,
+    manifest: Manifest,
+    origin: Origin,
+    advance: Advance = lambda size: None,
+) -> int:
     """Bring what a checkpoint of this run has no good copy of any more; return the bytes moved.
 
     Raises
@@ -85,12 +91,12 @@ def complete(run: Run, manifest: Manifest, origin: Origin, advance: Advance = la
     DamagedError
         A chunk has no good copy there either.
     """
-    carrying = _Carrying(run, manifest, origin, advance)
+    carrying = _Carrying(run, checkpoint, manifest, origin, advance)
     with run.repository.holding(saving=True):
         carrying.learn_unfinished()
         written = carrying.gather(frozenset())
-        put_hint(run, carrying.checkpoint, written.packs)
-        learn(run, carrying.checkpoint, written)
+        put_hint(run, checkpoint, written.packs)
+        learn(run, checkpoint, written)
     return written.new_bytes
 
 
@@ -107,10 +113,12 @@ def chunks_of(manifest: Manifest) -> dict[bytes, tuple[str, str]]:
 class _Carrying:
     """Finds the chunks of one manifest, and moves those that are lacking."""
 
-    def __init__(self, run: Run, manifest: Manifest, origin: Origin, advance: Advance) -> None:
+    def __init__(
+        self, run: Run, checkpoint: CheckpointId, manifest: Manifest, origin: Origin, advance: Advance
+    ) -> None:
         self._run = run
         self._manifest = manifest
-        self.checkpoint, _ = encode_manifest(manifest)
+        self._checkpoint = checkpoint
         self._chunks = chunks_of(manifest)
         self._origin = origin
         self._hints = origin.run.hints(origin.checkpoint)
@@ -118,14 +126,14 @@ class _Carrying:
 
     def learn_unfinished(self) -> None:
         """Rely on what an adoption of the same checkpoint, which was cut short, has moved."""
-        unfinished = self._run.hints(self.checkpoint)
+        unfinished = self._run.hints(self._checkpoint)
         self._run.repository.index.load(unfinished)
         self._run.repository.dependable |= set(unfinished)
 
     def take_back(self) -> None:
         """Condemn what was published: its packs have gone, and so has what they could be made from."""
-        record = records.CondemnedRecord(str(self.checkpoint), self._run.storage.now_seconds())
-        self._run.storage.put_if_absent(self._run.layout.condemn(self.checkpoint), records.encode(record))
+        record = records.CondemnedRecord(str(self._checkpoint), self._run.storage.now_seconds())
+        self._run.storage.put_if_absent(self._run.layout.condemn(self._checkpoint), records.encode(record))
 
     def gather(self, lost: frozenset[str]) -> Written:
         """Packs that hold all the chunks, without those that are lost."""
@@ -142,7 +150,7 @@ class _Carrying:
         try:
             for group in in_groups(lacking, self._raw_bytes, PACK_BYTES):
                 if new_packs:
-                    put_hint(self._run, self.checkpoint, {*used, *new_packs})
+                    put_hint(self._run, self._checkpoint, {*used, *new_packs})
                 self._put(group, new_packs)
         except StorageError as error:
             if error.errno in FULL:  # else they stay, so that the next one need not move them again

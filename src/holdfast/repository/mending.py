@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 
 import msgspec
 
-from holdfast.domain.manifest import Manifest, encode_manifest
+from holdfast.domain.manifest_file import decode_manifest, encode_manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.adopting import Origin, complete
@@ -76,7 +76,7 @@ class Mender:
                 moved_bytes += self._bring_manifest(run, verdict.id, origin)
                 verdict = self._again(run, verdict.id)
             if verdict.tensors:
-                moved_bytes += complete(run, run.manifest(verdict.id), origin, self._advance)
+                moved_bytes += complete(run, verdict.id, run.manifest(verdict.id), origin, self._advance)
                 verdict = self._again(run, verdict.id)
         except (DamagedError, NotFoundError) as error:
             return Mended(run.name, verdict.id, moved_bytes, error.what.strip())
@@ -96,20 +96,21 @@ class Mender:
         return next((c for c in there if c.identity == checkpoint.identity), None)
 
     def _bring_manifest(self, run: Run, checkpoint: CheckpointId, origin: Origin) -> int:
-        manifest = self._manifest(run, checkpoint, origin)
-        moved_bytes = complete(run, manifest, origin, self._advance)
-        _, data = encode_manifest(manifest)
+        data = self._manifest(checkpoint, origin)
+        moved_bytes = complete(run, checkpoint, decode_manifest(data, checkpoint), origin, self._advance)
         run.storage.put(run.layout.checkpoint(checkpoint), [data])
         return moved_bytes
 
-    def _manifest(self, run: Run, checkpoint: CheckpointId, origin: Origin) -> Manifest:
-        """The checkpoint's own manifest, made from the other repository's: its name is its digest."""
+    def _manifest(self, checkpoint: CheckpointId, origin: Origin) -> bytes:
+        """The checkpoint's own manifest: what lies there, or what is made from it has this name."""
+        if origin.checkpoint == checkpoint:
+            return origin.run.storage.get(origin.run.layout.checkpoint(checkpoint))
         found = origin.run.manifest(origin.checkpoint)
         summary = msgspec.structs.replace(found.summary, repository=self._repository.id)
-        manifest = msgspec.structs.replace(found, summary=summary)
-        if encode_manifest(manifest)[0] != checkpoint:
+        name, data = encode_manifest(msgspec.structs.replace(found, summary=summary))
+        if name != checkpoint:
             raise DamagedError(f"The manifest of {origin} there is another one.")
-        return manifest
+        return data
 
     def _again(self, run: Run, checkpoint: CheckpointId) -> Verdict:
         """Check all of it, and record what is found: only then does a copy from elsewhere take its place."""
