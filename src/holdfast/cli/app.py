@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "init",
+    "key",
     "ls",
     "show",
     "du",

@@ -10,6 +10,8 @@ from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, MaybeAddress, RepositoryOption, find_wanted, open_repository
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from holdfast.domain.names import CheckpointId
     from holdfast.repository.repository import Repository
     from holdfast.repository.run import Run
@@ -19,6 +21,7 @@ EXAMPLES = (
     "holdfast verify",
     "holdfast verify digits@latest",
     "holdfast verify 'sweep/*' --dry-run --json",
+    'holdfast verify --signed-by "$(cat team.pub)"',
 )
 
 
@@ -27,26 +30,62 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only report; record no damage, reject nothing.")
     ] = False,
+    signed_by: Annotated[
+        str | None,
+        typer.Option(
+            "--signed-by",
+            metavar="KEYS",
+            help="Public keys, one of which has to have signed each; else $HOLDFAST_SIGNED_BY.",
+            show_default=False,
+        ),
+    ] = None,
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
     """Read every chunk, or those of RUN[@AT], and compare it with its digest.
 
     Damage is named by checkpoint, tensor and pack. What two reads found wrong is recorded, so
-    that no run resumes from it; nothing is moved or deleted. Ends with 4 if anything is damaged.
+    that no run resumes from it; nothing is moved or deleted. Ends with 4 if anything is damaged, else
+    with 13 if a checkpoint is not signed as required.
     """
+    from holdfast.errors import SignatureError
+    from holdfast.repository.signatures import parse_public, trusted_signers
+
+    trusted = trusted_signers() if signed_by is None else parse_public(signed_by)
     opened = open_repository(repository)
     wanted = find_wanted(opened, which)
     verdicts, rejected, note = _check(opened, wanted, dry_run=dry_run)
     damaged = [v for v in verdicts if not v.ok]
+    unsigned = _unsigned(opened, verdicts, trusted) if trusted else {}
     if json:
-        output.print_json(_told(opened, verdicts, rejected))
+        output.print_json(_told(opened, verdicts, rejected, unsigned))
     else:
         _print(verdicts, rejected, dry_run=dry_run)
+        for why in unsigned.values():
+            output.say(why)
     if note:
         output.note(note)
     if damaged:
         raise typer.Exit(4)
+    if unsigned:
+        raise typer.Exit(SignatureError.exit_code)
+
+
+def _unsigned(
+    repository: Repository, verdicts: list[Verdict], trusted: Collection[str]
+) -> dict[CheckpointId, str]:
+    """Intact checkpoints that nobody trusted has signed, each with what is known of that."""
+    from holdfast.errors import SignatureError
+    from holdfast.repository.signatures import require
+
+    found = {}
+    for verdict in (v for v in verdicts if v.ok):
+        run = repository.run(verdict.run)
+        try:
+            require(run, run.manifest(verdict.id), verdict.id, trusted)
+        except SignatureError as error:
+            found[verdict.id] = error.what
+    return found
 
 
 def _check(
@@ -81,7 +120,12 @@ def _size_bytes(run: Run, checkpoint: CheckpointId) -> int:
         return 0
 
 
-def _told(repository: Repository, verdicts: list[Verdict], rejected: list[Verdict]) -> dict[str, Any]:
+def _told(
+    repository: Repository,
+    verdicts: list[Verdict],
+    rejected: list[Verdict],
+    unsigned: dict[CheckpointId, str],
+) -> dict[str, Any]:
     return {
         "repository": repository.storage.location,
         "checkpoints": [
@@ -95,6 +139,7 @@ def _told(repository: Repository, verdicts: list[Verdict], rejected: list[Verdic
                 "tensors": v.tensors,
                 "checked_bytes": v.checked_bytes,
                 "rejected_now": v in rejected,
+                "unsigned": unsigned.get(v.id),
             }
             for v in verdicts
         ],

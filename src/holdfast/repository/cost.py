@@ -123,4 +123,6 @@ def freed_bytes(run: Run, drop: Collection[CheckpointId], *, whole: bool = False
 def _records_of(run: Run, drop: Collection[CheckpointId]) -> list[str]:
     """What goes with these checkpoints, beside their manifests."""
     tags = [run.layout.tag(name) for name, checkpoint in run.tags().items() if checkpoint in drop]
-    return tags + [key for c in drop for key in (run.layout.hint(c), run.layout.condemn(c))]
+    return tags + [
+        key for c in drop for key in (run.layout.hint(c), run.layout.condemn(c), run.layout.signature(c))
+    ]

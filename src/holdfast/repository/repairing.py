@@ -18,12 +18,21 @@ from holdfast.repository import layout, records
 from holdfast.repository.index import Copy, DamageRecord
 from holdfast.repository.moving import MovedRecord, MovingRecord
 from holdfast.repository.pack import read_index
-from holdfast.repository.reindex import Found, chunk_sizes_of, find_chunks, with_bases, write_pack
+from holdfast.repository.reindex import (
+    Found,
+    chunk_sizes_of,
+    find_chunks,
+    readable_bytes,
+    with_bases,
+    write_pack,
+)
 from holdfast.repository.repository import Repository, recover_config
 from holdfast.repository.run import Run
+from holdfast.repository.sealing import unsealed
 from holdfast.repository.space import Survey
 from holdfast.repository.verify import Verifier
 from holdfast.storage.base import Storage
+from holdfast.storage.sealed import at_rest
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -72,7 +81,7 @@ def find_config_damage(storage: Storage) -> tuple[Repository | None, list[Findin
         f"Write it anew from a manifest: id {config.id[:8]}, chunks of {config.chunk_bytes} bytes.",
         lambda: storage.put(layout.CONFIG, [data]),
     )
-    return Repository(storage, config), [finding]
+    return Repository(unsealed(storage, config), config), [finding]
 
 
 def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[Finding]:
@@ -91,7 +100,8 @@ def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[
 
 def _set_aside(storage: Storage, key: str) -> None:
     """Keep a copy of a record where nothing looks for it, then take it away."""
-    storage.put(layout.ASIDE + key, [storage.get(key)])
+    resting = at_rest(storage)  # what does not unseal is kept as it lies, too
+    resting.put(layout.ASIDE + key, [resting.get(key)])
     storage.delete(key)
 
 
@@ -267,7 +277,7 @@ def _mend_pack(repository: Repository, pack_id: str, sizes: dict[bytes, int]) ->
     if not lacking:
         do = "Delete it: no checkpoint needs it."
         return Finding("pack", pack_id, what, do, lambda: storage.delete(layout.pack(pack_id)))
-    data = memoryview(storage.get(layout.pack(pack_id)))
+    data = readable_bytes(storage, layout.pack(pack_id))
     found = find_chunks(data, sizes)
     intact = {f.digest for f in found if f.digest in lacking}
     if not intact:

@@ -15,6 +15,7 @@ from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
 from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
+from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
@@ -157,6 +158,7 @@ class Checkpointer:
         refuse_many_ranks(os.environ)
         if self._session is not None and not self._left:
             raise UsageError("This Checkpointer is entered already.", do="Make another one.")
+        signatures.check_given()
         repository = self._repository()
         session = Session(repository, self._state, self._options, self._emit)
         session.enter()
