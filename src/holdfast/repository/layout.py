@@ -38,8 +38,9 @@ def condemned_pack(pack_id: str) -> str:
     return f"{CONDEMNED_PACKS}{pack_id}.json"
 
 
-def key(key_id: str) -> str:
-    return f"{KEYS}{key_id}.json"
+def keys(key_id: str) -> tuple[str, str]:
+    """The two files of a key, which say the same."""
+    return f"{KEYS}{key_id}.json", f"{KEYS}{key_id}.spare.json"
 
 
 def damaged_pack(pack_id: str, record: str) -> str:

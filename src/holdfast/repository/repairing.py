@@ -16,6 +16,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, FormatError, NotFoundError
 from holdfast.repository import layout, records
 from holdfast.repository.index import Copy, DamageRecord
+from holdfast.repository.keyring import entries
 from holdfast.repository.moving import MovedRecord, MovingRecord
 from holdfast.repository.pack import read_index
 from holdfast.repository.reindex import (
@@ -86,6 +87,7 @@ def find_config_damage(storage: Storage) -> tuple[Repository | None, list[Findin
 
 def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[Finding]:
     """Look at everything but the bytes of sound packs (that is what 'verify' does)."""
+    yield from _keys(repository)
     for run in repository.runs():
         yield from _bases(run)
         yield from _tags(run)
@@ -103,6 +105,17 @@ def _set_aside(storage: Storage, key: str) -> None:
     resting = at_rest(storage)  # what does not unseal is kept as it lies, too
     resting.put(layout.ASIDE + key, [resting.get(key)])
     storage.delete(key)
+
+
+def _keys(repository: Repository) -> Iterator[Finding]:
+    for entry in entries.half_lost(repository.storage):
+        yield Finding(
+            "key",
+            entry.id,
+            "One of the two files of this key cannot be read.",
+            "Write it anew from the other one.",
+            lambda entry=entry: entries.put(repository.storage, entry),  # type: ignore[misc]
+        )
 
 
 # -- records of a run ----------------------------------------------------------------------

@@ -188,7 +188,7 @@ class _Removal:
         return present
 
     def _pack(self, pack_id: str) -> None:
-        stat = self._storage.stat(layout.pack(pack_id))
+        stat = at_rest(self._storage).stat(layout.pack(pack_id))
         if stat is None:
             self._storage.delete(layout.condemned_pack(pack_id))
             self._repository.index.forget(pack_id)

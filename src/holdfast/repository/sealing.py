@@ -59,7 +59,7 @@ def write_config(storage: Storage, repository_id: str, chunk_bytes: int, keys: S
     config = RepositoryConfig(records.SEALED_FORMAT_VERSION, repository_id, chunk_bytes, sealing)
     entry = entries.add(storage, config, secret, keys[0])
     if not storage.put_if_absent(layout.CONFIG, records.encode(config)):
-        storage.delete(layout.key(entry.id))  # another one was faster; its own stays
+        entries.discard(storage, entry.id)  # another one was faster; its own stays
 
 
 def lost_config(storage: Storage) -> RepositoryConfig | None:

@@ -134,7 +134,7 @@ def test_a_passphrase_changes_without_rewriting_anything(monkeypatch: pytest.Mon
     new = entries.add(storage, config, secret, Passphrase(WORDS), "me")
     entries.remove(storage, config, old.id)
     after = whole(storage)
-    assert set(before) ^ set(after) == {layout.key(old.id), layout.key(new.id)}
+    assert set(before) ^ set(after) == {*layout.keys(old.id), *layout.keys(new.id)}
     assert all(after[key] == before[key] for key in set(before) & set(after))
     with pytest.raises(SealedError, match="No key that was given opens"):
         Repository.open(storage)
@@ -176,13 +176,31 @@ def test_keys_of_another_copy_do_not_count(monkeypatch: pytest.MonkeyPatch) -> N
 def test_junk_among_the_keys_is_passed_over() -> None:
     storage = MemoryStorage()
     make_repository(storage)
-    (name,) = storage.list("keys/")
+    name, _ = storage.list("keys/")
     for other, data in {"0" * 16: b"{}", "1" * 16: storage.get(name), "2" * 16: b"", "../x": b"x"}.items():
         if "/" not in other:
             storage.put(f"keys/{other}.json", [data])
     storage.put("keys/README", [b"nothing"])
     assert len(entries.entries(storage, read_config(storage))) == 1
     assert Repository.open(storage).is_sealed
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("junk", [None, b"", b"{}"])
+def test_one_file_of_a_key_is_enough_and_repair_writes_the_other(which: int, junk: bytes | None) -> None:
+    storage = MemoryStorage()
+    filled(storage)
+    lost = list(storage.list("keys/"))[which]
+    before = storage.get(lost)
+    if junk is None:
+        storage.delete(lost)
+    else:
+        storage.put(lost, [junk])
+    (finding,) = inspect(Repository.open(storage), lambda run: False)
+    assert finding.kind == "key"
+    finding.fix()  # type: ignore[misc]
+    assert storage.get(lost) == before
+    assert list(inspect(Repository.open(storage), lambda run: False)) == []
 
 
 def test_a_creation_that_lost_a_race_leaves_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +211,7 @@ def test_a_creation_that_lost_a_race_leaves_no_key(monkeypatch: pytest.MonkeyPat
     )
     make_repository(storage)
     make_repository(storage)
-    assert len(list(storage.list("keys/"))) == 1
+    assert len(list(storage.list("keys/"))) == 2
     assert Repository.open(storage).is_sealed
 
 

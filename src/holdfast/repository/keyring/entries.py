@@ -1,5 +1,7 @@
 """What rests of each key beside the data: `keys/ID.json`, one wrapping of the repository's secret.
 
+It is there twice, as `keys/ID.spare.json` too: nothing else could bring back what one flipped bit took.
+
 Adding a key or removing one touches no other object, so a passphrase changes without rewriting data.
 An entry of another secret (of a copy of this repository, of a creation that lost a race) counts for
 nothing.
@@ -72,8 +74,20 @@ def add(
     key_id = secrets.token_hex(8)
     wrapping = key.wrap(secret, _context(config.id, fingerprint(secret), key_id))
     entry = KeyEntry(key_id, config.id, fingerprint(secret), label, time.time(), wrapping)
-    storage.put_if_absent(layout.key(key_id), records.encode(entry))
+    put(storage, entry)
     return entry
+
+
+def put(storage: Storage, entry: KeyEntry) -> None:
+    """Write both of its files."""
+    for key in layout.keys(entry.id):
+        storage.put(key, [records.encode(entry)])
+
+
+def discard(storage: Storage, key_id: str) -> None:
+    """Delete both of its files."""
+    for key in layout.keys(key_id):
+        storage.delete(key)
 
 
 def entries(storage: Storage, config: RepositoryConfig) -> list[KeyEntry]:
@@ -84,12 +98,28 @@ def entries(storage: Storage, config: RepositoryConfig) -> list[KeyEntry]:
 
 
 def every_entry(storage: Storage) -> Iterator[KeyEntry]:
-    """All that can be read, of whichever repository."""
-    for key in storage.list(layout.KEYS):
-        name = key.removeprefix(layout.KEYS).removesuffix(".json")
-        entry = records.read_or_none(storage, key, KeyEntry) if _ID.fullmatch(name) else None
-        if entry is not None and entry.id == name:
-            yield entry
+    """All of which a file can be read, of whichever repository."""
+    ids = {key.removeprefix(layout.KEYS).partition(".")[0] for key in storage.list(layout.KEYS)}
+    for key_id in sorted(i for i in ids if _ID.fullmatch(i)):
+        readable = (
+            entry for key in layout.keys(key_id) if (entry := _read(storage, key, key_id)) is not None
+        )
+        if (found := next(readable, None)) is not None:
+            yield found
+
+
+def half_lost(storage: Storage) -> list[KeyEntry]:
+    """Those of which one file cannot be read."""
+    return [
+        entry
+        for entry in every_entry(storage)
+        if any(_read(storage, key, entry.id) is None for key in layout.keys(entry.id))
+    ]
+
+
+def _read(storage: Storage, key: str, key_id: str) -> KeyEntry | None:
+    entry = records.read_or_none(storage, key, KeyEntry)
+    return entry if entry is not None and entry.id == key_id else None
 
 
 def opened(storage: Storage, config: RepositoryConfig, keys: Sequence[GivenKey]) -> tuple[bytes, KeyEntry]:
@@ -144,7 +174,7 @@ def _remove(storage: Storage, config: RepositoryConfig, key_id: str) -> None:
             f"{key_id} is the only key of {storage.location}: nothing would open it any more.",
             do="Add another one first.",
         )
-    storage.delete(layout.key(key_id))
+    discard(storage, key_id)
 
 
 def _context(repository: str, secret: str, key_id: str) -> bytes:
