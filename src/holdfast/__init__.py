@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from holdfast.errors import MismatchError as MismatchError
     from holdfast.errors import NotFoundError as NotFoundError
     from holdfast.errors import PoisonedError as PoisonedError
+    from holdfast.errors import RolledBackError as RolledBackError
+    from holdfast.errors import SealedError as SealedError
+    from holdfast.errors import SignatureError as SignatureError
     from holdfast.errors import StorageError as StorageError
     from holdfast.errors import SupersededError as SupersededError
     from holdfast.errors import UnsupportedError as UnsupportedError
@@ -53,6 +56,9 @@ _WHERE = {
             "MismatchError",
             "NotFoundError",
             "PoisonedError",
+            "RolledBackError",
+            "SealedError",
+            "SignatureError",
             "StorageError",
             "SupersededError",
             "UnsupportedError",

@@ -145,3 +145,24 @@ class SupersededError(HoldfastError):
 
     kind = "superseded"
     exit_code = 11
+
+
+class SealedError(HoldfastError):
+    """A sealed repository for which no key was given, or none that opens it: no damage is known."""
+
+    kind = "sealed"
+    exit_code = 12
+
+
+class SignatureError(HoldfastError):
+    """A checkpoint that is not signed by a key that is trusted here."""
+
+    kind = "unsigned"
+    exit_code = 13
+
+
+class RolledBackError(HoldfastError):
+    """A repository that is older than what this client has seen of it."""
+
+    kind = "rolled-back"
+    exit_code = 14

@@ -21,6 +21,7 @@ from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.objects import ObjectStorage
 from holdfast.storage.probe import Features, probe
+from holdfast.storage.sealed import SealedStorage
 from simulated_store import SimulatedDisk, SimulatedStore
 
 WITHOUT: dict[str, tuple[str, ...]] = {
@@ -54,11 +55,19 @@ def objects_in_memory(folder: Path) -> Storage:
     return ObjectStorage(store, store, "objects in memory")
 
 
+def sealed(inner: Storage) -> Storage:
+    return SealedStorage(inner, bytes(range(32)), "0" * 32)
+
+
 MAKERS: dict[str, Callable[[Path], Storage]] = {
     **{f"local-{name}": local(names) for name, names in WITHOUT.items()},
     "local-probed": lambda folder: LocalStorage(folder / "repository", create=True),
     "memory": lambda folder: MemoryStorage(),
     "objects": objects_in_memory,
+    "sealed-memory": lambda folder: sealed(MemoryStorage()),
+    "sealed-local": lambda folder: sealed(local(())(folder)),
+    "sealed-local-nothing-but-locks": lambda folder: sealed(local(WITHOUT["nothing-but-locks"])(folder)),
+    "sealed-objects": lambda folder: sealed(objects_in_memory(folder)),
     "simulated": lambda folder: SimulatedStore(),
     "simulated-locks": lambda folder: SimulatedStore(SimulatedDisk(has_locks=True)),
 }

@@ -55,7 +55,7 @@ class Reader:
         self._root = repository
         self._run = repository / "runs" / run
         self.config = read_record(repository / "holdfast.json")
-        assert self.config["format"] == 1
+        assert self.config["format"] in (1, 2)
         self._places: dict[bytes, Place] = {}
         for pack in repository.glob("packs/??/*.pack"):
             inside: dict[bytes, Place] = {}

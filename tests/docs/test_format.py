@@ -21,14 +21,14 @@ from holdfast.storage.local import LocalStorage
 HERE = Path(__file__).parent
 
 
-def _load():
-    spec = importlib.util.spec_from_file_location("format_reader", HERE / "format_reader.py")
+def _load(name):
+    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-format_reader = _load()
+format_reader, format_unsealer = _load("format_reader"), _load("format_unsealer")
 
 
 def _state():
@@ -69,6 +69,16 @@ def test_reads_every_byte_that_was_written(repository):
     plain = tree["plain"]
     assert struct.pack("<d", plain.pop("nan")) == struct.pack("<d", math.nan)
     assert plain == {"n": 2**70, "pair": (1, "two"), 3: {4, 5}, "raw": b"\x00\xff", "c": 1j}
+
+
+def test_a_sealed_repository_is_the_same_inside(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOLDFAST_KEY", "holdfast-key-1-" + "5a" * 32)
+    state = _state()
+    holdfast.save(tmp_path / "sealed", state, step=7, run="a/b")
+    format_unsealer.unseal(tmp_path / "sealed", b"\x5a" * 32, tmp_path / "open")
+    reader = format_reader.Reader(tmp_path / "open", "a/b")
+    _, _, table = reader.manifest(reader.latest())
+    assert reader.tensor(table, "large") == state["large"].tobytes()
 
 
 def test_agrees_on_latest_after_restart_and_rejection(repository):

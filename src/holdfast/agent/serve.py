@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import select
 import signal
 import socket
@@ -326,6 +327,8 @@ def main(address: bytes, starter_pid: int, call_off: int, listening: int | None 
         signal.signal(number, signal.SIG_IGN)  # meant for the trainer, which says when to end
     with suppress(OSError):
         os.nice(NICE)
+    with suppress(OSError, ValueError):  # snapshots and keys are in its memory
+        resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     listener = socket.socket(fileno=listening) if listening is not None else _listening(address, call_off)
     if listener is not None:
         Agent(listener, starter_pid, call_off).serve()

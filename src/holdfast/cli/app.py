@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 VERBS = (
     "init",
+    "key",
     "ls",
     "show",
     "du",

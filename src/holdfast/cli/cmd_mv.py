@@ -21,7 +21,7 @@ def command(
     """Rename RUN. A live run is refused; killed half way, the same command finishes it.
 
     No tensor is copied. What a killed trainer has left in memory becomes durable first. Launch the
-    training with the new name afterwards.
+    training with the new name afterwards. Signatures are for one name: give the key that signs.
     """
     from holdfast.errors import UsageError
     from holdfast.repository.moving import move
@@ -34,4 +34,8 @@ def command(
     with claimed_whole(first), claimed_whole(second):
         moved = move(old, target)
     again = ", finishing an earlier move" if moved.resumed else ""
+    if moved.unsigned:
+        output.note(
+            f"{text.several(moved.unsigned, 'checkpoint')} not signed any more: no key for that was given."
+        )
     output.note(f"{run} is now {new} ({text.several(moved.copied, 'file')} copied{again}).")

@@ -37,35 +37,48 @@ def command(
         bool, typer.Option("--latest", help="Of the checkpoints only what each run resumes from.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved.")] = False,
+    plain: Annotated[
+        bool, typer.Option("--plain", help="DEST may be open to everybody although a key is given.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Bring runs of SOURCE to DEST: only chunks that DEST lacks move, each verified on the way.
 
     Tags, attempts and rejections come along, so a launch at DEST resumes where one at SOURCE would.
     Nothing at DEST is removed. SOURCE may be training meanwhile; killed half way, the same command
-    goes on. A run that has gone on by itself at DEST is refused.
+    goes on. A run that has gone on by itself at DEST is refused. What is sealed stays so: with a key
+    given, DEST is created sealed, and one that is not is refused without --plain.
     """
-    opened = _open(source)
+    opened = _open(source, plain=True)
     found = [run for name in runs for run in find_runs(opened, name)] if runs else opened.runs()
     names = list(dict.fromkeys(run.name for run in found))
     if dry_run:
-        _tell_plan(_planned(opened, _open_if_there(target), names, latest=latest), json=json)
+        _tell_plan(_planned(opened, _open_if_there(target, plain=plain), names, latest=latest), json=json)
     else:
-        _sync(opened, target, names, latest=latest, json=json)
+        target_repository = _created(opened, target, plain=plain)
+        _sync(opened, target_repository, names, latest=latest, json=json)
 
 
-def _open(place: str) -> Repository:
+def _open(place: str, *, plain: bool) -> Repository:
     from holdfast.repository.repository import Repository
     from holdfast.storage.urls import open_storage
 
-    return Repository.open(open_storage(place))
+    return Repository.open(open_storage(place), plain=plain)
 
 
-def _open_if_there(place: str) -> Repository | None:
+def _created(source: Repository, place: str, *, plain: bool) -> Repository:
+    from holdfast.repository.repository import Repository
+    from holdfast.storage.urls import open_storage
+
+    storage = open_storage(place, create=True)
+    return Repository.create(storage, chunk_bytes=source.chunk_bytes, repository_id=source.id, plain=plain)
+
+
+def _open_if_there(place: str, *, plain: bool) -> Repository | None:
     from holdfast.errors import NotFoundError
 
     try:
-        return _open(place)
+        return _open(place, plain=plain)
     except NotFoundError:
         return None
 
@@ -93,13 +106,9 @@ def _amount(checkpoints: int, moved_bytes: int) -> str:
     return f"{text.several(checkpoints, 'checkpoint')}, {text.size(moved_bytes)}"
 
 
-def _sync(source: Repository, place: str, names: list[str], *, latest: bool, json: bool) -> None:
-    from holdfast.repository.repository import Repository
+def _sync(source: Repository, target: Repository, names: list[str], *, latest: bool, json: bool) -> None:
     from holdfast.repository.sync_plan import Route
-    from holdfast.storage.urls import open_storage
 
-    storage = open_storage(place, create=True)
-    target = Repository.create(storage, chunk_bytes=source.chunk_bytes, repository_id=source.id)
     route = Route(source, target)
     refused: dict[str, HoldfastError] = {}
     total = sum(p.moved_bytes for p in _planned(source, target, names, latest=latest))

@@ -15,6 +15,7 @@ from holdfast.frameworks import classes, registry
 from holdfast.frameworks.walk import LoadPlan
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -38,7 +39,7 @@ class SavedState:
     def __init__(self, run: Run, checkpoint: CheckpointId, only: Iterable[str] | None = None) -> None:
         self.run = run
         self.checkpoint = checkpoint
-        self.manifest: Manifest = run.manifest(checkpoint)
+        self.manifest: Manifest = trusted_manifest(run, checkpoint)
         self.everything: dict[str, Any] = classes.plain(trees.decode(self.manifest.details.tree))
         self.tree = _chosen(self.everything, only, f"{run.name}@{checkpoint.step}")
         self._hints = run.hints(checkpoint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -42,4 +43,15 @@ def spawn_agent(address: bytes, call_off: int, listener: int | None) -> subproce
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         pass_fds=inherited,
+        env=_findable(os.environ),
     )
+
+
+def _findable(environment: Mapping[str, str]) -> dict[str, str]:
+    """With key files by their whole paths: an agent is in another folder."""
+    files = {
+        name: os.pathsep.join(str(Path(path).expanduser().absolute()) for path in value.split(os.pathsep))
+        for name, value in environment.items()
+        if name.startswith("HOLDFAST_") and name.endswith("KEY_FILE") and value
+    }
+    return {**environment, **files}

@@ -27,6 +27,7 @@ from holdfast.repository.pack import RAW, PackBuilder, PackEntry
 from holdfast.repository.reading import raise_damage
 from holdfast.repository.retention import FULL
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import carried
 from holdfast.repository.writing import PACK_BYTES, Written, discard, in_groups
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
         carrying.learn_unfinished()
         found = carrying.gather(frozenset())
         try:
-            checkpoint, written = publish(run, manifest, found, carrying.gather)
+            signature = carrying.signature()
+            checkpoint, written = publish(run, manifest, found, carrying.gather, signature=signature)
         except DamagedError:
             carrying.take_back()
             raise
@@ -129,6 +131,10 @@ class _Carrying:
         unfinished = self._run.hints(self._checkpoint)
         self._run.repository.index.load(unfinished)
         self._run.repository.dependable |= set(unfinished)
+
+    def signature(self) -> bytes | None:
+        """That of the origin, where the manifest is the same."""
+        return carried(self._origin.run, self._origin.checkpoint, self._run, self._checkpoint)
 
     def take_back(self) -> None:
         """Condemn what was published: its packs have gone, and so has what they could be made from."""

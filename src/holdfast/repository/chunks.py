@@ -20,6 +20,7 @@ from holdfast.repository.index import ChunkIndex, Copy
 from holdfast.repository.pack import RAW
 from holdfast.repository.readahead import BUFFERS, ReadAhead, coalesce
 from holdfast.storage.base import Storage
+from holdfast.storage.sealed import at_rest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -178,10 +179,13 @@ class ChunkReader:
         return decoded.keep(base, raw) if raw is not None else None
 
     def _stored(self, copy: Copy) -> Bytes:
+        """As it rests; nothing where that does not unseal."""
         import numpy as np
 
         stop = copy.entry.offset + copy.entry.stored_bytes
-        return np.frombuffer(self._storage.get(layout.pack(copy.pack), copy.entry.offset, stop), np.uint8)
+        with suppress(DamagedError):
+            return np.frombuffer(self._storage.get(layout.pack(copy.pack), copy.entry.offset, stop), np.uint8)
+        return np.empty(0, np.uint8)
 
     def _again(self, first: Copy, sink: Sink) -> str | None:
         """Second read of a bad copy, then of every other; None once one was good."""
@@ -211,10 +215,15 @@ class ChunkReader:
         except NotFoundError:
             self._index.forget(copy.pack)
             return f"pack {copy.pack} is missing"
-        reason = "is cut short" if len(stored) < copy.entry.stored_bytes else "does not match its digest"
+        reason = self._why_bad(stored, copy)
         with suppress(StorageError):  # who may not write must still learn what is wrong
             self._index.record_damage(copy.pack, [copy.entry.digest], reason)
         return f"its {role} in pack {copy.pack} {reason}"
+
+    def _why_bad(self, stored: Bytes, copy: Copy) -> str:
+        if not len(stored) and at_rest(self._storage) is not self._storage:
+            return "does not unseal"
+        return "is cut short" if len(stored) < copy.entry.stored_bytes else "does not match its digest"
 
     def _why_lacking(self) -> str:
         broken = self._index.unreadable

@@ -16,9 +16,10 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorSource
 from holdfast.errors import NotFoundError, StorageError
-from holdfast.repository import layout, records
+from holdfast.repository import layout, records, seen
 from holdfast.repository.depending import keep_up
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import sign
 from holdfast.repository.writing import PackWriter, Written, discard
 from holdfast.storage.base import Storage
 
@@ -120,7 +121,9 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
     return Committed(checkpoint, summary, written.new_bytes, time.monotonic() - started)
 
 
-def publish(run: Run, manifest: Manifest, written: Written, gather: Gather) -> tuple[CheckpointId, Written]:
+def publish(
+    run: Run, manifest: Manifest, written: Written, gather: Gather, *, signature: bytes | None = None
+) -> tuple[CheckpointId, Written]:
     """Make a manifest visible whose chunks are durable; return its name, and the packs that it relies on.
 
     The caller holds the repository, for saving.
@@ -131,16 +134,20 @@ def publish(run: Run, manifest: Manifest, written: Written, gather: Gather) -> t
         What ``gather`` gave.
     gather : callable
         Asked again, if packs relied on turn out to be going.
+    signature : bytes, optional
+        One that it has already; else it is signed if a key for that is given.
     """
     checkpoint, data = encode_manifest(manifest)
     try:
         put_hint(run, checkpoint, written.packs)
+        sign(run, manifest, checkpoint, signature)
     except BaseException:
         _clear(run, checkpoint, written)
         raise
     _publish(run, checkpoint, data, written)
     written = _recheck(run, checkpoint, written, gather)
     learn(run, checkpoint, written)
+    seen.note(run, checkpoint)
     return checkpoint, written
 
 
@@ -229,6 +236,7 @@ def _clear(run: Run, checkpoint: CheckpointId, written: Written) -> None:
     run.repository.doubtful.discard(str(checkpoint))
     with suppress(StorageError):
         run.storage.delete(run.layout.hint(checkpoint))
+        run.storage.delete(run.layout.signature(checkpoint))
 
 
 def _recheck(run: Run, checkpoint: CheckpointId, written: Written, gather: Gather) -> Written:

@@ -20,6 +20,7 @@ from holdfast.repository.moving import files_beside
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import needed_packs
 from holdfast.repository.run import Run
+from holdfast.storage.sealed import at_rest
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -117,10 +118,12 @@ def freed_bytes(run: Run, drop: Collection[CheckpointId], *, whole: bool = False
     keys = [layout.pack(pack_id) for pack_id in free]
     keys += [run.layout.checkpoint(c) for c in drop]
     keys += files_beside(run) if whole else _records_of(run, drop)
-    return sum(stat.size_bytes for key in keys if (stat := storage.stat(key)) is not None)
+    return sum(stat.size_bytes for key in keys if (stat := at_rest(storage).stat(key)) is not None)
 
 
 def _records_of(run: Run, drop: Collection[CheckpointId]) -> list[str]:
     """What goes with these checkpoints, beside their manifests."""
     tags = [run.layout.tag(name) for name, checkpoint in run.tags().items() if checkpoint in drop]
-    return tags + [key for c in drop for key in (run.layout.hint(c), run.layout.condemn(c))]
+    return tags + [
+        key for c in drop for key in (run.layout.hint(c), run.layout.condemn(c), run.layout.signature(c))
+    ]

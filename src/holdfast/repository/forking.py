@@ -19,6 +19,7 @@ from holdfast.repository.commit import Committed
 from holdfast.repository.moving import MovingRecord
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 
 FORK_CAUSE = "forked from "
 """Begins the end of the attempt that a fork opened."""
@@ -53,7 +54,7 @@ def fork(run: Run, checkpoint: CheckpointId, name: str) -> Committed:
 
 
 def _fork(run: Run, checkpoint: CheckpointId, target: Run) -> Committed:
-    manifest = run.manifest(checkpoint)
+    manifest = trusted_manifest(run, checkpoint)
     _rely_on(run, checkpoint, manifest)
     cause = f"{FORK_CAUSE}{run.name}@{checkpoint.step}"
     attempt = target.begin_attempt()

@@ -12,6 +12,7 @@ RUNS = "runs/"
 CONDEMNED_PACKS = "condemned/"
 DAMAGED_PACKS = "damaged/"
 ASIDE = "aside/"
+KEYS = "keys/"
 REPOSITORY_LOCK = "repository"
 TURN_LOCK = "repository-turn"
 """Whoever wants to prune holds it, so that a stream of savers and readers lets it in."""
@@ -35,6 +36,11 @@ def pack_id_of(key: str) -> str | None:
 
 def condemned_pack(pack_id: str) -> str:
     return f"{CONDEMNED_PACKS}{pack_id}.json"
+
+
+def keys(key_id: str) -> tuple[str, str]:
+    """The two files of a key, which say the same."""
+    return f"{KEYS}{key_id}.json", f"{KEYS}{key_id}.spare.json"
 
 
 def damaged_pack(pack_id: str, record: str) -> str:
@@ -68,6 +74,9 @@ class RunLayout:
 
     def checkpoint(self, checkpoint: CheckpointId) -> str:
         return f"{self.checkpoints}{checkpoint}.manifest"
+
+    def signature(self, checkpoint: CheckpointId) -> str:
+        return f"{self.checkpoints}{checkpoint}.signature"
 
     def tag(self, name: str) -> str:
         return f"{self.tags}{name}.json"

@@ -16,13 +16,16 @@ The caller sees to it that nobody trains under either name meanwhile.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import msgspec
 
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import NotFoundError, UsageError
+from holdfast.errors import DamagedError, FormatError, NotFoundError, UsageError
 from holdfast.repository import records
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import renew
+from holdfast.storage.base import Storage
 
 
 class MovingRecord(msgspec.Struct, frozen=True):
@@ -39,11 +42,22 @@ class MovedRecord(msgspec.Struct, frozen=True):
 
 
 class Moved(msgspec.Struct, frozen=True):
-    """What a move did: files copied and deleted; ``resumed`` if an earlier one was cut short."""
+    """What a move did.
+
+    Attributes
+    ----------
+    copied, deleted : int
+        Files.
+    resumed : bool
+        Whether an earlier one was cut short.
+    unsigned : int
+        Checkpoints that were signed and are not under the new name: a signature is for one run.
+    """
 
     copied: int
     deleted: int
     resumed: bool
+    unsigned: int = 0
 
 
 def move(run: Run, target: Run) -> Moved:
@@ -61,14 +75,14 @@ def move(run: Run, target: Run) -> Moved:
         resumed = moved is not None or _is_begun(run, target)
         if moved is None and not run.exists():
             return _finish_marker(run, target, resumed=resumed)
-        copied = 0
+        copied = unsigned = 0
         if moved is None:
-            copied = _copy(run, target, resumed=resumed)
+            copied, unsigned = _copy(run, target, resumed=resumed)
         else:
             _check_moved(run, target, moved)
         deleted = _delete(run)
         target.storage.delete(target.layout.moving)
-    return Moved(copied, deleted, resumed)
+    return Moved(copied, deleted, resumed, unsigned)
 
 
 def _is_begun(run: Run, target: Run) -> bool:
@@ -103,7 +117,7 @@ def _check_moved(run: Run, target: Run, moved: MovedRecord) -> None:
         )
 
 
-def _copy(run: Run, target: Run, *, resumed: bool) -> int:
+def _copy(run: Run, target: Run, *, resumed: bool) -> tuple[int, int]:
     if target.exists() and not (resumed and _attempt_names(target) <= _attempt_names(run)):
         raise UsageError(
             f"There is a run {target.name} already.", do="Choose a free name, or remove that run."
@@ -112,21 +126,37 @@ def _copy(run: Run, target: Run, *, resumed: bool) -> int:
     if not resumed:
         storage.put(target.layout.moving, [records.encode(MovingRecord(run.name))])
     there = set(storage.list(target.layout.root))
-    copied = 0
+    copied = unsigned = 0
     for key in _in_copying_order(run):
         new = target.layout.root + key.removeprefix(run.layout.root)
         if new not in there:
-            storage.put(new, [storage.get(key)])
+            unsigned += not _is_signed_anew(run, target, key)
+            storage.put(new, [_contents(storage, key)])
             copied += 1
     marker = MovedRecord(target.name, sorted(_attempt_names(run)))
     storage.put(run.layout.moved, [records.encode(marker)])
-    return copied
+    return copied, unsigned
+
+
+def _is_signed_anew(run: Run, target: Run, key: str) -> bool:
+    """See to the signature of what will lie under another run's name; False if it is lost by that."""
+    checkpoint = CheckpointId.parse(key.rpartition("/")[2]) if key.endswith(".manifest") else None
+    with suppress(DamagedError, FormatError):
+        return checkpoint is None or renew(run, checkpoint, target)
+    return True
+
+
+def _contents(storage: Storage, key: str) -> bytes:
+    """What does not unseal cannot be sealed again under another name: it stays as damaged as it was."""
+    with suppress(DamagedError):
+        return storage.get(key)
+    return b""
 
 
 def _in_copying_order(run: Run) -> Iterator[str]:
     layout, storage = run.layout, run.storage
     for folder in (layout.condemned, layout.rejected, layout.hints, layout.checkpoints, layout.tags):
-        yield from list(storage.list(folder))
+        yield from [key for key in storage.list(folder) if not key.endswith(".signature")]
     attempts = list(storage.list(layout.attempts))
     yield from (key for key in attempts if not key.endswith(".base"))
     yield from sorted((key for key in attempts if key.endswith(".base")), reverse=True)

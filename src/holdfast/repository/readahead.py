@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from holdfast.errors import NotFoundError
+from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository import layout
 from holdfast.repository.index import Copy
 from holdfast.repository.pack import BLOCK_BYTES
@@ -133,7 +133,7 @@ class _Read:
         buffer = self.buffer if size_bytes <= len(self.buffer) else transfer_buffer(size_bytes)
         try:
             got = self._storage.read_into(layout.pack(self.stretch[0].pack), self._start, buffer[:size_bytes])
-        except NotFoundError:
+        except (NotFoundError, DamagedError):  # who reads its chunks one by one finds out which
             got = 0
         return buffer[self._skew : min(self._end, got)]
 

@@ -15,16 +15,26 @@ from holdfast.errors import DamagedError, NotFoundError
 from holdfast.storage.base import Storage
 
 FORMAT_VERSION = 1
+SEALED_FORMAT_VERSION = 2
+"""Of a sealed repository: who knows nothing of these must not take one for damaged."""
 MAX_RECORD_BYTES = 1 << 20
 T = TypeVar("T")
 
 
-class RepositoryConfig(msgspec.Struct, frozen=True):
+class Sealing(msgspec.Struct, frozen=True):
+    """How a repository is sealed, and by which secret: ``secret`` tells it from others, and nothing of it."""
+
+    scheme: str
+    secret: str
+
+
+class RepositoryConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     """``holdfast.json``: what every reader must know first."""
 
     format: int
     id: str
     chunk_bytes: int
+    sealed: Sealing | None = None
 
 
 class AttemptRecord(msgspec.Struct, frozen=True):
@@ -88,7 +98,7 @@ class RequestRecord(msgspec.Struct, frozen=True):
     tag: str | None = None
 
 
-class _Sealed(msgspec.Struct, frozen=True):
+class _Digested(msgspec.Struct, frozen=True):
     record: msgspec.Raw
     blake3: str
 
@@ -96,7 +106,7 @@ class _Sealed(msgspec.Struct, frozen=True):
 def encode(record: msgspec.Struct) -> bytes:
     """Bytes of a record's file."""
     body = msgspec.json.encode(record)
-    return msgspec.json.encode(_Sealed(msgspec.Raw(body), blake3.blake3(body).hexdigest())) + b"\n"
+    return msgspec.json.encode(_Digested(msgspec.Raw(body), blake3.blake3(body).hexdigest())) + b"\n"
 
 
 def read(storage: Storage, key: str, kind: type[T]) -> T:
@@ -116,9 +126,9 @@ def read(storage: Storage, key: str, kind: type[T]) -> T:
 
 def _decode(data: bytes, key: str, kind: type[T]) -> T:
     try:
-        sealed = msgspec.json.decode(data, type=_Sealed)
-        body = bytes(sealed.record)
-        if blake3.blake3(body).hexdigest() != sealed.blake3:
+        found = msgspec.json.decode(data, type=_Digested)
+        body = bytes(found.record)
+        if blake3.blake3(body).hexdigest() != found.blake3:
             raise DamagedError(f"The record {key} does not match its digest.")
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_TRIES = 1000
 """Places looked at for the next chunk before the search is given up."""
+_PIECE_BYTES = 64 * 1024
 
 
 class Found(msgspec.Struct, frozen=True):
@@ -177,6 +178,17 @@ class _Search:
             CODECS[one.codec].decode(stored, raw, [b for b in below if b is not None])
             return raw
         return None
+
+
+def readable_bytes(storage: Storage, key: str) -> memoryview:
+    """What can be read of a pack; zeros where a sealed one does not unseal."""
+    found = storage.stat(key)
+    data = bytearray(found.size_bytes if found is not None else 0)
+    for at in range(0, len(data), _PIECE_BYTES):
+        with suppress(DamagedError):
+            piece = storage.get(key, at, min(at + _PIECE_BYTES, len(data)))
+            data[at : at + len(piece)] = piece
+    return memoryview(data)
 
 
 def write_pack(storage: Storage, data: memoryview, chunks: Collection[Found]) -> str:

@@ -16,14 +16,24 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, FormatError, NotFoundError
 from holdfast.repository import layout, records
 from holdfast.repository.index import Copy, DamageRecord
+from holdfast.repository.keyring import entries
 from holdfast.repository.moving import MovedRecord, MovingRecord
 from holdfast.repository.pack import read_index
-from holdfast.repository.reindex import Found, chunk_sizes_of, find_chunks, with_bases, write_pack
+from holdfast.repository.reindex import (
+    Found,
+    chunk_sizes_of,
+    find_chunks,
+    readable_bytes,
+    with_bases,
+    write_pack,
+)
 from holdfast.repository.repository import Repository, recover_config
 from holdfast.repository.run import Run
+from holdfast.repository.sealing import unsealed
 from holdfast.repository.space import Survey
 from holdfast.repository.verify import Verifier
 from holdfast.storage.base import Storage
+from holdfast.storage.sealed import at_rest
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -72,11 +82,12 @@ def find_config_damage(storage: Storage) -> tuple[Repository | None, list[Findin
         f"Write it anew from a manifest: id {config.id[:8]}, chunks of {config.chunk_bytes} bytes.",
         lambda: storage.put(layout.CONFIG, [data]),
     )
-    return Repository(storage, config), [finding]
+    return Repository(unsealed(storage, config), config), [finding]
 
 
 def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[Finding]:
     """Look at everything but the bytes of sound packs (that is what 'verify' does)."""
+    yield from _keys(repository)
     for run in repository.runs():
         yield from _bases(run)
         yield from _tags(run)
@@ -91,8 +102,20 @@ def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[
 
 def _set_aside(storage: Storage, key: str) -> None:
     """Keep a copy of a record where nothing looks for it, then take it away."""
-    storage.put(layout.ASIDE + key, [storage.get(key)])
+    resting = at_rest(storage)  # what does not unseal is kept as it lies, too
+    resting.put(layout.ASIDE + key, [resting.get(key)])
     storage.delete(key)
+
+
+def _keys(repository: Repository) -> Iterator[Finding]:
+    for entry in entries.half_lost(repository.storage):
+        yield Finding(
+            "key",
+            entry.id,
+            "One of the two files of this key cannot be read.",
+            "Write it anew from the other one.",
+            lambda entry=entry: entries.put(repository.storage, entry),  # type: ignore[misc]
+        )
 
 
 # -- records of a run ----------------------------------------------------------------------
@@ -267,7 +290,7 @@ def _mend_pack(repository: Repository, pack_id: str, sizes: dict[bytes, int]) ->
     if not lacking:
         do = "Delete it: no checkpoint needs it."
         return Finding("pack", pack_id, what, do, lambda: storage.delete(layout.pack(pack_id)))
-    data = memoryview(storage.get(layout.pack(pack_id)))
+    data = readable_bytes(storage, layout.pack(pack_id))
     found = find_chunks(data, sizes)
     intact = {f.digest for f in found if f.digest in lacking}
     if not intact:

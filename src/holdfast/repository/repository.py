@@ -17,8 +17,11 @@ from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError,
 from holdfast.repository import layout, records
 from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.index import ChunkIndex
+from holdfast.repository.keyring.given import given_keys
 from holdfast.repository.run import Run
+from holdfast.repository.sealing import lost_config, unsealed, write_config
 from holdfast.storage.base import Storage
+from holdfast.storage.sealed import at_rest
 
 CHUNK_BYTES = 1024 * 1024
 MIN_CHUNK_BYTES, MAX_CHUNK_BYTES = 4096, MAX_RAW_BYTES
@@ -56,8 +59,13 @@ class Repository:
         self.marks: dict[tuple[str, str], frozenset[str]] = {}
 
     @classmethod
-    def open(cls, storage: Storage) -> Repository:
+    def open(cls, storage: Storage, *, plain: bool = False) -> Repository:
         """Open an existing repository; never creates one.
+
+        Parameters
+        ----------
+        plain : bool
+            It may be open to everybody although a key is given.
 
         Raises
         ------
@@ -65,33 +73,30 @@ class Repository:
             There is none, or it lost its ``holdfast.json``.
         FormatError
             It was written by a newer version.
+        SealedError
+            It is sealed, and no key was given that opens it.
         """
-        try:
-            config = records.read(storage, layout.CONFIG, records.RepositoryConfig)
-        except NotFoundError:
-            raise _no_repository(storage) from None
-        except DamagedError as error:
-            raise DamagedError(error.what, do=f"'holdfast repair {storage.location}' rebuilds it.") from error
-        if not MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES:
-            raise DamagedError(f"The chunk size in {layout.CONFIG} of {storage.location} is out of bounds.")
-        if config.format > records.FORMAT_VERSION:
-            raise FormatError(
-                f"The repository {storage.location} has format {config.format}, newer than this version.",
-                do="Upgrade holdfast.",
-            )
-        return cls(storage, config)
+        config = read_config(storage)
+        return cls(unsealed(storage, config, plain=plain), config)
 
     @classmethod
     def create(
-        cls, storage: Storage, *, chunk_bytes: int = CHUNK_BYTES, repository_id: str | None = None
+        cls,
+        storage: Storage,
+        *,
+        chunk_bytes: int = CHUNK_BYTES,
+        repository_id: str | None = None,
+        plain: bool = False,
     ) -> Repository:
-        """Open a repository, making it first if there is none.
+        """Open a repository, making it first if there is none: a sealed one if a key is given.
 
         Parameters
         ----------
         chunk_bytes : int
         repository_id : str, optional
             That of the repository that the new one shall be a copy of.
+        plain : bool
+            It may be, or become, open to everybody although a key is given.
 
         Raises
         ------
@@ -105,10 +110,14 @@ class Repository:
         if storage.stat(layout.CONFIG) is None:
             if _has_remains(storage):
                 raise _no_repository(storage)
-            new_id = repository_id or secrets.token_hex(16)
-            config = records.RepositoryConfig(records.FORMAT_VERSION, new_id, chunk_bytes)
-            storage.put_if_absent(layout.CONFIG, records.encode(config))
-        return cls.open(storage)
+            keys = [] if plain else given_keys()
+            write_config(storage, repository_id or secrets.token_hex(16), chunk_bytes, keys)
+        return cls.open(storage, plain=plain)
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether what rests there is encrypted."""
+        return at_rest(self.storage) is not self.storage
 
     def run(self, name: str) -> Run:
         """One run by name, whether or not anything is recorded of it yet."""
@@ -184,6 +193,24 @@ class Repository:
             yield True
 
 
+def read_config(storage: Storage) -> records.RepositoryConfig:
+    """What ``holdfast.json`` says, which is open to everybody; raises as `Repository.open` does."""
+    try:
+        config = records.read(storage, layout.CONFIG, records.RepositoryConfig)
+    except NotFoundError:
+        raise _no_repository(storage) from None
+    except DamagedError as error:
+        raise DamagedError(error.what, do=f"'holdfast repair {storage.location}' rebuilds it.") from error
+    if not MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES:
+        raise DamagedError(f"The chunk size in {layout.CONFIG} of {storage.location} is out of bounds.")
+    if config.format > records.SEALED_FORMAT_VERSION:
+        raise FormatError(
+            f"The repository {storage.location} has format {config.format}, newer than this version.",
+            do="Upgrade holdfast.",
+        )
+    return config
+
+
 def _no_repository(storage: Storage) -> NotFoundError:
     if _has_remains(storage):
         return NotFoundError(
@@ -210,15 +237,15 @@ def _is_run(name: str) -> bool:
 
 def recover_config(storage: Storage) -> records.RepositoryConfig | None:
     """What a lost ``holdfast.json`` said, read from any manifest that verifies; None if none does."""
-    probe = Repository(storage, records.RepositoryConfig(records.FORMAT_VERSION, "", CHUNK_BYTES))
+    lost = lost_config(storage) or records.RepositoryConfig(records.FORMAT_VERSION, "", CHUNK_BYTES)
+    probe = Repository(unsealed(storage, lost), lost)
     for run in probe.runs():
         for checkpoint in reversed(run.all_checkpoints()):
             try:
-                data = storage.get(run.layout.checkpoint(checkpoint))
+                data = probe.storage.get(run.layout.checkpoint(checkpoint))
                 manifest = decode_manifest(data, checkpoint)
             except (DamagedError, NotFoundError, msgspec.MsgspecError):
                 continue
-            return records.RepositoryConfig(
-                records.FORMAT_VERSION, manifest.summary.repository, manifest.chunk_bytes
-            )
+            told = {"id": manifest.summary.repository, "chunk_bytes": manifest.chunk_bytes}
+            return msgspec.structs.replace(lost, **told)
     return None

@@ -20,6 +20,7 @@ from holdfast.repository.index import present_packs
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.base import KeepsTemporaries
+from holdfast.storage.sealed import at_rest
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Errors of a storage without room."""
@@ -134,6 +135,7 @@ class _Removal:
             if not may_delete(checkpoint):  # it may have been tagged, or outlived its attempt, meanwhile
                 continue
             self._storage.delete(run.layout.checkpoint(checkpoint))
+            self._storage.delete(run.layout.signature(checkpoint))
             self._storage.delete(run.layout.hint(checkpoint))
             self._storage.delete(run.layout.condemn(checkpoint))
             self._repository.marks.pop((run.name, str(checkpoint)), None)
@@ -186,7 +188,7 @@ class _Removal:
         return present
 
     def _pack(self, pack_id: str) -> None:
-        stat = self._storage.stat(layout.pack(pack_id))
+        stat = at_rest(self._storage).stat(layout.pack(pack_id))
         if stat is None:
             self._storage.delete(layout.condemned_pack(pack_id))
             self._repository.index.forget(pack_id)
@@ -215,20 +217,26 @@ class _Removal:
 
     def leavings(self) -> None:
         """Delete hints and condemnations whose manifest is gone or never came, and temporaries."""
-        if isinstance(self._storage, KeepsTemporaries) and not self._dry_run:
-            self._storage.sweep_temporaries(older_than_seconds=TEMPORARY_SECONDS)
+        resting = at_rest(self._storage)
+        if isinstance(resting, KeepsTemporaries) and not self._dry_run:
+            resting.sweep_temporaries(older_than_seconds=TEMPORARY_SECONDS)
         for run in self._repository.runs() if not self._dry_run else []:
             present = {str(c) for c in run.all_checkpoints()}
-            for folder in (run.layout.hints, run.layout.condemned):
-                for key in list(self._storage.list(folder)):
-                    name = key.rpartition("/")[2].removesuffix(".json")
-                    if name not in present and self._is_old(key):
-                        self._storage.delete(key)
+            for key in _beside(run):
+                name = key.rpartition("/")[2].rpartition(".")[0]
+                if name not in present and self._is_old(key):
+                    self._storage.delete(key)
 
     def _is_old(self, key: str) -> bool:
         stat = self._storage.stat(key)
         age_seconds = self._storage.now_seconds() - stat.modified_seconds if stat is not None else 0.0
         return self._grace_seconds == 0.0 or age_seconds >= self._grace_seconds
+
+
+def _beside(run: Run) -> list[str]:
+    """What accompanies manifests: hints, condemnations, signatures."""
+    signed = (key for key in run.storage.list(run.layout.checkpoints) if key.endswith(".signature"))
+    return [*run.storage.list(run.layout.hints), *run.storage.list(run.layout.condemned), *signed]
 
 
 @collector_paused()

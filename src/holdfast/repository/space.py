@@ -15,6 +15,7 @@ from holdfast.repository.index import present_packs
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
+from holdfast.storage.sealed import at_rest
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -60,7 +61,7 @@ class Survey:
 
     def _look_at(self, run: Run, checkpoint: CheckpointId, condemned: Iterable[str]) -> None:
         key = (run.name, checkpoint)
-        stat = run.storage.stat(run.layout.checkpoint(checkpoint))
+        stat = at_rest(run.storage).stat(run.layout.checkpoint(checkpoint))
         if stat is None:
             return
         self._manifest_bytes[key] = stat.size_bytes
@@ -106,7 +107,7 @@ class Survey:
 def _pack_sizes(repository: Repository) -> dict[str, int]:
     sizes = {}
     for pack_id in present_packs(repository.storage):
-        stat = repository.storage.stat(layout.pack(pack_id))
+        stat = at_rest(repository.storage).stat(layout.pack(pack_id))
         if stat is not None:
             sizes[pack_id] = stat.size_bytes
     return sizes

@@ -22,10 +22,11 @@ import msgspec
 
 from holdfast.domain.lineage import Attempt, recovery_points
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import DamagedError, NotFoundError, UsageError
+from holdfast.errors import DamagedError, NotFoundError, SignatureError, UsageError
 from holdfast.repository import records
 from holdfast.repository.adopting import Advance, Origin, adopt
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 from holdfast.repository.sync_plan import Route, missing
 
 
@@ -136,12 +137,15 @@ class _Syncing:
         self._route.rely_on_target()
         origin = Origin(self._source, checkpoint, self._route.copies, self._route.reader)
         try:
-            manifest = self._source.manifest(checkpoint)
+            manifest = trusted_manifest(self._source, checkpoint)
             summary = msgspec.structs.replace(manifest.summary, repository=self._target.repository.id)
             local = msgspec.structs.replace(manifest, summary=summary)
             committed = adopt(self._target, local, origin, self._advance)
         except NotFoundError:
             return False  # removed since it was listed
+        except SignatureError as error:
+            self._done.failed[str(checkpoint)] = error.what
+            return False
         except DamagedError as error:
             if self._source.storage.stat(self._source.layout.checkpoint(checkpoint)) is not None:
                 self._done.failed[str(checkpoint)] = error.what.strip()

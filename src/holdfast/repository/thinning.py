@@ -12,6 +12,7 @@ from holdfast.domain.tensors import TensorSpec
 from holdfast.repository.commit import Draft, commit
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,7 +66,7 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     """
     if any(_is_thin_of(c, checkpoint) for c in run.checkpoints()):
         return True
-    manifest, hints = run.manifest(checkpoint), run.hints(checkpoint)
+    manifest, hints = trusted_manifest(run, checkpoint), run.hints(checkpoint)
     kept = {key: value for key, value in tree.decode(manifest.details.tree).items() if keeps(value)}
     names = {ref.name for ref in tree.references(kept)}
     if not kept:

@@ -96,5 +96,6 @@ def chosen_place(place: str | os.PathLike[str] | None) -> str | os.PathLike[str]
 def shared_place(storage: Storage) -> str | None:
     """Where another process of this machine finds the very same storage; None if it lives in this one."""
     from holdfast.storage.memory import MemoryStorage
+    from holdfast.storage.sealed import at_rest
 
-    return None if isinstance(storage, MemoryStorage) else storage.location
+    return None if isinstance(at_rest(storage), MemoryStorage) else storage.location

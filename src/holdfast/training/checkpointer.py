@@ -16,6 +16,7 @@ from holdfast.domain.progress import Progress
 from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
 from holdfast.node.pulse import Unwatched, open_pulse
+from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
@@ -168,6 +169,7 @@ class Checkpointer:
         pulse = open_pulse(os.environ) if not Session.any_open() else Unwatched()
         try:
             refuse_many_ranks(os.environ)
+            signatures.check_given()
             session = Session(self._repository(), self._state, self._options, self._emit, pulse)
             session.enter()
         except BaseException as error:

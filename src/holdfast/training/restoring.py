@@ -19,15 +19,18 @@ from holdfast.errors import (
     DamagedError,
     HoldfastError,
     NotFoundError,
+    SignatureError,
     StorageError,
     UsageError,
 )
 from holdfast.frameworks import walk
+from holdfast.repository import seen
 from holdfast.repository.collecting import collector_paused
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.recalling import recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 from holdfast.training import poison
 from holdfast.training.mirroring import mend
 
@@ -119,8 +122,19 @@ class Restorer:
             There are checkpoints, but none that verifies.
         StorageError
             None can be read.
+        SignatureError
+            Signatures are required, and none is signed by who is trusted.
+        RolledBackError
+            The repository is older than what was seen of it here.
         """
-        last: DamagedError | StorageError | None = None
+        before = seen.check(self._run)
+        restored = self._newest(only, strict=strict)
+        if restored is not None:
+            self._compare_with_seen(restored.id, before)
+        return restored
+
+    def _newest(self, only: Iterable[str] | None, *, strict: bool) -> Restored | None:
+        last: DamagedError | SignatureError | StorageError | None = None
         tried: set[CheckpointId] = set()
         while (checkpoint := self._candidate(tried)) is not None:
             tried.add(checkpoint)
@@ -131,6 +145,9 @@ class Restorer:
             except DamagedError as error:
                 last = error
                 self._reject(checkpoint, error)
+            except SignatureError as error:  # nothing is known to be damaged: no record
+                last = last or error
+                self._emit(Rejected(self._run.name, checkpoint.step, error.what, recorded=False))
             except StorageError as error:
                 if error.errno != errno.EIO:
                     raise
@@ -138,9 +155,24 @@ class Restorer:
                 self._emit(Rejected(self._run.name, checkpoint.step, str(error), recorded=False))
         if last is None and not any(c.kind == "full" for c in self._run.lineage()):
             return None
-        if isinstance(last, StorageError):
+        if isinstance(last, StorageError | SignatureError):
             raise last  # nothing is known to be damaged
         raise self._nothing_left(last)
+
+    def _compare_with_seen(self, checkpoint: CheckpointId, before: CheckpointId | None) -> None:
+        """Say so if what is resumed from is not the newest that was seen here."""
+        if before is not None and seen.is_older(checkpoint, before):
+            self._warn(
+                f"{self._run.name} goes on from step {checkpoint.step}, although step {before.step}, "
+                "which is newer, was seen here before."
+            )
+        if not seen.note(self._run, checkpoint):
+            self._warn(
+                "what was seen of this repository cannot be remembered, so a rollback would not be noticed."
+            )
+
+    def _warn(self, text: str) -> None:
+        self._emit(Warned(self._run.name, text))
 
     def _candidate(self, tried: Collection[CheckpointId]) -> CheckpointId | None:
         """The best recovery point not tried yet, by what is there now."""
@@ -227,7 +259,7 @@ class Restorer:
     def _manifest(self, checkpoint: CheckpointId) -> Manifest:
         for last in (False,) * (READ_TRIES - 1) + (True,):
             try:
-                return self._run.manifest(checkpoint)
+                return trusted_manifest(self._run, checkpoint)
             except StorageError as error:
                 if last or error.errno != errno.EIO:
                     raise

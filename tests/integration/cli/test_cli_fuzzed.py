@@ -8,6 +8,7 @@ import shutil
 import pytest
 
 from holdfast.domain.tree import Component
+from keys import KEY, give
 
 VERBS = (
     ("ls",),
@@ -41,6 +42,20 @@ VERBS = (
     ("rm", "moved", "--yes", "--force"),
 )
 SAID = {0, 2, 3, 4, 9}
+SEALED = 12
+
+
+@pytest.fixture
+def sealing(request, monkeypatch):
+    """Before there is a place: it is created as this says."""
+    give(monkeypatch, **({"HOLDFAST_KEY": KEY} if request.param else {}))
+    return request.param
+
+
+def seeds(count):
+    """So many, and a few on sealed repositories."""
+    cases = [*((False, seed) for seed in range(count)), *((True, seed) for seed in range(100, 104))]
+    return pytest.mark.parametrize(("sealing", "seed"), cases, indirect=["sealing"])
 
 
 def change(path, chance):
@@ -64,8 +79,8 @@ def change(path, chance):
         path.write_bytes(data)
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_damage_anywhere_is_told_in_sentences(place, digits, holdfast, seed):
+@seeds(12)
+def test_damage_anywhere_is_told_in_sentences(sealing, place, digits, holdfast, seed):
     attempt = place.run("digits").attempts()[-1].id
     values = {"model": Component("torch.module", {"x": 1}), "lr": 0.5}
     place.save("digits", attempt, 500, values=values, metrics={"val_loss": 0.1})
@@ -77,11 +92,12 @@ def test_damage_anywhere_is_told_in_sentences(place, digits, holdfast, seed):
     for verb in (*VERBS[:-1], ("sync", str(place.path), str(place.path.parent / "copy")), VERBS[-1]):
         result = holdfast(*verb)
         assert "should not" not in result.err, (verb, result.err)
-        assert result.code in SAID | ({1} if verb[0] == "doctor" else set()), (verb, result.err)
+        said = SAID | ({1} if verb[0] == "doctor" else set()) | ({SEALED} if sealing else set())
+        assert result.code in said, (verb, result.err)
 
 
-@pytest.mark.parametrize("seed", range(25))
-def test_after_a_repair_pruning_works_and_the_rest_is_intact(place, digits, holdfast, seed):
+@seeds(25)
+def test_after_a_repair_pruning_works_and_the_rest_is_intact(sealing, place, digits, holdfast, seed):
     chance = random.Random(seed)
     files = sorted(p for p in place.path.rglob("*") if p.is_file() and p.suffix != ".lock")
     path = chance.choice(files)
@@ -96,7 +112,8 @@ def test_after_a_repair_pruning_works_and_the_rest_is_intact(place, digits, hold
     assert place.fresh().run("digits").latest() is not None
 
 
-def test_files_that_do_not_belong_are_passed_over(place, digits, holdfast, tmp_path):
+@pytest.mark.parametrize("sealing", [False, True], indirect=True)
+def test_files_that_do_not_belong_are_passed_over(sealing, place, digits, holdfast, tmp_path):
     for name in ("runs/digits/checkpoints/notes.txt", "packs/ab/zz.pack", "runs/README", "notes/x"):
         path = place.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
