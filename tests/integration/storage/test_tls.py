@@ -33,12 +33,12 @@ def certificate(
     now = datetime.datetime.now(datetime.UTC)
     names = (x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, n)]) for n in (issuer, subject))
     host = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+    what = x509.BasicConstraints(True, None) if subject == issuer else x509.SubjectAlternativeName([host])
     return (
         x509.CertificateBuilder(*names, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(1))
         .not_valid_after(now + datetime.timedelta(1))
-        .add_extension(x509.BasicConstraints(subject == issuer, None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([host]), critical=False)
+        .add_extension(what, critical=subject == issuer)
         .sign(by, hashes.SHA256())
     )
 
@@ -61,17 +61,25 @@ def secure(s3: str, authority: Path) -> Iterator[str]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(authority.with_name("server.pem"))
     port = int(s3.rpartition(":")[2])
+
+    def forward(accepted: socket.socket) -> None:
+        with (
+            accepted,
+            suppress(OSError),
+            context.wrap_socket(accepted, server_side=True) as inside,
+            socket.create_connection(("127.0.0.1", port)) as outside,
+        ):
+            back = threading.Thread(target=pipe, args=(outside, inside), daemon=True)
+            back.start()
+            pipe(inside, outside)
+            back.join()
+
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
             with suppress(OSError):  # closed at the end
                 while True:
-                    accepted, _ = listening.accept()
-                    with suppress(OSError):
-                        inside = context.wrap_socket(accepted, server_side=True)
-                        pair = inside, socket.create_connection(("127.0.0.1", port))
-                        for one, other in (pair, pair[::-1]):
-                            threading.Thread(target=pipe, args=(one, other), daemon=True).start()
+                    threading.Thread(target=forward, args=(listening.accept()[0],), daemon=True).start()
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"https://127.0.0.1:{listening.getsockname()[1]}"
