@@ -24,8 +24,8 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.rewriting import Rewriting
 from holdfast.repository.sampling import Gains, Sampler
 
-BATCH_BYTES = 256 * 1024 * 1024
-"""Rewritten before the old packs go: what a compaction needs of free space."""
+BATCH_BYTES = 320 * 1024 * 1024
+"""Rewritten before the old packs go, and free space that it needs: a family's packs, as saves write them."""
 LEAST_DEAD = 0.2
 LEAST_GAIN = 0.03
 
