@@ -396,4 +396,4 @@ class Session:
             self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=error is None)
         with contextlib.suppress(HoldfastError):
             self._lease.release()
-        self._emit(Ended(self._run.name, self.loops.steps_counted, cause))
+        self._emit(Ended(self._run.name, self.loops.steps_counted, cause, done=error is None))
