@@ -33,6 +33,7 @@ VERBS = (
     "prune",
     "compact",
     "sync",
+    "lfs-agent",
     "save",
     "status",
     "doctor",
@@ -76,7 +77,7 @@ def _every_verb(
 
 def _register() -> None:
     for verb in VERBS:
-        module = importlib.import_module(f"holdfast.cli.cmd_{verb}")
+        module = importlib.import_module(f"holdfast.cli.cmd_{verb.replace('-', '_')}")
         examples = "".join(f"\n  {line}" for line in module.EXAMPLES)
         first = (module.command.__doc__ or "").partition("\n\n")[0]
         app.command(
