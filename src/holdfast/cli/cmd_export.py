@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -15,6 +16,7 @@ EXAMPLES = (
     "holdfast export digits digits.pt",
     "holdfast export digits@500 step500.pdparams   # and step500.pdopt",
     "holdfast export digits@best ./digits-model/   # Hugging Face style",
+    "holdfast export digits@best models/best.safetensors --git-lfs   # in a git work tree",
 )
 
 
@@ -35,6 +37,10 @@ def command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    git_lfs: Annotated[
+        bool,
+        typer.Option("--git-lfs", help="Into a git work tree: see that Git LFS tracks it, and stage it."),
+    ] = False,
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,12 +54,15 @@ def command(
     at = parse_address(address)
     run = find_run(open_repository(repository), at.run)
     checkpoint = run.resolve(at.at)
+    if git_lfs:
+        _check_tracked(path, format)
     with output.progress(
         f"Exporting {run.name}@{checkpoint.step}", run.summary(checkpoint).size_bytes
     ) as advance:
         done = export_checkpoint(
             run, checkpoint, path, only=only or None, format=format, overwrite=overwrite, advance=advance
         )
+    staged = _staged(done.paths) if git_lfs else None
     if json:
         output.print_json(
             {
@@ -64,6 +73,7 @@ def command(
                 "tensors": done.tensors,
                 "size_bytes": done.size_bytes,
                 "left_out": done.left_out,
+                **({"staged": staged} if staged is not None else {}),
             }
         )
         return
@@ -71,3 +81,27 @@ def command(
     output.say(f"Wrote {run.name}@{checkpoint.step} to {' and '.join(done.paths)} ({written}).")
     if done.left_out:
         output.say(f"Left out, as the format has no place for it: {', '.join(done.left_out)}.")
+    if staged is not None:
+        output.say(f"Staged for Git LFS: {', '.join(sorted(staged))}.")
+
+
+def _check_tracked(path: str, format: str | None) -> None:
+    from holdfast.formats.export import format_of
+    from holdfast.formats.huggingface import WEIGHTS
+    from holdfast.integrations.git_lfs import check_tracked
+
+    target = Path(path)
+    if format_of(path, format) == "huggingface":
+        check_tracked(target, [WEIGHTS])
+    else:
+        check_tracked(target.parent, [target.name])
+
+
+def _staged(paths: list[str]) -> dict[str, str]:
+    """What was written, staged: SHA-256 of each file of weights by its path."""
+    from holdfast.integrations.git_lfs import stage, stage_plain
+
+    files = [f for p in map(Path, paths) for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    for file in (f for f in files if f.suffix == ".json"):
+        stage_plain(file)
+    return {str(file): stage(file) for file in files if file.suffix != ".json"}

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from holdfast.domain import keep_rules, save_rules
 from holdfast.domain.changes import flatten_config
-from holdfast.domain.events import Listener
+from holdfast.domain.events import Listener, Reported
 from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
@@ -20,6 +20,7 @@ from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
+from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
     check_mirror,
@@ -96,6 +97,8 @@ class Checkpointer:
     staging_memory : int, optional
         Bytes of a GPU's memory that a save in the background may take for copies of what training
         changes at once; by default half of what is free. Beyond it the copy holds up training.
+    listeners : iterable of callables
+        Called with each event of the run, such as those of `holdfast.integrations`.
 
     Raises
     ------
@@ -125,6 +128,7 @@ class Checkpointer:
         mirror_keep: str | None = None,
         publish: str | list[str] | None = None,
         staging_memory: int | None = None,
+        listeners: Iterable[Listener] = (),
     ) -> None:
         overrides = read_overrides(os.environ)
         check_resume(resume)
@@ -159,7 +163,7 @@ class Checkpointer:
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
         )
-        self._listeners: list[Listener] = [console.show]
+        self._listeners: list[Listener] = [console.show, *listeners]
         self._session: Session | None = None
         self._left = False
 
@@ -170,12 +174,18 @@ class Checkpointer:
         try:
             refuse_many_ranks(os.environ)
             signatures.check_given()
-            session = Session(self._repository(), self._state, self._options, self._emit, pulse)
+            repository = self._repository()
+            session = Session(repository, self._state, self._options, self._emit, pulse)
             session.enter()
         except BaseException as error:
             pulse.ends(None, error)
             raise
         self._session, self._left = session, False
+        try:
+            self._emit(launched(repository.run(self._options.run), self._options.config, self.progress.step))
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def _repository(self) -> Repository:
@@ -234,6 +244,7 @@ class Checkpointer:
     def report(self, **metrics: Any) -> None:
         """Attach metrics, such as a validation loss, to the state as it is now."""
         self._entered.report(metrics)
+        self._emit(Reported(self._options.run, self.progress.step, metrics))
 
     def stop(self, reason: str = "stopped") -> None:
         """End the loops at the end of the present turn; a later launch yields no turns."""

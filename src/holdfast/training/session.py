@@ -396,4 +396,4 @@ class Session:
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._pulse.ends(cause, error)
-        self._emit(Ended(self._run.name, self.loops.steps_counted, cause))
+        self._emit(Ended(self._run.name, self.loops.steps_counted, cause, done=error is None))
