@@ -34,6 +34,7 @@ VERBS = (
     "compact",
     "sync",
     "run",
+    "prove",
     "save",
     "status",
     "doctor",

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from holdfast.errors import UsageError
 from holdfast.storage import linux
 
 _STOPPED = "Tt"
@@ -65,6 +66,23 @@ class Group:
         """Send it to every process of the group that is left."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def started(command: Sequence[str], variables: Mapping[str, str], output: int | None = None) -> Group:
+    """Start a command that somebody typed.
+
+    Raises
+    ------
+    UsageError
+        There is none of this name.
+    """
+    try:
+        return Group(command, variables, output)
+    except OSError as error:
+        raise UsageError(
+            f"The command {command[0]!r} cannot be started: {error.strerror}.",
+            do="Write it behind -- as in a shell: -- python train.py",
+        ) from error
 
 
 def _beginning() -> Callable[[], None]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from holdfast.errors import HoldfastError, UsageError
-from holdfast.node.groups import Group
+from holdfast.errors import HoldfastError
+from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, Page
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
@@ -99,7 +99,7 @@ class Supervisor:
         if overrides != Overrides():
             variables |= {VARIABLE: overrides.encoded()}
         try:
-            group = _started(self._how.command, variables, output)
+            group = started(self._how.command, variables, output)
             watch = Watch(group, page, signals, self._how.watching, self._say)
             return watch.launch(watch.until_the_end(), first=not self.history)
         finally:
@@ -134,16 +134,6 @@ class Supervisor:
             return 130
         number = signal_of(last.code)
         return last.code if last.code >= 0 or number is None else 128 + number
-
-
-def _started(command: Sequence[str], variables: Mapping[str, str], output: int | None) -> Group:
-    try:
-        return Group(command, variables, output)
-    except OSError as error:
-        raise UsageError(
-            f"The command {command[0]!r} cannot be started: {error.strerror}.",
-            do="Write it as in a shell: holdfast run -- python train.py",
-        ) from error
 
 
 def _log() -> int:
