@@ -15,6 +15,7 @@ from holdfast.storage import linux
 
 _STOPPED = "Tt"
 _DEAD = "ZXx"
+_GROUP, _USER, _SYSTEM = 2, 11, 12  # fields of /proc/PID/stat, counted after the command's name
 
 
 class Group:
@@ -61,6 +62,16 @@ class Group:
         with suppress(OSError):
             return _state(pid) not in _DEAD and os.getpgid(pid) == self.pid
         return False
+
+    def cpu_seconds(self) -> float:
+        """What its living processes have used of processors so far."""
+        ticks = 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, ValueError, IndexError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[_GROUP]) == self.pid:
+                    ticks += int(fields[_USER]) + int(fields[_SYSTEM])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def signal_all(self, number: int) -> None:
         """Send it to every process of the group that is left."""

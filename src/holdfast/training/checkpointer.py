@@ -151,6 +151,7 @@ class Checkpointer:
             mirror_keep=mirror_keep,
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
+            skip=overrides.skip,
         )
         self._listeners: list[Listener] = [console.show]
         self._session: Session | None = None

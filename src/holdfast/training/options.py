@@ -23,6 +23,8 @@ class Options(msgspec.Struct, frozen=True):
         For how long memory is held for a successor of this process, should it die.
     mirror, mirror_keep : str or None
         Where each checkpoint is brought as well, and the keep rule there.
+    skip : dict[int, int]
+        After so many steps pass over so many batches.
     """
 
     run: str
@@ -43,3 +45,4 @@ class Options(msgspec.Struct, frozen=True):
     mirror_keep: str | None
     staging_memory: int | None
     memory_seconds: float
+    skip: dict[int, int] = {}
