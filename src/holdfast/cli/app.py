@@ -37,6 +37,7 @@ VERBS = (
     "sync",
     "run",
     "lfs-agent",
+    "prove",
     "save",
     "status",
     "doctor",

@@ -94,6 +94,15 @@ def command(
             help="The same for starting, the first step, evaluating, saving, and what follows the training.",
         ),
     ] = 3600.0,
+    skip_batches: Annotated[
+        int,
+        typer.Option(
+            "--skip-batches",
+            metavar="N",
+            min=0,
+            help="Where a step fails again and again, pass over N batches: another run from there on.",
+        ),
+    ] = 0,
     not_finite_steps: Annotated[
         int,
         typer.Option(
@@ -205,6 +214,7 @@ def command(
         budget=Budget(max_restarts, restart_window),
         watching=watching,
         preempted_code=preempted_exit_code,
+        skip_batches=skip_batches,
     )
     supervisor = Supervisor(how, say)
     code = supervisor.run()

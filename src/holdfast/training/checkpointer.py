@@ -162,6 +162,7 @@ class Checkpointer:
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
+            skip=overrides.skip,
         )
         self._listeners: list[Listener] = [console.show, *listeners]
         self._session: Session | None = None

@@ -26,6 +26,8 @@ class Options(msgspec.Struct, frozen=True):
         Where each checkpoint is brought as well, and the keep rule there.
     publish : tuple[Publication, ...]
         Plain files that are kept current, by their whole paths.
+    skip : dict[int, int]
+        After so many steps pass over so many batches.
     """
 
     run: str
@@ -47,3 +49,4 @@ class Options(msgspec.Struct, frozen=True):
     publish: tuple[Publication, ...]
     staging_memory: int | None
     memory_seconds: float
+    skip: dict[int, int] = {}

@@ -78,7 +78,7 @@ class Session:
         self._due, self._due_in_memory = Due(options.save), Due(options.memory)
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
-        self.loops = Loops(self, registry.data_seed())
+        self.loops = Loops(self, registry.data_seed(), options.skip)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
 
