@@ -1,4 +1,4 @@
-"""What the first release wrote stays readable, byte for byte."""
+"""What earlier versions wrote stays readable, byte for byte."""
 
 import importlib.util
 import json
@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import holdfast
+from holdfast.repository import signatures
 
 HERE = Path(__file__).parent
-VERSIONS = ("v1", "v1-encoded", "v1-deltas")
+VERSIONS = ("v1", "v1-encoded", "v1-deltas", "v2-sealed")
 EXPECTED = {v: json.loads((HERE / v / "expected.json").read_text()) for v in VERSIONS}
 
 
@@ -32,7 +33,12 @@ def version(request):
 
 
 @pytest.fixture
-def repository(tmp_path, version):
+def repository(tmp_path, version, monkeypatch):
+    if version == make_fixture.SEALED:
+        monkeypatch.setenv("HOLDFAST_KEY", make_fixture.KEY)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("HOLDFAST_SIGNED_BY", signatures.public_half(make_fixture.SIGNING))
+        monkeypatch.setenv("HOLDFAST_SIGNING_KEY", make_fixture.SIGNING)
     return shutil.copytree(HERE / version / "repository", tmp_path / "repository")
 
 
@@ -67,6 +73,12 @@ def test_training_goes_on_from_it(repository, version):
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+def test_a_passphrase_opens_a_sealed_one_too(tmp_path, monkeypatch):
+    sealed = shutil.copytree(HERE / make_fixture.SEALED / "repository", tmp_path / "repository")
+    monkeypatch.setenv("HOLDFAST_KEY", make_fixture.WORDS)
+    assert holdfast.open(sealed)["old/run"].latest.step == 9
 
 
 def test_its_packs_are_encoded(version):
