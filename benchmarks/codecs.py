@@ -162,13 +162,13 @@ def decode_ours(stored: tuple[str, bytes], out: np.ndarray) -> None:
 
 
 def encode_zstd(level: int) -> Callable[[np.ndarray, str], tuple[str, bytes]]:
-    from holdfast.codecs.planes import zstd
+    from holdfast.domain.compressed import zstd
 
     return lambda raw, dtype: ("zstd", zstd.compress(raw, level))
 
 
 def decode_zstd(stored: tuple[str, bytes], out: np.ndarray) -> None:
-    from holdfast.codecs.planes import zstd
+    from holdfast.domain.compressed import zstd
 
     np.copyto(out, np.frombuffer(zstd.decompress(stored[1]), np.uint8))
 

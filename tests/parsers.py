@@ -20,8 +20,17 @@ from hypothesis import strategies as st
 from checkpoints import begin, make_repository, make_state, save
 from holdfast.codecs import registry
 from holdfast.codecs.base import Base, Codec, declared
-from holdfast.domain import tree
-from holdfast.domain.manifest import HEADER, MAGIC, decode_manifest, decode_needs, decode_summary
+from holdfast.domain import manifest_body, tree
+from holdfast.domain.compressed import decompress
+from holdfast.domain.manifest_body import Body
+from holdfast.domain.manifest_file import (
+    FIRST_MAGIC,
+    HEADER,
+    MAGIC,
+    decode_manifest,
+    decode_needs,
+    decode_summary,
+)
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import (
     DamagedError,
@@ -94,15 +103,11 @@ def mutated(draw: st.DrawFn, samples: list[bytes]) -> bytes:
 # -- manifests and trees -------------------------------------------------------------------
 
 
-def _sections(data: bytes) -> list[bytes]:
-    _, head, details, table, _ = HEADER.unpack_from(data)
-    at = HEADER.size
-    return [data[at : at + head], data[at + head : at + head + details], data[at + head + details :][:table]]
-
-
-def _put_together(sections: list[bytes]) -> bytes:
-    digest = blake3.blake3(sections[0]).digest()
-    return HEADER.pack(MAGIC, *map(len, sections), digest) + b"".join(sections)
+def _manifest(magic: bytes, head: bytes, first: bytes, second: bytes, raw_bytes: int | None = None) -> bytes:
+    """With a right digest of its summary; ``raw_bytes`` is for a packed part that is compressed."""
+    sizes = len(head), len(first), len(first if magic == MAGIC else second)
+    sizes = sizes if raw_bytes is None else (*sizes[:2], raw_bytes)
+    return HEADER.pack(magic, *sizes, blake3.blake3(head).digest()) + head + first + second
 
 
 def _read_manifest(data: bytes, saved: CheckpointId) -> None:
@@ -116,13 +121,29 @@ def _read_manifest(data: bytes, saved: CheckpointId) -> None:
         tree.decode(node)
 
 
-def _section(number: int, whole: bytes, saved: CheckpointId) -> Parser:
-    sections = _sections(whole)
+def _manifests(whole: bytes, saved: CheckpointId) -> dict[str, Parser]:
+    """A manifest of each version: all of it, and each of its parts with the rest as it was."""
+    manifest = decode_manifest(whole, saved)
+    head, details = msgspec.msgpack.encode(manifest.summary), msgspec.msgpack.encode(manifest.details)
+    table = msgspec.msgpack.encode((manifest.chunk_bytes, manifest.tensors))
+    stored = manifest_body.encode(Body(manifest.details, manifest.chunk_bytes, manifest.tensors))
+    raw = decompress(stored.packed, stored.raw_bytes)
 
-    def parse(data: bytes) -> None:
-        _read_manifest(_put_together([*sections[:number], data, *sections[number + 1 :]]), saved)
+    def parser(make: Callable[[bytes], bytes], sample: bytes) -> Parser:
+        return Parser(lambda data: _read_manifest(make(data), saved), [sample], (*DAMAGE, UnsupportedError))
 
-    return Parser(parse, [sections[number]], (*DAMAGE, UnsupportedError))
+    return {
+        "manifest": parser(bytes, whole),
+        "manifest summary": parser(lambda data: _manifest(MAGIC, data, raw, stored.digests), head),
+        "manifest body": parser(lambda data: _manifest(MAGIC, head, data, stored.digests), raw),
+        "manifest digests": parser(lambda data: _manifest(MAGIC, head, raw, data), stored.digests),
+        "manifest frame": parser(
+            lambda data: _manifest(MAGIC, head, data, stored.digests, stored.raw_bytes), stored.packed
+        ),
+        "first manifest": parser(bytes, _manifest(FIRST_MAGIC, head, details, table)),
+        "first manifest details": parser(lambda data: _manifest(FIRST_MAGIC, head, data, table), details),
+        "first manifest table": parser(lambda data: _manifest(FIRST_MAGIC, head, details, data), table),
+    }
 
 
 def _read_node(data: bytes) -> None:
@@ -349,8 +370,7 @@ def all_parsers() -> dict[str, Parser]:
     nodes = [msgspec.msgpack.encode(tree.encode(value)) for value in NODES]
     named = {name: _with_record(*case) for name, case in _records().items()}
     return {
-        "manifest": Parser(lambda data: _read_manifest(data, saved), [manifest], (*DAMAGE, UnsupportedError)),
-        **{f"manifest section {number}": _section(number, manifest, saved) for number in range(3)},
+        **_manifests(manifest, saved),
         "tree": Parser(_read_node, nodes, (*DAMAGE, UnsupportedError)),
         "pack": Parser(lambda data: _read_pack(data, pack_id), [pack]),
         "pack index": Parser(_read_pack_index, [_pack_index()]),

@@ -1,7 +1,8 @@
 """Write a repository kept beside this file, once per format version: python make_fixture.py v1
 
 ``v1-encoded`` is of the same version, with larger tensors and compacted packs; ``v1-deltas`` has packs in
-which chunks are encoded by others (version 2 of the pack). ``v2-sealed`` is sealed by `KEY` and by the
+which chunks are encoded by others (version 2 of the pack). All these have manifests of version 1;
+``v1-packed`` is like ``v1``, with manifests of version 2. ``v2-sealed`` is sealed by `KEY` and by the
 passphrase `WORDS`, and signed.
 
 Never run again for a version that was released: the point is that old bytes stay readable.
@@ -33,7 +34,7 @@ class Counter:
         self.count = state["count"]
 
 
-ENCODED, DELTAS, SEALED = "v1-encoded", "v1-deltas", "v2-sealed"
+ENCODED, DELTAS, PACKED, SEALED = "v1-encoded", "v1-deltas", "v1-packed", "v2-sealed"
 KEY, WORDS = "holdfast-key-1-" + "5a" * 32, "correct horse battery staple"
 SIGNING = "holdfast-signing-key-1-" + "3c" * 32
 COMPACTED = (ENCODED, DELTAS)

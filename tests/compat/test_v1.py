@@ -11,9 +11,13 @@ import pytest
 
 import holdfast
 from holdfast.repository import signatures
+from holdfast.repository.repository import Repository
+from holdfast.repository.sync_plan import Route
+from holdfast.repository.syncing import sync_run
+from holdfast.storage.local import LocalStorage
 
 HERE = Path(__file__).parent
-VERSIONS = ("v1", "v1-encoded", "v1-deltas", "v2-sealed")
+VERSIONS = ("v1", "v1-encoded", "v1-deltas", "v1-packed", "v2-sealed")
 EXPECTED = {v: json.loads((HERE / v / "expected.json").read_text()) for v in VERSIONS}
 
 
@@ -79,6 +83,29 @@ def test_a_passphrase_opens_a_sealed_one_too(tmp_path, monkeypatch):
     sealed = shutil.copytree(HERE / make_fixture.SEALED / "repository", tmp_path / "repository")
     monkeypatch.setenv("HOLDFAST_KEY", make_fixture.WORDS)
     assert holdfast.open(sealed)["old/run"].latest.step == 9
+
+
+def test_its_checkpoints_are_forked_and_synced(repository, tmp_path, version):
+    run = holdfast.open(repository)["old/run"]
+    forked = run[4].fork("branch").latest
+    for there in (tmp_path / "copy", tmp_path / "other"):
+        storage = LocalStorage(there, create=True)
+        identity = Repository.open(LocalStorage(repository)).id if there.name == "copy" else None
+        target = Repository.create(storage, chunk_bytes=4096, repository_id=identity)
+        done = sync_run(Route(Repository.open(LocalStorage(repository)), target), "old/run")
+        assert (done.checkpoints, done.failed) == (4, {})
+        again = sync_run(Route(Repository.open(LocalStorage(repository)), target), "old/run")
+        assert again.is_nothing
+        assert str(holdfast.open(there)["old/run"][4].load()) == str(forked.load())
+
+
+def test_its_manifests_are_of_the_version_that_it_stands_for(version):
+    manifests = (HERE / version / "repository/runs/old/run/checkpoints").glob("*.manifest")
+    if version == make_fixture.SEALED:
+        assert all(path.read_bytes().startswith(b"HFSEAL\0\1") for path in manifests)
+        return
+    number = 2 if version == make_fixture.PACKED else 1
+    assert {path.read_bytes()[:8] for path in manifests} == {b"HFMANI\0" + bytes([number])}
 
 
 def test_its_packs_are_encoded(version):

@@ -19,15 +19,15 @@ pytestmark = pytest.mark.skipif(not tracing.SUPPORTED, reason="ptrace is driven 
 # how many points each must have at least.
 EVERY = [("save", "all", 1, 0, 120)]
 SOME = [
-    *(("save-prune", "all", 6, part, 130) for part in (0, 2, 4)),
-    *(("walk-back", "all", 4, part, 120) for part in (1, 3)),
+    ("save-prune", "all", 6, 2, 130),
+    ("walk-back", "all", 4, 3, 120),
     ("save-threads", "all", 3, 0, 80),
     ("attempt", "all", 2, 0, 100),
     ("tag", "all", 2, 0, 80),
     ("repair", "all", 4, 1, 60),
     ("create", "all", 2, 0, 100),
     ("fork", "all", 4, 1, 90),
-    ("sync", "all", 16, 5, 70),
+    ("sync", "all", 32, 5, 35),
     *(("sync", features, 40, 11, 25) for features in ("named", "no-rename", "whole-sync", "no-locks")),
     *(("fork", features, 12, 5, 25) for features in ("named", "no-rename", "no-locks")),
     ("thin", "all", 12, 5, 80),
@@ -39,7 +39,7 @@ SOME = [
     ("sealed-compact", "all", 120, 17, 10),
     ("sealed-sync", "all", 60, 7, 15),
     *(("save", features, 3, 1, 40) for features in ("no-direct", "named", "no-links", "no-rename")),
-    ("compact", "all", 40, 28, 60),
+    ("compact", "all", 80, 28, 30),
     *(("compact", features, 120, 11, 20) for features in ("named", "no-rename", "whole-sync", "no-locks")),
     *(("save", features, 3, 2, 40) for features in ("whole-sync", "no-locks")),
     *(("save-prune", features, 25, 7, 30) for features in ("named", "no-rename", "whole-sync", "no-locks")),
@@ -61,7 +61,7 @@ def run_program(name: str, tmp_path: Path, *arguments: str) -> dict[str, int]:
 
 
 def test_enough_points_are_tried() -> None:
-    assert sum(least for *_, least in EVERY + SOME) >= 2000
+    assert sum(least for *_, least in EVERY + SOME) >= 1500
 
 
 @pytest.mark.parametrize(("scenario", "features", "parts", "part", "least"), EVERY + SOME)
@@ -72,32 +72,33 @@ def test_a_kill_at_any_system_call_loses_nothing(
     assert result["tried"] >= least
 
 
+# Scenario, features, the calls that fail, every how many of them does, and how many must at least.
 FAILING = [
-    ("save", "all", "fsync,linkat,pwrite64,mkdirat,flock", 60),
-    ("save", "all", "openat,newfstatat", 120),
-    ("save", "named", "renameat,linkat,unlinkat,fsync", 50),
-    ("save", "no-links", "renameat,renameat2", 10),
-    ("save", "no-rename", "renameat", 10),
-    ("save", "whole-sync", "syncfs,linkat", 15),
-    ("save-threads", "all", "fsync,linkat", 60),  # about 92: not every call counted once comes again
-    ("save-prune", "all", "unlinkat,getdents64", 60),
-    ("save-prune", "all", "fsync,linkat,mkdirat", 100),
-    ("tag", "all", "renameat,linkat,fsync,unlinkat", 40),
-    ("key", "all", "fsync,linkat,unlinkat", 20),
-    ("sealed-create", "all", "fsync,linkat", 20),
-    ("walk-back", "all", "fsync,linkat,preadv,pread64", 40),
-    ("create", "all", "fsync,linkat,mkdirat", 60),
-    ("fork", "all", "fsync,linkat,mkdirat", 60),
-    ("sync", "all", "linkat", 10),
-    ("compact", "all", "fsync,linkat,unlinkat", 40),
+    ("save", "all", "fsync,linkat,pwrite64,mkdirat,flock", 1, 60),
+    ("save", "all", "openat,newfstatat", 2, 60),
+    ("save", "named", "renameat,linkat,unlinkat,fsync", 1, 50),
+    ("save", "no-links", "renameat,renameat2", 1, 10),
+    ("save", "no-rename", "renameat", 1, 10),
+    ("save", "whole-sync", "syncfs,linkat", 1, 15),
+    ("save-threads", "all", "fsync,linkat", 1, 60),  # about 92: not every call counted once comes again
+    ("save-prune", "all", "unlinkat,getdents64", 2, 30),
+    ("save-prune", "all", "fsync,linkat,mkdirat", 2, 50),
+    ("tag", "all", "renameat,linkat,fsync,unlinkat", 1, 40),
+    ("key", "all", "fsync,linkat,unlinkat", 2, 10),
+    ("sealed-create", "all", "fsync,linkat", 2, 10),
+    ("walk-back", "all", "fsync,linkat,preadv,pread64", 2, 20),
+    ("create", "all", "fsync,linkat,mkdirat", 1, 60),
+    ("fork", "all", "fsync,linkat,mkdirat", 2, 30),
+    ("sync", "all", "linkat", 2, 5),
+    ("compact", "all", "fsync,linkat,unlinkat", 3, 13),
 ]
 
 
-@pytest.mark.parametrize(("scenario", "features", "calls", "least"), FAILING)
+@pytest.mark.parametrize(("scenario", "features", "calls", "parts", "least"), FAILING)
 def test_a_failing_system_call_is_an_error_and_nothing_more(
-    tmp_path: Path, scenario: str, features: str, calls: str, least: int
+    tmp_path: Path, scenario: str, features: str, calls: str, parts: int, least: int
 ) -> None:
-    result = run_program("crash_failing.py", tmp_path, scenario, features, calls)
+    result = run_program("crash_failing.py", tmp_path, scenario, features, calls, str(parts))
     assert result["tried"] >= least
     assert result["failed"] >= result["tried"] / 3
 

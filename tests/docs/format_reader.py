@@ -90,12 +90,16 @@ class Reader:
         """Section 3: summary, details, table."""
         data = name.path.read_bytes()
         assert blake3.blake3(data).hexdigest() == name.digest
-        magic, summary, details, table, check = struct.unpack_from("<8sQQQ32s", data)
-        assert magic == b"HFMANI\x00\x01"
-        assert len(data) == 64 + summary + details + table
-        sections = [data[64 : 64 + summary], data[64 + summary :][:details], data[64 + summary + details :]]
-        assert blake3.blake3(sections[0]).digest() == check
-        first, second, third = (msgspec.msgpack.decode(section) for section in sections)
+        magic, size, middle, last, check = struct.unpack_from("<8sQQQ32s", data)
+        head, rest = data[64 : 64 + size], data[64 + size :]
+        assert blake3.blake3(head).digest() == check
+        first = msgspec.msgpack.decode(head)
+        if magic == b"HFMANI\x00\x01":
+            assert len(rest) == middle + last
+            second, third = (msgspec.msgpack.decode(part) for part in (rest[:middle], rest[middle:]))
+        else:
+            assert magic == b"HFMANI\x00\x02"
+            second, *third = unpacked(rest[:middle], last, rest[middle:])
         assert first["repository"] == self.config["id"]
         assert (first["progress"]["step"], first["sequence"], first["kind"]) == (
             name.step,
@@ -116,6 +120,22 @@ class Reader:
         assert len(data) == elements * ITEM_BYTES[dtype]
         assert len(chunks) == 32 * -(-len(data) // chunk_bytes)
         return data
+
+
+def unpacked(packed: bytes, size: int, digests: bytes) -> list[Any]:
+    """Section 3, version 2: details, chunk_bytes, and tensors as version 1 has them."""
+    if size != len(packed):
+        assert size <= max(1 << 20, 16 * (len(packed) + len(digests)))
+        packed = zstd.ZstdDecompressor().decompress(packed, max_length=size)
+    assert len(packed) == size
+    details, chunk_bytes, described = msgspec.msgpack.decode(packed)
+    tensors, at = {}, 0
+    for name, (dtype, shape) in described.items():
+        stop = at + 32 * -(-math.prod(shape) * ITEM_BYTES[dtype] // chunk_bytes)
+        tensors[name] = [dtype, shape, [[[0] * len(shape), shape, digests[at:stop]]]]
+        at = stop
+    assert at == len(digests)
+    return [details, chunk_bytes, tensors]
 
 
 def split(digests: bytes) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import json
 import math
 import struct
 import sys
@@ -147,6 +148,17 @@ def test_reads_encoded_packs(repository):
     for name in ("weights", "large", "zeros", "again", "empty", "scalar"):
         little = np.ascontiguousarray(state[name], dtype=state[name].dtype.newbyteorder("<"))
         assert reader.tensor(table, name) == little.tobytes(), name
+
+
+@pytest.mark.parametrize("version", ["v1", "v1-encoded", "v1-deltas", "v1-packed"])
+def test_reads_what_earlier_versions_wrote(version):
+    place = HERE.parent / "compat" / version
+    reader = format_reader.Reader(place / "repository", "old/run")
+    latest = reader.latest()
+    *_, table = reader.manifest(latest)
+    arrays = json.loads((place / "expected.json").read_text())[str(latest.step)]["arrays"]
+    for name, (_, _, data) in arrays.items():
+        assert reader.tensor(table, name).hex() == data, name
 
 
 def test_chunks_are_written_once(repository):

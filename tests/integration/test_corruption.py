@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from checkpoints import begin, make_repository, make_state, prune, read, save
-from holdfast.domain.manifest import HEADER
+from holdfast.domain.manifest_file import HEADER
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, HoldfastError, NotFoundError
 from holdfast.repository import layout

@@ -16,7 +16,8 @@ from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, MismatchError, NotFoundError, UnsupportedError, UsageError
 from holdfast.formats import huggingface
 from holdfast.formats.export import export_checkpoint
-from holdfast.formats.importing import Options, import_checkpoint
+from holdfast.formats.foreign import Options
+from holdfast.formats.importing import import_checkpoint
 from holdfast.formats.reading import SavedState, read_state
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run

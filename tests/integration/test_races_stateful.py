@@ -300,11 +300,13 @@ class History(RuleBasedStateMachine):
             return
         self.durable.add(made)
         trainer.own.append(made)
+        if not self._is_highest(trainer):  # who is may have condemned it before it was reported
+            self._learn_removed(is_highest=True)
 
     def _prune(self, trainer: Trainer) -> None:
         """As retention does: keep some of the line, the base, the tagged, and nothing doubtful counts."""
         run = trainer.run
-        is_highest = trainer.attempt == max(t.attempt for t in self.trainers)
+        is_highest = self._is_highest(trainer)
         try:
             rejected = run.repository.doubtful
             line = [c for c in run.lineage() if str(c) not in rejected]
@@ -316,6 +318,9 @@ class History(RuleBasedStateMachine):
             pass
         finally:
             self._learn_removed(is_highest)
+
+    def _is_highest(self, trainer: Trainer) -> bool:
+        return trainer.attempt == max(t.attempt for t in self.trainers)
 
     def _may_delete(self, trainer: Trainer) -> Callable[[CheckpointId], bool]:
         run = trainer.run

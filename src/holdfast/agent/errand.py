@@ -7,11 +7,17 @@ import subprocess
 import time
 
 from holdfast.agent.errands import PAUSES_SECONDS
-from holdfast.errors import BusyError
+from holdfast.errors import BusyError, NotFoundError
 from holdfast.node.commands import command
 
-MAY_BE_BUSY = frozenset({"compact", "prune"})
-"""These may be left for the next round; what was not brought to a mirror is not there."""
+MAY_WAIT = frozenset(
+    {
+        ("compact", BusyError.exit_code),
+        ("prune", BusyError.exit_code),
+        ("publish", NotFoundError.exit_code),  # nothing is best yet, or has the tag
+    }
+)
+"""What may be left for the next round; what was not brought to a mirror is not there."""
 
 
 def main(commands_json: str, last_seconds: str) -> int:
@@ -28,6 +34,6 @@ def main(commands_json: str, last_seconds: str) -> int:
 def _first_failure(commands: list[list[str]]) -> int:
     for words in commands:
         code = subprocess.run(command(*words), check=False).returncode
-        if code and not (code == BusyError.exit_code and words[0] in MAY_BE_BUSY):
+        if code and (words[0], code) not in MAY_WAIT:
             return code
     return 0

@@ -1,4 +1,4 @@
-"""What an agent has done beside its work: packs compacted, checkpoints brought to a mirror.
+"""What an agent has done beside its work: packs compacted, checkpoints brought to a mirror, files published.
 
 Each errand is a process of its own that runs commands of the command line, so that neither saves nor training
 wait for it. It may be killed at any time, and outlives its agent.
@@ -68,6 +68,10 @@ def errands_of(hello: Hello) -> list[Errand]:
             keep = ["--keep", hello.mirror_keep, "--yes"]
             commands.append(["prune", hello.run, *keep, "--repository", hello.mirror])
         found.append(Errand(f"{hello.mirror} lags behind", commands, 1, 256 << 20, uploads=True))
+    for wanted in hello.publish:
+        address = f"{hello.run}@{wanted.at}"
+        commands = [["publish", address, wanted.path, "--repository", hello.location]]
+        found.append(Errand(f"{wanted.path} is not kept current", commands, 1, 512 << 20))
     if hello.compact:  # four may be encoded by one another
         commands = [["compact", hello.run, "--repository", hello.location]]
         found.append(Errand("packs are not compacted any more", commands, 4, 768 << 20, gently=True))

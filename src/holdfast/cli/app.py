@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,7 @@ VERBS = (
     "diff",
     "export",
     "import",
+    "publish",
     "tag",
     "fork",
     "restart",
@@ -33,6 +35,7 @@ VERBS = (
     "prune",
     "compact",
     "sync",
+    "run",
     "save",
     "status",
     "doctor",
@@ -79,8 +82,10 @@ def _register() -> None:
         module = importlib.import_module(f"holdfast.cli.cmd_{verb}")
         examples = "".join(f"\n  {line}" for line in module.EXAMPLES)
         first = (module.command.__doc__ or "").partition("\n\n")[0]
+        takes_command = getattr(module, "TAKES_COMMAND", False)  # whose flags are not ours
         app.command(
             verb,
+            context_settings={"allow_interspersed_args": not takes_command},
             short_help=" ".join(first.split()),
             epilog=f"\b\nExamples:{examples}",
         )(module.command)
@@ -99,9 +104,9 @@ def main() -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit code."""
-    debug = _DEBUG in arguments
-    as_json = "--json" in arguments
-    ordered = [_DEBUG] * debug + [a for a in arguments if a != _DEBUG]
+    ours = list(itertools.takewhile(lambda word: word != "--", arguments))  # then comes somebody else's
+    debug, as_json = _DEBUG in ours, "--json" in ours
+    ordered = [_DEBUG] * debug + [a for a in ours if a != _DEBUG] + list(arguments[len(ours) :])
     try:
         code = app(ordered, prog_name="holdfast", standalone_mode=False)
         sys.stdout.flush()

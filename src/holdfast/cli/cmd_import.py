@@ -1,16 +1,21 @@
-"""``holdfast import``: a file of another program as the first checkpoint of a run."""
+"""``holdfast import``: a file of another program as the first checkpoint of a run, a folder as a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, RepositoryOption, place_of
 
+if TYPE_CHECKING:
+    from holdfast.formats.importing import Imported
+    from holdfast.formats.series import Series
+
 EXAMPLES = (
+    "holdfast import ./trainer-output/ digits   # all of its checkpoint-N",
     "holdfast import model.pt pretrained",
     "holdfast import ./bert-base/ bert --as encoder",
     "holdfast import step500.pdparams digits-imported   # and step500.pdopt",
@@ -47,39 +52,98 @@ def command(
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a file of PyTorch, Paddle or Hugging Face the first checkpoint of a new run.
+    """Make another program's file the first checkpoint of a new run, or a folder of checkpoints a run.
 
-    Nothing in the file is ever executed: what only running code could build is refused.
-    Creates the repository if there is none.
+    Files of PyTorch, Lightning, Paddle, Hugging Face and torch.distributed.checkpoint; nothing in one is
+    ever executed: what only running code could build is refused. Of a folder each checkpoint is the
+    parent of the next; what cannot be read is named, and the rest imported. Imported again, what is new
+    is added. Creates the repository if there is none.
     """
-    from holdfast.formats.importing import Options, import_checkpoint
+    from holdfast.errors import UsageError
+    from holdfast.formats.foreign import Options
+    from holdfast.formats.sources import holds_several, members
     from holdfast.repository.repository import Repository
     from holdfast.storage.urls import open_storage
+    from holdfast.training.claiming import claimed
 
     source = Path(path)
+    several = holds_several(source)
+    if several and step is not None:
+        raise UsageError(
+            f"{source} holds several checkpoints, so --step cannot name them.", do="Leave it out."
+        )
+    given: dict[str, Any] = {
+        "only": only or None,
+        "options": Options(model=model, optimizer=optimizer, framework=framework),
+    }
     opened = Repository.create(open_storage(place_of(repository), create=True))
-    options = Options(model=model, optimizer=optimizer, framework=framework)
-    with output.progress(f"Importing {source.name}", _size_bytes(source)) as advance:
-        done = import_checkpoint(
-            opened, run, source, step=step, only=only or None, options=options, advance=advance
-        )
+    total_bytes = sum(_size_bytes(each) for each in (members(source) if several else [source]))
+    with claimed(opened.run(run)), output.progress(f"Importing {source.name}", total_bytes) as advance:
+        if several:
+            from holdfast.formats.series import import_folder
+
+            taken = import_folder(opened, run, source, advance=advance, **given)
+        else:
+            from holdfast.formats.importing import import_checkpoint
+
+            done = import_checkpoint(opened, run, source, step=step, advance=advance, **given)
+    if several:
+        _tell_series(run, source, taken, json=json)
+    else:
+        _tell(run, source, done, json=json)
+
+
+def _tell(run: str, source: Path, done: Imported, *, json: bool) -> None:
     if json:
-        output.print_json(
-            {
-                "run": run,
-                "step": done.checkpoint.step,
-                "checkpoint": str(done.checkpoint),
-                "entries": done.entries,
-                "tensors": done.tensors,
-                "size_bytes": done.size_bytes,
-                "left_out": done.left_out,
-            }
-        )
+        output.print_json({"run": run, **_told(done)})
         return
-    held = f"{text.several(done.tensors, 'tensor')}, {text.size(done.size_bytes)}"
-    output.say(f"Imported {source.name} as {run}@{done.checkpoint.step}: {', '.join(done.entries)} ({held}).")
+    output.say(f"Imported {source.name} as {run}@{done.checkpoint.step}: {_held(done)}.")
     if done.left_out:
-        output.say(f"Left out, as the file does not hold it whole: {', '.join(done.left_out)}.")
+        output.say(f"Left out, as it cannot be taken whole: {', '.join(done.left_out)}.")
+
+
+def _tell_series(run: str, source: Path, taken: Series, *, json: bool) -> None:
+    if json:
+        checkpoints = [
+            {"source": done.source, "kind": done.checkpoint.kind, **_told(done)} for done in taken.imported
+        ]
+        failed = {name: str(error) for name, error in taken.failed.items()}
+        output.print_json({"run": run, "checkpoints": checkpoints, "known": taken.known, "failed": failed})
+    else:
+        _say_series(run, source, taken)
+    if taken.failed:
+        raise typer.Exit(max(error.exit_code for error in taken.failed.values()))
+
+
+def _say_series(run: str, source: Path, taken: Series) -> None:
+    for done in taken.imported:
+        only_model = ", model only" if done.checkpoint.kind == "thin" else ""
+        output.say(f"Imported {done.source} as {run}@{done.checkpoint.step}{only_model}: {_held(done)}.")
+    left_out = sorted({name for done in taken.imported for name in done.left_out})
+    if left_out:
+        output.say(f"Left out, as it cannot be taken whole: {', '.join(left_out)}.")
+    if taken.known:
+        output.say(f"Imported before: {', '.join(taken.known)}.")
+    for name, error in taken.failed.items():
+        output.note(f"{name} was not imported: {error}")
+    if not taken.imported and not taken.failed:
+        output.say(f"Nothing in {source.name} is new.")
+
+
+def _told(done: Imported) -> dict[str, Any]:
+    return {
+        "step": done.checkpoint.step,
+        "checkpoint": str(done.checkpoint),
+        "entries": done.entries,
+        "tensors": done.tensors,
+        "size_bytes": done.size_bytes,
+        "left_out": done.left_out,
+    }
+
+
+def _held(done: Imported) -> str:
+    tensors = text.several(done.tensors, "tensor")
+    return f"{', '.join(done.entries)} ({tensors}, {text.size(done.size_bytes)})"
 
 
 def _size_bytes(path: Path) -> int:

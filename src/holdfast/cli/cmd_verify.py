@@ -1,18 +1,21 @@
-"""``holdfast verify``: check every chunk."""
+"""``holdfast verify``: check every chunk, and mend what another repository has."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, MaybeAddress, RepositoryOption, find_wanted, open_repository
+from holdfast.errors import DamagedError, HoldfastError, SignatureError, StorageError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from holdfast.domain.names import CheckpointId
+    from holdfast.repository.mending import Mended
     from holdfast.repository.repository import Repository
     from holdfast.repository.run import Run
     from holdfast.repository.verify import Verdict, Verifier
@@ -21,8 +24,34 @@ EXAMPLES = (
     "holdfast verify",
     "holdfast verify digits@latest",
     "holdfast verify 'sweep/*' --dry-run --json",
+    "holdfast verify --repair-from s3://bucket/prefix",
     'holdfast verify --signed-by "$(cat team.pub)"',
 )
+_WHAT_NEXT = (
+    "'holdfast repair' says what can be mended, --repair-from brings it from another repository."
+    " A launch goes on from the newest intact checkpoint."
+)
+
+
+class _Report(msgspec.Struct):
+    """What was found, and what was done about it."""
+
+    verdicts: list[Verdict]
+    rejected: list[Verdict]
+    note: str | None = None
+    mended: list[Mended] = []
+    unsigned: dict[CheckpointId, str] = {}
+
+    @property
+    def damaged(self) -> list[Verdict]:
+        return [v for v in self.verdicts if not v.ok]
+
+    @property
+    def exit_code(self) -> int:
+        whole = {(m.run, m.id) for m in self.mended if m.failed is None}
+        if any((v.run, v.id) not in whole for v in self.damaged):
+            return DamagedError.exit_code
+        return SignatureError.exit_code if self.unsigned else 0
 
 
 def command(
@@ -30,6 +59,15 @@ def command(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only report; record no damage, reject nothing.")
     ] = False,
+    repair_from: Annotated[
+        str | None,
+        typer.Option(
+            "--repair-from",
+            metavar="PLACE",
+            help="Bring what is damaged from this repository, such as a mirror.",
+            show_default=False,
+        ),
+    ] = None,
     signed_by: Annotated[
         str | None,
         typer.Option(
@@ -45,53 +83,31 @@ def command(
     """Read every chunk, or those of RUN[@AT], and compare it with its digest.
 
     Damage is named by checkpoint, tensor and pack. What two reads found wrong is recorded, so
-    that no run resumes from it; nothing is moved or deleted. Ends with 4 if anything is damaged, else
-    with 13 if a checkpoint is not signed as required.
+    that no run resumes from it; nothing is moved or deleted. Ends with 4 if anything is damaged, and
+    is so still after --repair-from; else with 13 if a checkpoint is not signed as required.
     """
-    from holdfast.errors import SignatureError
     from holdfast.repository.signatures import parse_public, trusted_signers
 
+    if dry_run and repair_from is not None:
+        raise UsageError("--dry-run writes nothing, --repair-from does.", do="Leave one of the two out.")
     trusted = trusted_signers() if signed_by is None else parse_public(signed_by)
     opened = open_repository(repository)
-    wanted = find_wanted(opened, which)
-    verdicts, rejected, note = _check(opened, wanted, dry_run=dry_run)
-    damaged = [v for v in verdicts if not v.ok]
-    unsigned = _unsigned(opened, verdicts, trusted) if trusted else {}
+    other = open_repository(repair_from) if repair_from is not None else None
+    report = _check(opened, find_wanted(opened, which), dry_run=dry_run)
+    if other is not None:
+        report.mended = _mend(opened, other, report.verdicts)
+    report.unsigned = _unsigned(opened, report.verdicts, trusted) if trusted else {}
     if json:
-        output.print_json(_told(opened, verdicts, rejected, unsigned))
+        output.print_json(_told(opened, report))
     else:
-        _print(verdicts, rejected, dry_run=dry_run)
-        for why in unsigned.values():
-            output.say(why)
-    if note:
-        output.note(note)
-    if damaged:
-        raise typer.Exit(4)
-    if unsigned:
-        raise typer.Exit(SignatureError.exit_code)
+        _print(report, dry_run=dry_run, other=other)
+    if report.note:
+        output.note(report.note)
+    if report.exit_code:
+        raise typer.Exit(report.exit_code)
 
 
-def _unsigned(
-    repository: Repository, verdicts: list[Verdict], trusted: Collection[str]
-) -> dict[CheckpointId, str]:
-    """Intact checkpoints that nobody trusted has signed, each with what is known of that."""
-    from holdfast.errors import SignatureError
-    from holdfast.repository.signatures import require
-
-    found = {}
-    for verdict in (v for v in verdicts if v.ok):
-        run = repository.run(verdict.run)
-        try:
-            require(run, run.manifest(verdict.id), verdict.id, trusted)
-        except SignatureError as error:
-            found[verdict.id] = error.what
-    return found
-
-
-def _check(
-    repository: Repository, wanted: list[tuple[Run, CheckpointId]], *, dry_run: bool
-) -> tuple[list[Verdict], list[Verdict], str | None]:
-    from holdfast.errors import StorageError
+def _check(repository: Repository, wanted: list[tuple[Run, CheckpointId]], *, dry_run: bool) -> _Report:
     from holdfast.repository.verify import Verifier
 
     sizes = [_size_bytes(run, checkpoint) for run, checkpoint in wanted]
@@ -104,28 +120,48 @@ def _check(
                 verdicts.append(verdict)
                 advance(size_bytes - verdict.checked_bytes)
     if dry_run:
-        return verdicts, [], None
+        return _Report(verdicts, [])
     try:
-        return verdicts, verifier.record(verdicts), None
+        return _Report(verdicts, verifier.record(verdicts))
     except StorageError as error:
-        return verdicts, [], f"The damage could not be recorded: {error.what}"
+        return _Report(verdicts, [], f"The damage could not be recorded: {error.what}")
 
 
 def _size_bytes(run: Run, checkpoint: CheckpointId) -> int:
-    from holdfast.errors import HoldfastError
-
     try:
         return run.summary(checkpoint).size_bytes
     except HoldfastError:
         return 0
 
 
-def _told(
-    repository: Repository,
-    verdicts: list[Verdict],
-    rejected: list[Verdict],
-    unsigned: dict[CheckpointId, str],
-) -> dict[str, Any]:
+def _mend(repository: Repository, other: Repository, verdicts: list[Verdict]) -> list[Mended]:
+    from holdfast.repository.mending import Mender
+
+    sizes = (_size_bytes(repository.run(v.run), v.id) for v in verdicts if not v.ok)
+    with output.progress("Mending", sum(sizes)) as advance:
+        return Mender(repository, other, advance).all_of(verdicts)
+
+
+def _unsigned(
+    repository: Repository, verdicts: list[Verdict], trusted: Collection[str]
+) -> dict[CheckpointId, str]:
+    """Readable checkpoints that nobody trusted has signed, each with what is known of that."""
+    from holdfast.repository.signatures import require
+
+    found = {}
+    for verdict in verdicts:
+        run = repository.run(verdict.run)
+        try:
+            require(run, run.manifest(verdict.id), verdict.id, trusted)
+        except SignatureError as error:
+            found[verdict.id] = error.what
+        except HoldfastError:
+            continue  # told of as damaged
+    return found
+
+
+def _told(repository: Repository, report: _Report) -> dict[str, Any]:
+    moved_bytes = {(m.run, m.id): m.moved_bytes for m in report.mended if m.failed is None}
     return {
         "repository": repository.storage.location,
         "checkpoints": [
@@ -138,32 +174,45 @@ def _told(
                 "manifest": v.manifest,
                 "tensors": v.tensors,
                 "checked_bytes": v.checked_bytes,
-                "rejected_now": v in rejected,
-                "unsigned": unsigned.get(v.id),
+                "rejected_now": v in report.rejected,
+                "mended": (v.run, v.id) in moved_bytes,
+                "unsigned": report.unsigned.get(v.id),
             }
-            for v in verdicts
+            for v in report.verdicts
         ],
-        "damaged": sum(not v.ok for v in verdicts),
-        "checked_bytes": sum(v.checked_bytes for v in verdicts),
+        "damaged": len(report.damaged),
+        "checked_bytes": sum(v.checked_bytes for v in report.verdicts),
+        "moved_bytes": sum(moved_bytes.values()),
     }
 
 
-def _print(verdicts: list[Verdict], rejected: list[Verdict], *, dry_run: bool) -> None:
-    damaged = [v for v in verdicts if not v.ok]
-    for verdict in damaged:
+def _print(report: _Report, *, dry_run: bool, other: Repository | None) -> None:
+    for verdict in report.damaged:
         output.say(f"{verdict.run}@{verdict.id.step}: {'not checked' if verdict.newer else 'damaged'}")
         lines = [verdict.manifest] if verdict.manifest else []
         lines += [f"tensor {name}: {why}" for name, why in verdict.tensors.items()]
         for line in lines:
             output.say(f"  {line}")
-    whole = (
-        f"{text.several(len(verdicts), 'checkpoint')}, {text.size(sum(v.checked_bytes for v in verdicts))}"
-    )
-    if not damaged:
+    size = text.size(sum(v.checked_bytes for v in report.verdicts))
+    whole = f"{text.several(len(report.verdicts), 'checkpoint')}, {size}"
+    if report.damaged:
+        fate = "nothing was recorded (--dry-run)" if dry_run else f"{len(report.rejected)} newly rejected"
+        output.say(f"{len(report.damaged)} of {whole} damaged; {fate}.")
+    else:
         output.say(f"All intact: {whole}.")
-        return
-    fate = "nothing was recorded (--dry-run)" if dry_run else f"{len(rejected)} newly rejected"
-    output.say(f"{len(damaged)} of {whole} damaged; {fate}.")
-    output.say(
-        "'holdfast repair' says what can be mended. A launch goes on from the newest intact checkpoint."
-    )
+    if other is not None:
+        _print_mended(report.mended, other)
+    elif report.damaged:
+        output.say(_WHAT_NEXT)
+    for why in report.unsigned.values():
+        output.say(why)
+
+
+def _print_mended(mended: list[Mended], other: Repository) -> None:
+    for one in mended:
+        address = f"{one.run}@{one.id.step}"
+        if one.failed is None:
+            brought = text.size(one.moved_bytes)
+            output.say(f"{address}: whole again; {brought} came from {other.storage.location}.")
+        else:
+            output.say(f"{address}: still damaged: {one.failed}")

@@ -8,19 +8,14 @@ Huffman coder (docs/design/011-codecs-and-compaction.md).
 from __future__ import annotations
 
 import struct
-import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.codecs.base import Base, is_worth, not_decodable, sealed, unsealed
 from holdfast.codecs.scratch import Scratch
+from holdfast.domain.compressed import zstd
 from holdfast.domain.tensors import ITEM_BYTES
 from holdfast.errors import DamagedError
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 if TYPE_CHECKING:
     import numpy as np

@@ -90,7 +90,7 @@ def export_checkpoint(
         Nothing became visible.
     """
     text = os.fspath(path)
-    chosen = _format(text, format)
+    chosen = format_of(text, format)
     writer = _WRITERS[chosen]
     target = Path(text)
     check_target(target, overwrite=overwrite, folder=chosen == "huggingface")
@@ -108,7 +108,13 @@ def export_checkpoint(
     )
 
 
-def _format(text: str, given: str | None) -> str:
+def format_of(text: str, given: str | None) -> str:
+    """One of `FORMATS`: as given, else by how a path ends.
+
+    Raises
+    ------
+    UsageError
+    """
     if given is not None:
         if given not in FORMATS:
             raise UsageError(f"There is no format {given!r}.", do=f"Use one of: {', '.join(FORMATS)}.")

@@ -6,6 +6,7 @@ is a symbolic link is refused, never followed; an existing one stays unless repl
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -17,7 +18,7 @@ from typing import IO
 
 from holdfast.errors import StorageError, UsageError
 from holdfast.storage.faults import told_plainly
-from holdfast.storage.linux import rename_absent
+from holdfast.storage.linux import rename_absent, rename_exchange
 
 _CREATE = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 _REPLACE = "Choose another name, or replace it with overwrite=True (--overwrite)."
@@ -101,12 +102,34 @@ def new_folder(path: Path, *, overwrite: bool, replaceable: Collection[str]) -> 
         _sync_folder(path.parent)
 
 
+def sweep(path: Path) -> None:
+    """Remove what writers of a target that were killed have left beside it; none of them lives."""
+    for left in path.parent.glob(glob.escape(_stem(path)) + "[0-9a-f]" * 12 + _TEMPORARY):
+        with told_plainly(f"removing {left.name}", str(path.parent)):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Replace a small file that may be lost: whole, but not durable."""
+    temporary = _beside(path)
+    with told_plainly(f"writing {path.name}", str(path.parent)):
+        temporary.write_bytes(data)
+        temporary.replace(path)
+
+
+_TEMPORARY = ".tmp"
+
+
+def _stem(path: Path) -> str:
+    return f".{path.name[:80]}."
+
+
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name[:80]}.{secrets.token_hex(6)}.tmp")
+    return path.with_name(f"{_stem(path)}{secrets.token_hex(6)}{_TEMPORARY}")
 
 
 def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give it its name. A folder that stands there moves aside first: rename cannot replace it."""
+    """Give it its name. A folder that stands there changes places with it: rename cannot replace it."""
     try:
         rename_absent(str(temporary), _HERE, str(path), _HERE)
     except FileExistsError:
@@ -120,10 +143,13 @@ def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
     if not temporary.is_dir() or not os.path.lexists(path):
         temporary.replace(path)
         return
-    old = _beside(path)
-    path.rename(old)
-    temporary.rename(path)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        rename_exchange(str(temporary), str(path))
+    except OSError:  # not on this system: for a moment nothing has the name
+        old = _beside(path)
+        path.rename(old)
+        temporary.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 _HERE = -100  # AT_FDCWD

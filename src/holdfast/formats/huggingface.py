@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,12 @@ from holdfast.formats.safetensors import Layout, SafetensorsFile
 
 SHARD_BYTES = 5_000_000_000
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+ADAPTER, PICKLED = "adapter_model.safetensors", "pytorch_model.bin"
 _CONFIG, _PROGRESS = "config.json", "trainer_state.json"
 _ENDINGS = (".safetensors", INDEX, _CONFIG, _PROGRESS)
 _MAX_JSON_BYTES = 100_000_000
+_LARGEST_STEP = 10**18 - 1
+_LARGEST_EPOCH = 1e9
 
 
 def save_folder(
@@ -109,9 +113,31 @@ class _Index(msgspec.Struct):
     weight_map: dict[str, str]
 
 
-class _Progress(msgspec.Struct):
+class Told(msgspec.Struct):
+    """What ``trainer_state.json`` tells.
+
+    Attributes
+    ----------
+    log_history : list[dict[str, Any]]
+        Metrics, each entry with its ``step``.
+    """
+
     global_step: int = 0
     epoch: float | None = 0.0
+    log_history: list[dict[str, Any]] = []
+
+    @property
+    def epoch_number(self) -> int:
+        """Epochs completed."""
+        whole = self.epoch if self.epoch is not None and math.isfinite(self.epoch) else 0.0
+        return max(int(min(whole, _LARGEST_EPOCH)), 0)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What was logged at the very step of the checkpoint."""
+        entries = (entry for entry in self.log_history if entry.get("step") == self.global_step)
+        named = (pair for entry in entries for pair in entry.items() if pair[0] not in ("step", "epoch"))
+        return {n: float(v) for n, v in named if isinstance(v, int | float) and not isinstance(v, bool)}
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -128,7 +154,8 @@ def weight_files(folder: Path) -> list[Path]:
                 raise DamagedError(f"The index of {folder.name} names {name!r}, which is no file of its own.")
         files = [folder / name for name in names]
     else:
-        files = [folder / WEIGHTS]
+        adapter = (folder / ADAPTER).is_file() and not (folder / WEIGHTS).exists()
+        files = [folder / (ADAPTER if adapter else WEIGHTS)]
     if absent := [file.name for file in files if not file.is_file()]:
         raise NotFoundError(f"The folder {folder} has no {', '.join(absent)}.", do="Fetch it whole.")
     return files
@@ -153,19 +180,30 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return _json(path, dict[str, Any]) if path.is_file() else None
 
 
-def read_progress(folder: Path) -> tuple[int, int]:
-    """Step and epoch that ``trainer_state.json`` tells; zeros if there is none."""
+def read_progress(folder: Path) -> Told:
+    """What ``trainer_state.json`` tells; nothing if there is none."""
     path = folder / _PROGRESS
-    if not path.is_file():
-        return 0, 0
-    progress = _json(path, _Progress)
-    return max(progress.global_step, 0), max(int(progress.epoch or 0), 0)
+    told: Told = _json(path, Told) if path.is_file() else Told()
+    if not 0 <= told.global_step <= _LARGEST_STEP:
+        raise DamagedError(f"{path} tells the step {told.global_step}, which is none.", do="Fetch it again.")
+    return told
+
+
+def pickled_weights(folder: Path) -> Path | None:
+    """Weights as ``torch.save`` wrote them, where there are no ``.safetensors``."""
+    path = folder / PICKLED
+    return path if path.is_file() and not any((folder / n).exists() for n in (WEIGHTS, INDEX)) else None
+
+
+def is_one(folder: Path) -> bool:
+    """Whether there is a model in a folder."""
+    return any((folder / name).is_file() for name in (WEIGHTS, INDEX, ADAPTER, PICKLED))
 
 
 def _json(path: Path, kind: Any) -> Any:
     with path.open("rb") as file:
         data = file.read(_MAX_JSON_BYTES)  # of a longer one the rest is missing, so it does not parse
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError) as error:
+    try:  # Python's own reader: trainers write NaN, which no other one takes
+        return msgspec.convert(json.loads(data), type=kind)
+    except (msgspec.ValidationError, ValueError, OverflowError, RecursionError) as error:
         raise DamagedError(f"{path} cannot be read: {error}.", do="Fetch it again.") from error

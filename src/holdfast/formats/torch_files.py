@@ -11,6 +11,7 @@ from typing import IO, Any
 
 from holdfast.errors import DamagedError, UnsupportedError
 from holdfast.formats.bounds import check_bounds
+from holdfast.formats.unpickling import PickledArray, stand_ins
 
 
 def save_values(values: Any, file: IO[bytes]) -> None:
@@ -51,29 +52,53 @@ def load_values(path: Path) -> Any:
     DamagedError
         It is cut short, or no such file.
     """
+    return _loaded(path, path.name, mmap=zipfile.is_zipfile(path))
+
+
+def load_stream(file: IO[bytes], name: str) -> Any:
+    """The same from an open file.
+
+    Raises
+    ------
+    UnsupportedError, DamagedError
+    """
+    return _loaded(file, name, mmap=False)
+
+
+def _loaded(file: Path | IO[bytes], name: str, *, mmap: bool) -> Any:
     import torch
 
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with torch.serialization.safe_globals([*stand_ins()]):
+            values = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "global" not in str(error).lower():
-            raise _broken(path, error) from error
+            raise _broken(name, error) from error
         raise UnsupportedError(
-            f"{path.name} holds Python objects that only running code could build; it was not run.",
+            f"{name} holds Python objects that only running code could build; it was not run.",
             do="Load it where you trust it, and save plain state dicts: torch.save(model.state_dict(), ...).",
         ) from error
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # a file too short is mapped as an invalid argument
             raise
-        raise _broken(path, error) from error
+        raise _broken(name, error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
-        raise _broken(path, error) from error
-    check_bounds(values, path.name)
-    return values
+        raise _broken(name, error) from error
+    check_bounds(values, name)
+    return _with_arrays(values)
 
 
-def _broken(path: Path, error: Exception) -> DamagedError:
+def _with_arrays(value: Any) -> Any:
+    if isinstance(value, PickledArray):
+        return value.array
+    if isinstance(value, dict):
+        for key, item in value.items():
+            value[key] = _with_arrays(item)
+    if isinstance(value, list):
+        value[:] = [_with_arrays(item) for item in value]
+    return tuple(_with_arrays(item) for item in value) if type(value) is tuple else value
+
+
+def _broken(name: str, error: Exception) -> DamagedError:
     reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return DamagedError(
-        f"{path.name} is not a whole file of torch.save: {reason}.", do="Fetch or write it again."
-    )
+    return DamagedError(f"{name} is not a whole file of torch.save: {reason}.", do="Fetch or write it again.")

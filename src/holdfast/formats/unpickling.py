@@ -1,7 +1,8 @@
-"""Paddle's pickles, read without running anything that they name.
+"""Pickles of other programs, read without running anything that they name.
 
-Only what ``paddle.save`` writes is known: containers, numbers, text, NumPy arrays. Even NumPy's
-own constructors are not called with what a file says: stand-ins check it and build the array.
+Only what ``paddle.save`` writes is known: containers, numbers, text, NumPy arrays; and what a reader of
+another kind of file adds. Even NumPy's own constructors are not called with what a file says: stand-ins
+check it and build the array.
 """
 
 from __future__ import annotations
@@ -70,6 +71,16 @@ class PickledArray:
         self.array = flat.reshape(shape, order="F" if is_fortran else "C")
 
 
+class Record:
+    """Stands for an object of a class that a pickle may name: its fields are kept, nothing of it runs."""
+
+    __slots__ = ("fields",)
+    fields: Any
+
+    def __setstate__(self, state: Any) -> None:
+        self.fields = state
+
+
 class _Call:
     """A function that a pickle may name; nothing can be set on it."""
 
@@ -129,7 +140,9 @@ _NUMPY = {
     ("multiarray", "_reconstruct"): _array,
     ("multiarray", "scalar"): _scalar,
 }
-_KNOWN: dict[tuple[str, str], Callable[..., Any]] = {
+Known = dict[tuple[str, str], Callable[..., Any] | type[Record] | str]
+"""What stands for each name: a function that checks what it is given, a class of records, a plain text."""
+_KNOWN: Known = {
     **{(f"numpy.{core}.{m}", n): f for core in ("core", "_core") for (m, n), f in _NUMPY.items()},
     ("numpy", "ndarray"): _not_called,
     ("numpy", "dtype"): _dtype,
@@ -182,18 +195,29 @@ class _Unpickler(pickle._Unpickler):
         code: load for code, load in pickle._Unpickler.dispatch.items() if bytes([code]) not in _FORBIDDEN
     }
 
+    def __init__(self, file: _Bounded, known: Known) -> None:
+        super().__init__(file, encoding="latin1")
+        self._known = known
+
     def find_class(self, module: str, name: str) -> Any:
-        function = _KNOWN.get((module, name))
-        if function is None:
+        stand_in = self._known.get((module, name))
+        if stand_in is None:
             raise UnsupportedError(
                 f"The file names {module}.{name}, which only running code could build; it was not run.",
-                do="Save plain tensors, numbers and containers with paddle.save, and import that.",
+                do="Save plain tensors, numbers and containers, and import that.",
             )
-        return _Call(function)
+        if isinstance(stand_in, str) or (isinstance(stand_in, type) and issubclass(stand_in, Record)):
+            return stand_in
+        return _Call(stand_in)
 
 
-def unpickle(path: Path) -> Any:
-    """The containers, numbers and `PickledArray` of a file that ``paddle.save`` wrote.
+def unpickle(path: Path, known: Known | None = None) -> Any:
+    """The containers, numbers, `PickledArray` and `Record` of a file.
+
+    Parameters
+    ----------
+    known : dict, optional
+        What stands for further names than those that ``paddle.save`` writes.
 
     Raises
     ------
@@ -204,9 +228,16 @@ def unpickle(path: Path) -> Any:
     """
     with path.open("rb") as file:
         try:
-            return _Unpickler(_Bounded(file), encoding="latin1").load()
+            return _Unpickler(_Bounded(file), _KNOWN | (known or {})).load()
         except _UNREADABLE as error:
             raise DamagedError(
-                f"{path.name} is not a whole file of paddle.save: {error or type(error).__name__}.",
+                f"{path.name} is not a whole pickle of plain values: {error or type(error).__name__}.",
                 do="Fetch or write it again.",
             ) from error
+
+
+def stand_ins() -> list[tuple[Callable[..., Any], str]]:
+    """What another restricted loader is to use in place of NumPy's own: stand-ins by full name."""
+    found = [(f, f"numpy.{core}.{m}.{n}") for core in ("core", "_core") for (m, n), f in _NUMPY.items()]
+    # Set up after they are made, so the loader wants their classes; no file can name a line break.
+    return [*found, (_dtype, "numpy.dtype"), (PickledArray, "numpy.ndarray"), (_Dtype, "\n")]

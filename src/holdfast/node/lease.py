@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import time
 from collections.abc import Iterator
@@ -23,6 +24,8 @@ class LeaseRecord(msgspec.Struct, frozen=True):
 
     holder: ProcessIdentity
     taken_seconds: float
+    given_back: bool = False
+    """Where nobody may delete, the record stays and says so."""
 
 
 class Lease:
@@ -43,7 +46,9 @@ class Lease:
 
     def release(self) -> None:
         """Give the run back."""
-        self._storage.delete(self._key)
+        if not _deleted(self._storage, self._key):
+            given_back = msgspec.structs.replace(self._record, given_back=True)
+            self._storage.put(self._key, [msgspec.json.encode(given_back)])
 
 
 def holders(storage: Storage, folder: str) -> list[ProcessIdentity]:
@@ -66,7 +71,18 @@ def refuse_if_held(storage: Storage, folder: str, what: str) -> None:
                 do="Wait for it or stop it; a holder on another machine counts as dead after"
                 f" {LEASE_SECONDS:.0f} s without news.",
             )
+        _deleted(storage, key)
+
+
+def _deleted(storage: Storage, key: str) -> bool:
+    """Delete a record; False if these credentials may not."""
+    try:
         storage.delete(key)
+    except StorageError as error:
+        if error.errno != errno.EACCES:
+            raise
+        return False
+    return True
 
 
 def take(storage: Storage, key: str) -> Lease:
@@ -106,6 +122,8 @@ def _records(storage: Storage, folder: str) -> list[tuple[str, LeaseRecord | Non
 
 
 def _over(storage: Storage, key: str, record: LeaseRecord) -> bool:
+    if record.given_back:
+        return True
     if record.holder.visible():
         return record.holder.provably_dead()
     stat = storage.stat(key)

@@ -6,6 +6,7 @@ import msgspec
 
 from holdfast import errors
 from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.publications import Publication
 
 MAX_MESSAGE_BYTES = 64 * 1024
 MAX_DESCRIPTORS = 8
@@ -33,6 +34,8 @@ class Hello(Message, frozen=True):
         Compact the run's packs whenever there is nothing else to do.
     mirror, mirror_keep : str or None
         Where to bring each checkpoint as well, and what to keep of them there.
+    publish : tuple[Publication, ...]
+        Plain files to keep current.
     """
 
     version: str
@@ -45,6 +48,7 @@ class Hello(Message, frozen=True):
     compact: bool = False
     mirror: str | None = None
     mirror_keep: str | None = None
+    publish: tuple[Publication, ...] = ()
 
 
 class NewSlot(Message, frozen=True):

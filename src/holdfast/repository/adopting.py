@@ -14,13 +14,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.codecs import registry
-from holdfast.domain.manifest import Manifest, encode_manifest, split_digests
+from holdfast.domain.manifest import Manifest, split_digests
+from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
 from holdfast.repository.assembling import Stored, pack_bytes
 from holdfast.repository.chunks import ChunkReader
-from holdfast.repository.commit import Committed, Finder, publish, put_hint
+from holdfast.repository.commit import Committed, Finder, learn, publish, put_hint
 from holdfast.repository.index import ChunkIndex
 from holdfast.repository.pack import RAW, PackBuilder, PackEntry
 from holdfast.repository.reading import raise_damage
@@ -65,7 +66,7 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
         A chunk that is lacking here has no good copy there either.
     """
     started = time.monotonic()
-    carrying = _Carrying(run, manifest, origin, advance)
+    carrying = _Carrying(run, encode_manifest(manifest)[0], manifest, origin, advance)
     with run.repository.holding(saving=True):
         carrying.learn_unfinished()
         found = carrying.gather(frozenset())
@@ -76,6 +77,29 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
             carrying.take_back()
             raise
     return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
+
+
+def complete(
+    run: Run,
+    checkpoint: CheckpointId,
+    manifest: Manifest,
+    origin: Origin,
+    advance: Advance = lambda size: None,
+) -> int:
+    """Bring what a checkpoint of this run has no good copy of any more; return the bytes moved.
+
+    Raises
+    ------
+    DamagedError
+        A chunk has no good copy there either.
+    """
+    carrying = _Carrying(run, checkpoint, manifest, origin, advance)
+    with run.repository.holding(saving=True):
+        carrying.learn_unfinished()
+        written = carrying.gather(frozenset())
+        put_hint(run, checkpoint, written.packs)
+        learn(run, checkpoint, written)
+    return written.new_bytes
 
 
 def chunks_of(manifest: Manifest) -> dict[bytes, tuple[str, str]]:
@@ -91,10 +115,12 @@ def chunks_of(manifest: Manifest) -> dict[bytes, tuple[str, str]]:
 class _Carrying:
     """Finds the chunks of one manifest, and moves those that are lacking."""
 
-    def __init__(self, run: Run, manifest: Manifest, origin: Origin, advance: Advance) -> None:
+    def __init__(
+        self, run: Run, checkpoint: CheckpointId, manifest: Manifest, origin: Origin, advance: Advance
+    ) -> None:
         self._run = run
         self._manifest = manifest
-        self._checkpoint, _ = encode_manifest(manifest)
+        self._checkpoint = checkpoint
         self._chunks = chunks_of(manifest)
         self._origin = origin
         self._hints = origin.run.hints(origin.checkpoint)

@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 
 from holdfast.domain import tree
-from holdfast.domain.manifest import Details, Manifest, Summary, encode_manifest
+from holdfast.domain.manifest import Details, Manifest, Summary
+from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorSource
@@ -145,7 +146,7 @@ def publish(
         raise
     _publish(run, checkpoint, data, written)
     written = _recheck(run, checkpoint, written, gather)
-    _learn(run, checkpoint, written)
+    learn(run, checkpoint, written)
     seen.note(run, checkpoint)
     return checkpoint, written
 
@@ -259,7 +260,8 @@ def _recheck(run: Run, checkpoint: CheckpointId, written: Written, gather: Gathe
     )
 
 
-def _learn(run: Run, checkpoint: CheckpointId, written: Written) -> None:
+def learn(run: Run, checkpoint: CheckpointId, written: Written) -> None:
+    """Remember which packs hold a checkpoint: they may be relied on."""
     repository = run.repository
     for pack_id, entries in written.new_packs.items():
         repository.index.add(pack_id, entries)

@@ -49,10 +49,15 @@ class ChunkIndex:
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._copies: dict[bytes, list[Copy]] = {}
         self._packs: dict[str, list[PackEntry]] = {}
-        self._based: dict[str, dict[bytes, PackEntry]] = {}
-        """Packs in which chunks have bases, each by digest."""
+        self._inside: dict[str, dict[bytes, PackEntry]] = {}
+        """Entries by digest, of the packs asked for."""
+        self._homes: dict[bytes, str] = {}
+        """A pack for each chunk: marking a large repository learns of millions, and asks for nothing else."""
+        self._more: dict[bytes, list[str]] = {}
+        """Further packs, of the few chunks that have several copies."""
+        self._based: set[str] = set()
+        """Packs in which chunks have bases."""
         self._bad: set[tuple[str, bytes]] | None = None
         self.unreadable: dict[str, str] = {}
 
@@ -73,22 +78,28 @@ class ChunkIndex:
 
     def add(self, pack_id: str, entries: list[PackEntry]) -> None:
         """Learn the contents of a pack."""
+        self.forget(pack_id)
         self._packs[pack_id] = entries
-        for entry in entries:
-            self._copies.setdefault(entry.digest, []).append(Copy(pack_id, entry))
+        fresh = dict.fromkeys([entry.digest for entry in entries], pack_id)
+        for digest in self._homes.keys() & fresh.keys():
+            self._more.setdefault(digest, []).append(fresh.pop(digest))
+        self._homes.update(fresh)
         if any(entry.bases for entry in entries):
-            self._based[pack_id] = {entry.digest: entry for entry in entries}
+            self._based.add(pack_id)
             self._spread(pack_id)
 
     def forget(self, pack_id: str) -> None:
         """Unlearn a pack that is gone."""
-        self._based.pop(pack_id, None)
+        self._based.discard(pack_id)
+        self._inside.pop(pack_id, None)
         for entry in self._packs.pop(pack_id, []):
-            left = [c for c in self._copies.get(entry.digest, []) if c.pack != pack_id]
+            left = [p for p in self._holding(entry.digest) if p != pack_id]
+            self._homes.pop(entry.digest, None)
+            self._more.pop(entry.digest, None)
             if left:
-                self._copies[entry.digest] = left
-            else:
-                self._copies.pop(entry.digest, None)
+                self._homes[entry.digest] = left[0]
+            if left[1:]:
+                self._more[entry.digest] = left[1:]
 
     def retain(self, present: Collection[str]) -> None:
         """Unlearn every pack that is not among these, such as those another process has deleted."""
@@ -104,11 +115,10 @@ class ChunkIndex:
 
     def copies(self, digest: bytes) -> list[Copy]:
         """Known copies that are not recorded bad, smallest pack name first."""
-        bad, known = self._bad_copies(), self._copies.get(digest, ())
-        if len(known) <= 1 and not bad:  # asked several times for every chunk of a checkpoint
-            return list(known)
-        found = [c for c in known if (c.pack, digest) not in bad]
-        return sorted(found, key=lambda c: c.pack)
+        bad = self._bad_copies()
+        if not bad:  # asked several times for every chunk of a checkpoint
+            return self._known(digest)
+        return [c for c in self._known(digest) if (c.pack, digest) not in bad]
 
     def copies_in(self, pack_id: str) -> list[Copy]:
         """Copies in a pack, in its order, that are not recorded bad."""
@@ -117,23 +127,37 @@ class ChunkIndex:
 
     def bases(self, copy: Copy) -> list[Copy]:
         """What a copy is encoded by: copies in its own pack, before it; none once that is forgotten."""
-        inside = self._based.get(copy.pack, {}) if copy.entry.bases else {}
+        if not copy.entry.bases or copy.pack not in self._based:
+            return []
+        inside = self._by_digest(copy.pack)
         return [Copy(copy.pack, inside[d]) for d in split_digests(copy.entry.bases) if d in inside]
 
     def last_copies(self, digest: bytes) -> list[Copy]:
         """Known copies; where all are recorded bad, those: one may turn out intact, or be salvaged."""
-        return self.copies(digest) or sorted(self._copies.get(digest, ()), key=lambda c: c.pack)
+        return self.copies(digest) or self._known(digest)
+
+    def _known(self, digest: bytes) -> list[Copy]:
+        found = ((p, self._by_digest(p).get(digest)) for p in sorted(self._holding(digest)))
+        return [Copy(p, entry) for p, entry in found if entry is not None]  # another thread may forget one
+
+    def _holding(self, digest: bytes) -> list[str]:
+        home = self._homes.get(digest)
+        return [] if home is None else [home, *self._more.get(digest, ())]
+
+    def _by_digest(self, pack_id: str) -> dict[bytes, PackEntry]:
+        inside = self._inside.get(pack_id)
+        if inside is None and pack_id in self._packs:
+            inside = self._inside[pack_id] = {entry.digest: entry for entry in self.entries(pack_id)}
+        return inside or {}
 
     def holders(self, digests: Iterable[bytes], condemned: Collection[str] = ()) -> set[str]:
         """Packs that together hold one copy of each of these; of several the first that is not condemned."""
-        chosen: set[str] = set()
-        for digest in digests:
-            known = self._copies.get(digest, ())
-            if len(known) == 1:  # nearly always, and a repository has millions
-                chosen.add(known[0].pack)
-            elif known:
-                packs = [copy.pack for copy in self.last_copies(digest)]
-                chosen.add(next((p for p in packs if p not in condemned), packs[0]))
+        asked = set(digests)
+        several = self._more.keys() & asked
+        chosen = {pack for pack in map(self._homes.get, asked - several) if pack is not None}
+        for digest in several:
+            packs = [copy.pack for copy in self.last_copies(digest)]
+            chosen.add(next((p for p in packs if p not in condemned), packs[0]))
         return chosen
 
     def cover(self, digests: Collection[bytes], hints: Iterable[str] = ()) -> set[bytes]:
@@ -149,7 +173,7 @@ class ChunkIndex:
 
     def _lacking(self, digests: Collection[bytes]) -> set[bytes]:
         """Those of which no copy is known that is not recorded bad."""
-        unknown = set(digests).difference(self._copies)
+        unknown = set(digests).difference(self._homes)
         bad = {digest for _, digest in self._bad_copies()}
         return unknown | {d for d in bad.intersection(digests) if not self.copies(d)}
 
@@ -196,7 +220,7 @@ class ChunkIndex:
     def _spread(self, pack_id: str) -> None:
         """Copies that are encoded by bad ones are bad, too."""
         if self._bad:
-            for entry in self._based.get(pack_id, {}).values():
+            for entry in self._packs[pack_id] if pack_id in self._based else ():
                 if any((pack_id, d) in self._bad for d in split_digests(entry.bases)):
                     self._bad.add((pack_id, entry.digest))
 

@@ -161,15 +161,16 @@ def _decode_index(index: bytes, digest: bytes, pack_id: str, data_end: int) -> P
         raise _damaged(pack_id, f"its index does not parse ({error})") from error
     if result.pack != pack_id:
         raise _damaged(pack_id, f"its index is that of pack {result.pack}")
-    if any(not _inside(entry, data_end) for entry in result.entries):
+    if not _are_inside(result.entries, data_end):
         raise _damaged(pack_id, "its index points outside the pack")
     if not _are_well_based(result.entries):
         raise _damaged(pack_id, "its index names bases that cannot be")
     return result
 
 
-def _inside(entry: PackEntry, data_end: int) -> bool:
-    return len(MAGIC) <= entry.offset and 0 <= entry.stored_bytes <= data_end - entry.offset
+def _are_inside(entries: list[PackEntry], data_end: int) -> bool:
+    start = len(MAGIC)
+    return all(start <= e.offset and 0 <= e.stored_bytes <= data_end - e.offset for e in entries)
 
 
 def _are_well_based(entries: list[PackEntry]) -> bool:

@@ -343,5 +343,5 @@ def _rejections(repository: Repository) -> Iterator[Finding]:
                     f"{run.name}@{checkpoint.step}",
                     "It is rejected as damaged, but every chunk of it verifies now.",
                     "Withdraw the rejection.",
-                    lambda run=run, c=checkpoint: run.storage.delete(run.layout.reject(c)),  # type: ignore[misc]
+                    lambda run=run, c=checkpoint: run.readmit(c),  # type: ignore[misc]
                 )

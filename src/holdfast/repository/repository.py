@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import msgspec
 
 from holdfast.codecs.base import MAX_RAW_BYTES
-from holdfast.domain.manifest import decode_manifest
+from holdfast.domain.manifest_file import decode_manifest
 from holdfast.domain.names import validate_run
 from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, StorageError, UsageError
 from holdfast.repository import layout, records

@@ -12,10 +12,9 @@ from os import getpid
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.domain.lineage import Attempt, chain, head_attempt, recovery_points
-from holdfast.domain.manifest import (
+from holdfast.domain.manifest import Manifest, Summary
+from holdfast.domain.manifest_file import (
     SUMMARY_READ_BYTES,
-    Manifest,
-    Summary,
     decode_manifest,
     decode_needs,
     decode_summary,
@@ -303,6 +302,10 @@ class Run:
         """Quarantine a checkpoint by an appended record."""
         record = records.RejectedRecord(str(checkpoint), reason, self.storage.now_seconds())
         self.storage.put_if_absent(self.layout.reject(checkpoint), records.encode(record))
+
+    def readmit(self, checkpoint: CheckpointId) -> None:
+        """Withdraw its rejection: it was damaged, and verifies again."""
+        self.storage.delete(self.layout.reject(checkpoint))
 
     # -- tags --------------------------------------------------------------------------
 

@@ -10,10 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import obstore
-from obstore.exceptions import AlreadyExistsError, GenericError, NotSupportedError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    GenericError,
+    NotSupportedError,
+    PreconditionError,
+)
 
 from holdfast.errors import StorageError
-from holdfast.storage.refusals import told_plainly
+from holdfast.storage.refusals import is_denied, told_plainly
 
 RACERS = 4
 
@@ -32,13 +38,22 @@ def check_conditions(store: Any, location: str) -> None:
             won = list(pool.map(lambda number: _creates(store, key, number), range(RACERS)))
             won.append(_creates(store, key, RACERS))
         finally:
-            obstore.delete(store, key)
+            take_away(store, key)
     if won.count(True) != 1 or won[-1]:
         raise StorageError(
             f"The store of {location} does not honour 'create only if absent' (If-None-Match): "
             "two launches could not be kept apart.",
             do="Use a store that does, such as Amazon S3, Google Cloud Storage or Azure.",
         )
+
+
+def take_away(store: Any, key: str) -> None:
+    """Delete an object made on trial; who may delete nothing leaves it."""
+    try:
+        obstore.delete(store, key)
+    except BaseError as error:
+        if not is_denied(error):
+            raise
 
 
 def _creates(store: Any, key: str, number: int) -> bool:

@@ -21,7 +21,7 @@ from obstore.exceptions import AlreadyExistsError, GenericError
 
 from holdfast.errors import NotFoundError, StorageError
 from holdfast.storage.base import ObjectStat
-from holdfast.storage.conditions import check_conditions
+from holdfast.storage.conditions import check_conditions, take_away
 from holdfast.storage.direct import byte_view
 from holdfast.storage.keys import check_key, check_prefix
 from holdfast.storage.refusals import ABSENT, is_beyond_the_end, may_pass, refusal, told_plainly
@@ -39,6 +39,7 @@ CREATE_SECONDS = 120.0
 CLOCK_SECONDS = 300.0
 """How long the difference of this clock to the store's is trusted."""
 _PAUSE_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+_ON_TRIAL = "staging/"
 _users: set[int] = set()
 """This process if it has used a store, and the one that it was forked from if that had."""
 
@@ -164,6 +165,14 @@ class ObjectStorage:
             except ABSENT:
                 return
 
+    def sweep_temporaries(self, *, older_than_seconds: float) -> int:
+        """Remove what was made on trial and left; return how many objects."""
+        before_seconds = self.now_seconds() - older_than_seconds
+        old = [k for k in self.list(_ON_TRIAL) if (s := self.stat(k)) and s.modified_seconds < before_seconds]
+        for key in old:
+            self.delete(key)
+        return len(old)
+
     def stat(self, key: str) -> ObjectStat | None:
         check_key(key)
         with told_plainly(f"looking at {key}", self._location):
@@ -189,7 +198,7 @@ class ObjectStorage:
         return told_seconds + time.monotonic() - asked
 
     def _asked_seconds(self) -> float:
-        key = f"staging/clock-{uuid.uuid4().hex}"
+        key = f"{_ON_TRIAL}clock-{uuid.uuid4().hex}"
         try:
             self.put(key, [b"."])
         except StorageError as error:
@@ -199,7 +208,8 @@ class ObjectStorage:
         try:
             return self._found(key).modified_seconds
         finally:
-            self.delete(key)
+            with told_plainly(f"deleting {key}", self._location):
+                take_away(self._store, key)
 
     def free_bytes(self) -> int | None:
         return None

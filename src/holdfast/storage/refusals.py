@@ -36,6 +36,12 @@ def is_beyond_the_end(error: BaseException) -> bool:
     return _status(error) == 416 or "Invalid range" in str(error)
 
 
+def is_denied(error: BaseException) -> bool:
+    """Whether these credentials may not do it; a deletion is refused within an answer that is no refusal."""
+    kinds = PermissionDeniedError | UnauthenticatedError
+    return isinstance(error, kinds) or _status(error) in (401, 403) or "AccessDenied" in str(error)
+
+
 def refusal(error: BaseException, doing: str, location: str) -> errors.HoldfastError:
     """Say in one sentence what failed where, and in one what to do."""
     failed = f"{doing[:1].upper()}{doing[1:]} in {location} failed"
@@ -44,7 +50,7 @@ def refusal(error: BaseException, doing: str, location: str) -> errors.HoldfastE
     if isinstance(error, ABSENT):
         return errors.NotFoundError(f"There is no {doing.partition(' ')[2]} in {location}.")
     status = _status(error)
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError) or status in (401, 403):
+    if is_denied(error):
         what = f"{failed}: access was denied{_code(error)}."
         return errors.StorageError(what, do=_ALLOWED, errno=errno.EACCES)
     if status is None:

@@ -15,6 +15,7 @@ from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
 from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
+from holdfast.node.pulse import Unwatched, open_pulse
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
@@ -31,6 +32,8 @@ from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
+from holdfast.training.overrides import read as read_overrides
+from holdfast.training.publishing import check_publish
 from holdfast.training.restoring import check_resume
 from holdfast.training.saves import Save
 from holdfast.training.session import Session
@@ -87,6 +90,9 @@ class Checkpointer:
         behind training; where this one has none of the run yet, it starts from there.
     mirror_keep : str, optional
         What to keep at the mirror, as for ``keep``; by default everything that came there.
+    publish : str or list of str, optional
+        Plain files to keep current behind training: ``"best -> out/best.safetensors"``, also
+        ``latest`` or a tag.
     staging_memory : int, optional
         Bytes of a GPU's memory that a save in the background may take for copies of what training
         changes at once; by default half of what is free. Beyond it the copy holds up training.
@@ -117,8 +123,10 @@ class Checkpointer:
         compact: str = "never",
         mirror: str | os.PathLike[str] | None = None,
         mirror_keep: str | None = None,
+        publish: str | list[str] | None = None,
         staging_memory: int | None = None,
     ) -> None:
+        overrides = read_overrides(os.environ)
         check_resume(resume)
         _check_choice("changed", changed, ("refuse", "keep", "apply"))
         _check_choice("on_fault", on_fault, ("pause", "raise"))
@@ -127,16 +135,16 @@ class Checkpointer:
         check_grace(grace_seconds)
         if state is not None:
             check_state(state)
-        self._location = chosen_place(repository)
+        self._location = chosen_place(overrides.place(repository))
         self._state = {} if state is None else state
-        on_disk, in_memory = save_rules.tiers(save_rules.parse(save))
+        on_disk, in_memory = save_rules.tiers(save_rules.parse(overrides.save or save))
         self._options = Options(
             run=validate_run(run if run not in (None, "") else os.environ.get("HOLDFAST_RUN") or "main"),
-            resume=resume,
+            resume=overrides.resumed(resume),
             changed=changed,
             save=on_disk,
             memory=in_memory,
-            keep=keep_rules.parse(keep),
+            keep=keep_rules.parse(overrides.keep or keep),
             on_fault=on_fault,
             signals=signals,
             rng=rng,
@@ -145,8 +153,9 @@ class Checkpointer:
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
             compact=compact,
-            mirror=check_mirror(mirror, mirror_keep),
+            mirror=check_mirror(mirror, mirror_keep) if overrides.repository is None else None,
             mirror_keep=mirror_keep,
+            publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
         )
@@ -155,13 +164,17 @@ class Checkpointer:
         self._left = False
 
     def __enter__(self) -> Self:
-        refuse_many_ranks(os.environ)
         if self._session is not None and not self._left:
             raise UsageError("This Checkpointer is entered already.", do="Make another one.")
-        signatures.check_given()
-        repository = self._repository()
-        session = Session(repository, self._state, self._options, self._emit)
-        session.enter()
+        pulse = open_pulse(os.environ) if not Session.any_open() else Unwatched()
+        try:
+            refuse_many_ranks(os.environ)
+            signatures.check_given()
+            session = Session(self._repository(), self._state, self._options, self._emit, pulse)
+            session.enter()
+        except BaseException as error:
+            pulse.ends(None, error)
+            raise
         self._session, self._left = session, False
         return self
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Host(Protocol):
@@ -17,6 +17,10 @@ class Host(Protocol):
 
     def turn(self) -> None:
         """A turn begins."""
+        ...
+
+    def stepped(self, step: int, metrics: dict[str, Any]) -> None:
+        """A step has been counted."""
         ...
 
     def leaving(self) -> bool:

@@ -306,6 +306,7 @@ class Loops:
         self.unmoved = False
         self._counted = self._passes.trained = True
         self._resume_rng = None
+        self._host.stepped(self.steps_counted, metrics)
         if not self._depth and not self._in_epochs:
             self._safe_point()
             self._host.turn()

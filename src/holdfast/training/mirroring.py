@@ -1,4 +1,4 @@
-"""A run that is not here yet starts from its mirror.
+"""What is not here, or damaged, comes from the mirror: a run at its first start, a checkpoint at its restore.
 
 The store is asked by a process of its own: libraries that reach stores leave threads behind, and what
 is forked from there cannot use them.
@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from typing import TYPE_CHECKING
 
-from holdfast.errors import BusyError, NotFoundError, StorageError
+from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
 from holdfast.node.commands import command, environment, last_error
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
 from holdfast.training import console
+
+if TYPE_CHECKING:
+    from holdfast.domain.names import CheckpointId
+    from holdfast.repository.run import Run
 
 BUSY_SECONDS = 300.0
 """How long to wait for another that fetches the run: a launch that was killed has left it."""
@@ -47,9 +52,23 @@ def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
     return done.returncode == 0
 
 
+def mend(run: Run, checkpoint: CheckpointId, mirror: str) -> bool:
+    """Let a damaged checkpoint be made whole by what the mirror has; whether it is."""
+    address = f"{run.name}@{checkpoint.step}"
+    console.say(f"{address} is damaged here; what is lacking is asked of its mirror {mirror}")
+    done = _run("verify", address, "--repair-from", mirror, "-R", run.storage.location)
+    if done.returncode not in (0, DamagedError.exit_code):
+        console.say(f"the mirror could not be asked: {last_error(done.stderr, done.returncode)}")
+    return done.returncode == 0
+
+
 def _asked(location: str | os.PathLike[str], run: str, mirror: str) -> subprocess.CompletedProcess[str]:
+    return _run("sync", "--latest", mirror, os.fspath(location), run)
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command("sync", "--latest", mirror, os.fspath(location), run),
+        command(*arguments),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.domain.names import AttemptId, CheckpointId
@@ -12,6 +13,7 @@ from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
 from holdfast.storage.urls import shared_place
 from holdfast.training.options import Options
+from holdfast.training.publishing import PublishingPersister
 from holdfast.training.ways import Blocking, Way
 from holdfast.version import __version__
 
@@ -36,7 +38,8 @@ def open_way(
 
     def persister(parent: CheckpointId | None) -> Persister:
         retention = Retention(run, attempt, options.keep, warn)
-        return Persister(run, attempt, parent=parent, retention=retention, warn=warn)
+        kind = partial(PublishingPersister, publish=options.publish) if options.publish else Persister
+        return kind(run, attempt, parent=parent, retention=retention, warn=warn)
 
     if options.background and _is_shared(run):
         return introduce(run, attempt, base, options, persister, warn, legacy)
@@ -75,6 +78,7 @@ def introduce(
         compact=options.compact == "idle",
         mirror=options.mirror,
         mirror_keep=options.mirror_keep,
+        publish=options.publish,
     )
     return Background(
         run,

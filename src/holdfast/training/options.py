@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.publications import Publication
 from holdfast.domain.save_rules import SaveRule
 
 
@@ -23,6 +24,8 @@ class Options(msgspec.Struct, frozen=True):
         For how long memory is held for a successor of this process, should it die.
     mirror, mirror_keep : str or None
         Where each checkpoint is brought as well, and the keep rule there.
+    publish : tuple[Publication, ...]
+        Plain files that are kept current, by their whole paths.
     """
 
     run: str
@@ -41,5 +44,6 @@ class Options(msgspec.Struct, frozen=True):
     compact: str
     mirror: str | None
     mirror_keep: str | None
+    publish: tuple[Publication, ...]
     staging_memory: int | None
     memory_seconds: float

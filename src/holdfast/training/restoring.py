@@ -32,6 +32,7 @@ from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
 from holdfast.training import poison
+from holdfast.training.mirroring import mend
 
 if TYPE_CHECKING:
     from holdfast.repository.recalling import Bytes
@@ -82,6 +83,8 @@ class Restorer:
         Of this process, to be compared.
     in_memory : callable, optional
         Gives the bytes of those tensors of a checkpoint, by its name, that are in memory; not trusted.
+    mirror : str, optional
+        What is damaged is mended by what this repository has, before another checkpoint is taken.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Restorer:
         environment: Mapping[str, Mapping[str, str]] | None = None,
         emit: Callable[[Event], None],
         in_memory: Callable[[str], Mapping[str, Bytes]] | None = None,
+        mirror: str | None = None,
     ) -> None:
         self._run = run
         self._state = state
@@ -102,6 +106,7 @@ class Restorer:
         self._environment = environment
         self._emit = emit
         self._in_memory = in_memory
+        self._mirror = mirror
 
     def newest(self, *, only: Iterable[str] | None = None, strict: bool = True) -> Restored | None:
         """Restore the newest recovery point that verifies, walking back past damaged ones.
@@ -192,11 +197,10 @@ class Restorer:
             f"'holdfast restart {self._run.name}' starts afresh.",
         )
 
-    @collector_paused()
     def one(
         self, checkpoint: CheckpointId, *, only: Iterable[str] | None = None, strict: bool = True
     ) -> Restored:
-        """Restore this checkpoint.
+        """Restore this checkpoint, mended first if need be and if that is possible.
 
         Raises
         ------
@@ -205,6 +209,16 @@ class Restorer:
         MismatchError, ChangedError
             Before anything is touched.
         """
+        try:
+            return self._read(checkpoint, only, strict=strict)
+        except DamagedError:
+            if self._mirror is None or not mend(self._run, checkpoint, self._mirror):
+                raise
+        self._run.repository.index.refresh()
+        return self._read(checkpoint, only, strict=strict)
+
+    @collector_paused()
+    def _read(self, checkpoint: CheckpointId, only: Iterable[str] | None, *, strict: bool) -> Restored:
         started = time.monotonic()
         hints = self._run.hints(checkpoint)
         held = self._in_memory(str(checkpoint)) if self._in_memory is not None else {}

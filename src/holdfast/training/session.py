@@ -18,21 +18,25 @@ from holdfast.node import lease
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import poison
+from holdfast.training.asking import Asked
 from holdfast.training.due import Due
+from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
+from holdfast.training.pulsing import at_hand
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
 from holdfast.training.saving import SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
-from holdfast.training.triggers import Requests, Triggers
+from holdfast.training.triggers import Triggers
 from holdfast.training.views import Checkpoint
 
 if TYPE_CHECKING:
     from holdfast.node.legacy import Legacy
+    from holdfast.node.pulse import Pulse, Unwatched
 
 
 class Session:
@@ -46,31 +50,42 @@ class Session:
     options : Options
     emit : callable
         Takes every event.
+    pulse : Pulse or Unwatched
+        Where a supervisor looks.
     """
 
     _open: ClassVar[list[Session]] = []
 
     def __init__(
-        self, repository: Repository, state: dict[str, Any], options: Options, emit: Callable[[Event], None]
+        self,
+        repository: Repository,
+        state: dict[str, Any],
+        options: Options,
+        emit: Callable[[Event], None],
+        pulse: Pulse | Unwatched,
     ) -> None:
         self._options = options
+        self._pulse = pulse
         self._state = state
         self._emit = emit
         self._run = repository.run(options.run)
         self._pid = os.getpid()
         self._triggers = Triggers(options.grace_seconds)
-        self._requests = Requests(self._run)
+        self._asked = Asked(self._run)
         self._outermost = True
-        self._asked: list[Save] = []
-        self._request_reasons: list[str] = []
         self._reports = Reports(options.keep, self.warn)
-        self._told_of_gradients = self._prepared = False
+        self._prepared = False
         self._due, self._due_in_memory = Due(options.save), Due(options.memory)
-        self._watch = StepWatch(state, self._before_step)
+        self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed())
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
+
+    @classmethod
+    def any_open(cls) -> bool:
+        """Whether this process is inside a Checkpointer already."""
+        return any(session._pid == os.getpid() for session in cls._open)
 
     # -- entering ----------------------------------------------------------------------
 
@@ -103,6 +118,8 @@ class Session:
         Session._open.append(self)
         if self._options.signals and self._outermost and not self._triggers.install():
             self.warn("signals cannot save here: Python handles them in the main thread only.")
+        step = self.loops.steps_counted if self.restored is not None else None
+        self._pulse.begins(self._run.storage.location, self._run.name, step)
 
     def _take_over(self) -> None:
         """Put an end to what this process, a notebook perhaps, left open of this very run."""
@@ -132,6 +149,7 @@ class Session:
             environment=surroundings,
             emit=self._emit,
             in_memory=self._legacy.tensors if self._legacy is not None else None,
+            mirror=options.mirror,
         )
         self.restored = restore_for_launch(restorer, self._run, options.resume)
         if self.restored is None:
@@ -191,6 +209,7 @@ class Session:
 
     def turn(self) -> None:
         self._turns += 1
+        self._pulse.turn()
         self._watch.turn()
         self._triggers.guard_workers()
 
@@ -198,21 +217,14 @@ class Session:
         if os.getpid() == self._pid:
             self._saver.before_step()
 
+    def stepped(self, step: int, metrics: dict[str, Any]) -> None:
+        self._pulse.stepped(step, lambda: at_hand(metrics.get("loss")))
+
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()
 
     def leave(self) -> NoReturn:
         self._triggers.leave()
-
-    def _gradients_settled(self) -> bool:
-        settled = self._watch.settled()
-        if settled and self._watch.impatient and not self._told_of_gradients:
-            self._told_of_gradients = True
-            self.warn(
-                "an optimizer holds gradients but does not step while another does; they are not kept, "
-                "so what follows a restore may not be exact."
-            )
-        return settled
 
     def warn(self, text: str) -> None:
         self._emit(Warned(self._run.name, text))
@@ -224,11 +236,16 @@ class Session:
         self._lease.renew_if_old()
         self._learn_of_saves()
         if self._outermost:
-            self._take_requests()
+            self._asked.look(now=self._triggers.save_asked)
         reason = self._reason() if counted else None
         to_hold = self._reason_to_hold() if counted and reason is None else None
-        if not counted or ((reason or to_hold) is not None and not self._gradients_settled()):
+        if not counted or ((reason or to_hold) is not None and not self._watch.settled()):
             return  # it moves to the next safe point
+        if reason is not None or to_hold is not None or not self._prepared:
+            with self._pulse.saving():
+                self._act(reason, to_hold)
+
+    def _act(self, reason: str | None, to_hold: str | None) -> None:
         leaving = self._triggers.leaving is not None
         if leaving:
             self._triggers.begin_last_save()
@@ -236,7 +253,7 @@ class Session:
             self._save(reason, loud=leaving)
         elif to_hold is not None:
             self._hold(to_hold)
-        elif not self._prepared:  # only now is all of the optimizers' state there
+        else:  # only now is all of the optimizers' state there
             self._saver.prepare()
         self._prepared = True
         if leaving:
@@ -251,17 +268,12 @@ class Session:
             self._due.mark(*self._saver.durable)
             self.loops.unmoved = False
 
-    def _take_requests(self) -> None:
-        for request in self._requests.poll(now=self._triggers.save_asked):
-            self._asked.append(Save(request.tag))
-            self._request_reasons.append(f"request {request.nonce}")
-
     def _reason(self) -> str | None:
         """Why to save at this safe point; None if there is no reason."""
         if self._triggers.leaving is not None:
             return self._triggers.leaving.name
         if self._asked:
-            return ", ".join(self._request_reasons) or "save()"
+            return self._asked.reason
         if self._triggers.save_asked:
             return "SIGUSR1"
         saver, improved = self._saver, self._reports.improved
@@ -281,8 +293,7 @@ class Session:
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
             self._mark(self._due)
             return
-        asked = self._asked or [Save()]
-        self._asked, self._request_reasons = [], []
+        asked = self._asked.take()
         self._triggers.save_asked = False
         try:
             taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
@@ -324,9 +335,10 @@ class Session:
         if os.getpid() != self._pid:
             save.error = UsageError("A forked child, such as a data worker, saves nothing.")
             return save
-        self._asked.append(save)
+        self._asked.add(save)
         if self.loops.between_turns:
-            self._save("save()")
+            with self._pulse.saving():
+                self._save("save()")
         return save
 
     # -- leaving -----------------------------------------------------------------------
@@ -340,15 +352,16 @@ class Session:
             return
         ending = error
         try:
-            if kind is None:
-                self._save_at_end()
-            elif not issubclass(kind, KeyboardInterrupt):
-                self._let_saves_finish()
+            with self._pulse.saving():
+                if kind is None:
+                    self._save_at_end()
+                elif not issubclass(kind, KeyboardInterrupt):
+                    self._let_saves_finish()
         except BaseException as failure:
             ending = failure
             raise
         finally:
-            self._close(self._cause(ending), ending)
+            self._close(ending)
         if kind is None and self._triggers.leaving is not None:
             self._triggers.leave()
 
@@ -366,34 +379,21 @@ class Session:
         except HoldfastError as error:
             self.warn(str(error))
 
-    def _cause(self, error: BaseException | None) -> str:
-        if self._triggers.leaving is not None:
-            return self._triggers.leaving.name
-        if error is not None:
-            return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
-        return self._why_nothing_was_done() or self.loops.stopped or "finished"
-
-    def _why_nothing_was_done(self) -> str | None:
-        restored = self.restored
-        if restored is None or self._turns or not self.loops.unmoved:
-            return None
-        if not self.loops.asked and not self._run.had_ended(restored.id.attempt):
-            return None
-        how = f"been stopped already ({self.loops.stopped})" if self.loops.stopped else "finished already"
-        return f"it had {how}; more epochs or steps would continue it"
-
     def _let_go(self) -> None:
         self._triggers.uninstall()
         self._watch.end()
         if self in Session._open:
             Session._open.remove(self)
 
-    def _close(self, cause: str, error: BaseException | None) -> None:
+    def _close(self, error: BaseException | None) -> None:
+        leaving = self._triggers.leaving
+        cause = cause_of(error, leaving, self._run, self.loops, self.restored, self._turns)
         self._let_go()
-        crashed = isinstance(error, Exception) and self._triggers.leaving is None
+        crashed = isinstance(error, Exception) and leaving is None
         self._saver.close(done=not crashed)
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
             self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=error is None)
         with contextlib.suppress(HoldfastError):
             self._lease.release()
+        self._pulse.ends(cause, error)
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause))

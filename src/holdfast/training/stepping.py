@@ -22,25 +22,22 @@ class StepWatch:
         The user's; optimizers may come and go.
     before_step : callable
         Called before each step of any.
-
-    Attributes
-    ----------
-    impatient : bool
-        An optimizer that holds gradients has not stepped for long, although others have: it is
-        waited for no more.
+    warn : callable
+        Told once of an optimizer that holds gradients and has not stepped for long, although others
+        have: it is waited for no more.
     """
 
-    def __init__(self, state: Mapping[str, Any], before_step: Callable[[], None]) -> None:
+    def __init__(
+        self, state: Mapping[str, Any], before_step: Callable[[], None], warn: Callable[[str], None]
+    ) -> None:
         self._state = state
         self._before_step = before_step
+        self._warn = warn
+        self._told = False
         self._stepped: set[int] = set()
         self._watched: list[Any] = []
         self._undos: list[Callable[[], None]] = []
         self._waited = 0
-
-    @property
-    def impatient(self) -> bool:
-        return self._waited > PATIENCE_SAFE_POINTS
 
     def begin(self) -> None:
         """Watch what the state holds now."""
@@ -70,7 +67,18 @@ class StepWatch:
             self.end()
             self.begin()
         self._waited += bool(self._stepped)
-        return bool(self._stepped) and self.impatient
+        if not self._stepped or self._waited <= PATIENCE_SAFE_POINTS:
+            return False
+        self._tell()
+        return True
+
+    def _tell(self) -> None:
+        if not self._told:
+            self._warn(
+                "an optimizer holds gradients but does not step while another does; they are not kept, "
+                "so what follows a restore may not be exact."
+            )
+        self._told = True
 
     def _candidates(self) -> list[Any]:
         return [v for v in leaves(self._state) if type(v) not in _PLAIN]

@@ -13,7 +13,8 @@ import pytest
 
 from holdfast.cli import app
 from holdfast.domain import tree
-from holdfast.domain.manifest import Details, Manifest, Summary, encode_manifest
+from holdfast.domain.manifest import Details, Manifest, Summary
+from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorRef, TensorSpec

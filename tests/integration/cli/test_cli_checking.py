@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -56,6 +57,44 @@ def test_verify_names_a_damaged_manifest(place, digits, holdfast):
     assert result.code == 4
     assert "digest" in result.json["checkpoints"][-1]["manifest"]
     assert place.run("digits").latest() == digits[300]
+
+
+def test_verify_mends_from_another_repository(place, digits, holdfast, tmp_path):
+    copy = str(tmp_path / "copy")
+    assert holdfast("sync", str(place.path), copy).code == 0
+    before = holdfast("ls", "--json").json
+    flip(pack_of(place, "digits", digits[300]), 5000)
+    flip(place.manifest_path("digits", digits[400]), -1)
+    result = holdfast("verify", "--repair-from", copy)
+    assert result.code == 0
+    assert "2 of 4 checkpoints" in result.out
+    assert re.search(r"digits@300: whole again; [1-9]\S* \S+ came from ", result.out)
+    assert f"digits@400: whole again; 0 B came from {copy}." in result.out
+    assert holdfast("ls", "--json").json == before
+    assert "All intact: 4 checkpoints" in holdfast("verify").out
+    assert "Nothing to mend" in holdfast("repair").out
+
+
+def test_verify_says_what_another_repository_cannot_mend(place, digits, holdfast, tmp_path):
+    copy = str(tmp_path / "copy")
+    assert holdfast("sync", "--latest", str(place.path), copy, "digits").code == 0
+    flip(pack_of(place, "digits", digits[300]), 5000)
+    flip(pack_of(place, "digits", digits[400]), 5000)
+    result = holdfast("verify", "digits", "--repair-from", copy, "--json")
+    assert result.code == 4
+    assert {c["step"]: c["mended"] for c in result.json["checkpoints"] if not c["ok"]} == {
+        300: False,
+        400: True,
+    }
+    assert result.json["moved_bytes"] > 0
+    again = holdfast("verify", "digits", "--repair-from", copy)
+    assert again.code == 4
+    assert "digits@300: still damaged: " in again.out
+    assert "no pack holds it" in again.out
+    assert holdfast("verify", "--dry-run", "--repair-from", copy).code == 2
+    nowhere = holdfast("verify", "--repair-from", str(tmp_path / "nowhere"))
+    assert nowhere.code == 3
+    assert "There is no repository" in nowhere.err
 
 
 @pytest.mark.parametrize("damage", ["lost", "flipped"])

@@ -21,6 +21,7 @@ from tests.s3_proxy import meddling
 import holdfast
 from holdfast.cli import app
 from holdfast.errors import StorageError, UsageError
+from holdfast.storage.base import KeepsTemporaries
 from holdfast.storage.urls import open_storage
 
 Told = Callable[..., str]
@@ -234,6 +235,16 @@ def test_who_may_only_read_can_read(s3: str, told: Told) -> None:
         assert "All intact" in told("verify", "--repository", place)
         assert abs(open_storage(place).now_seconds() - time.time()) < 60
         assert "access was denied" in told("tag", "main", "a", "--repository", place, exit_code=7)
+
+
+def test_what_was_left_on_trial_is_swept_when_it_is_old(place: str) -> None:
+    storage = open_storage(place)
+    assert isinstance(storage, KeepsTemporaries)
+    storage.put("staging/race-1", [b"x"])
+    storage.put("packs/aa/b.pack", [b"x"])
+    assert storage.sweep_temporaries(older_than_seconds=3600) == 0
+    assert storage.sweep_temporaries(older_than_seconds=-60) == 1
+    assert list(storage.list("")) == ["packs/aa/b.pack"]
 
 
 @pytest.mark.parametrize(

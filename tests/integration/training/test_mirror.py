@@ -189,6 +189,55 @@ def test_what_a_killed_launch_still_fetches_is_waited_for(tmp_path: Path) -> Non
     assert steps_in(here) == [6]
 
 
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 3] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", ["packs", "runs/main/checkpoints"])
+def test_what_is_damaged_here_is_mended_by_the_mirror(tmp_path: Path, capsys: Said, what: str) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    state = {"w": np.arange(100_000.0)}
+    with holdfast.Checkpointer(here, state, save=None, mirror=mirror) as ckpt:
+        for _ in range(2):
+            state["w"] += 1
+            ckpt.step()
+            ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+    expected = state["w"].copy()
+    for path in (p for p in (here / what).rglob("*") if p.suffix in (".pack", ".manifest")):
+        flip(path)
+    fresh = {"w": np.zeros(100_000)}
+    with holdfast.Checkpointer(here, fresh, save=None, mirror=mirror) as ckpt:
+        assert ckpt.progress.step == 2
+        assert (fresh["w"] == expected).all()
+    said = capsys.readouterr().err
+    assert f"main@2 is damaged here; what is lacking is asked of its mirror {mirror}" in said
+    assert "rejected" not in said
+    assert gone(here)
+
+
+def test_damage_that_the_mirror_shares_is_walked_back_past(tmp_path: Path, capsys: Said) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    state = {"w": np.arange(100_000.0)}
+    with holdfast.Checkpointer(here, state, save=None, mirror=mirror) as ckpt:
+        for _ in range(2):
+            state["w"] += 1
+            ckpt.step()
+            ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+    assert gone(here)
+    for place in (here, mirror):
+        run = Repository.open(LocalStorage(place)).run("main")
+        for pack in run.hints(run.resolve(2)):
+            flip(place / "packs" / pack[:2] / f"{pack}.pack")
+    fresh = {"w": np.zeros(100_000)}
+    with holdfast.Checkpointer(here, fresh, save=None, mirror=mirror) as ckpt:
+        assert ckpt.progress.step == 1
+        assert (fresh["w"] == np.arange(100_000.0) + 1).all()
+    assert "main@2" in capsys.readouterr().err
+    assert gone(here)
+
+
 def test_a_mirror_keeps_what_it_is_told(tmp_path: Path) -> None:
     here, mirror = tmp_path / "here", tmp_path / "mirror"
 

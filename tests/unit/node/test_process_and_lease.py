@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from holdfast.errors import BusyError
+from holdfast.errors import BusyError, StorageError
 from holdfast.node import lease
 from holdfast.node.lease import LEASE_SECONDS, LeaseRecord
 from holdfast.node.process import ProcessIdentity
@@ -193,6 +194,28 @@ def test_a_lease_is_renewed_as_time_passes_and_ends_with_release(monkeypatch: py
     held.release()
     assert store.stat(key) is None
     held.release()  # again: no error
+
+
+def test_who_may_not_delete_gives_the_run_back_all_the_same(
+    other: tuple[subprocess.Popen[bytes], ProcessIdentity], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SimulatedStore(SimulatedDisk())
+    held = lease.take(store, f"{FOLDER}a.json")
+
+    def denied(key: str) -> None:
+        raise StorageError("No.", errno=errno.EACCES)
+
+    monkeypatch.setattr(store, "delete", denied)
+    record = msgspec.json.decode(store.get(f"{FOLDER}a.json"), type=LeaseRecord)
+    elsewhere = msgspec.structs.replace(record, holder=other[1])  # seen by somebody else, who lives
+    store.put(f"{FOLDER}a.json", [msgspec.json.encode(elsewhere)])
+    with pytest.raises(BusyError):
+        lease.refuse_if_held(store, FOLDER, "The run digits")
+    held.release()
+    assert msgspec.json.decode(store.get(f"{FOLDER}a.json"), type=LeaseRecord).given_back
+    store.put(f"{FOLDER}a.json", [msgspec.json.encode(msgspec.structs.replace(elsewhere, given_back=True))])
+    lease.refuse_if_held(store, FOLDER, "The run digits")
+    assert lease.holders(store, FOLDER) == []
 
 
 def test_locks_of_different_runs_differ() -> None:

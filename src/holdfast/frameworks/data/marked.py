@@ -7,7 +7,6 @@ run was cut. Everything here is pickled into workers started by ``spawn``.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import random
@@ -21,9 +20,8 @@ from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from holdfast.frameworks.data import held
+from holdfast.storage import linux
 
-# opened here, not in the worker: the loader's lock may be held at the moment of a fork
-_LIBC = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
 Seeder = Callable[[int], None]
 """Seeds a framework's global generators of this process from 63 bits."""
 
@@ -130,26 +128,17 @@ class WorkerStart:
         self._tied = threading.current_thread() is threading.main_thread()
         self._trainer = os.getpid()
         self._collects = gc.isenabled()
+        linux.prepare()  # here, not in the worker: the loader's lock may be held at the moment of a fork
 
     def __call__(self, worker: int) -> None:
         gc.freeze()
         if self._collects:
             gc.enable()
         if self._tied:
-            _die_with_parent(self._trainer)
+            linux.die_with_parent(self._trainer, signal.SIGKILL)
         self._reveal()
         if self._user is not None:
             self._user(worker)
-
-
-def _die_with_parent(trainer: int) -> None:
-    """Have the kernel kill this process when its parent dies, where it can (Linux)."""
-    if _LIBC is None:
-        return
-    pr_set_pdeathsig = 1
-    _LIBC.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() == 1 and trainer != 1:  # it died before we asked
-        os._exit(1)
 
 
 class Single:

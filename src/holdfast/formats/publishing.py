@@ -1,0 +1,119 @@
+"""Publish: a plain file that is kept what a run's best, latest or tagged checkpoint is.
+
+Whoever writes it holds the target's folder locked and only then asks which checkpoint it is to be. So of
+two that write at one time the later one is never the older one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import NotFoundError
+from holdfast.formats.export import export_checkpoint, format_of
+from holdfast.formats.files import check_target, sweep, write_beside
+from holdfast.formats.reading import SavedState
+from holdfast.formats.views import is_model
+from holdfast.repository.run import Run
+from holdfast.storage.faults import told_plainly
+
+
+class Published(msgspec.Struct, frozen=True):
+    """What stands there now.
+
+    Attributes
+    ----------
+    checkpoint : CheckpointId
+    path : str
+    is_new : bool
+        Whether it was written now; else it was there already.
+    """
+
+    checkpoint: CheckpointId
+    path: str
+    is_new: bool
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """Beside what was published: what it is, and how its files looked."""
+
+    checkpoint: str
+    files: dict[str, tuple[int, int]]
+
+
+def publish(run: Run, at: int | str, path: str) -> Published:
+    """Make a plain file, or a folder if ``path`` ends in ``/``, what ``at`` is now: its models.
+
+    It is replaced as a whole, and only if it is not that already.
+
+    Raises
+    ------
+    NotFoundError
+        There is no such checkpoint yet.
+    UsageError, UnsupportedError, DamagedError, StorageError
+        What was there before is whole.
+    """
+    is_folder, target = format_of(path, None) == "huggingface", Path(path)
+    with told_plainly("making the folder", str(target.parent)):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    check_target(target, overwrite=True, folder=is_folder)
+    with _locked(target.parent):
+        for each in (target, _note_path(target)):
+            sweep(each)
+        checkpoint = run.resolve(at)
+        if _note(target) == _Note(str(checkpoint), _looks(target)):
+            return Published(checkpoint, path, is_new=False)
+        export_checkpoint(run, checkpoint, path, only=_models(run, checkpoint), overwrite=True)
+        write_beside(_note_path(target), msgspec.json.encode(_Note(str(checkpoint), _looks(target))))
+    return Published(checkpoint, path, is_new=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with told_plainly("locking the folder", str(folder)):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _models(run: Run, checkpoint: CheckpointId) -> list[str] | None:
+    """The entries that are models; None, which means all, where there are none."""
+    tree = SavedState(run, checkpoint).tree
+    return [name for name, value in tree.items() if is_model(value)] or None
+
+
+def _note_path(target: Path) -> Path:
+    return target.with_name(f".{target.name}.published")
+
+
+def _note(target: Path) -> _Note | None:
+    try:
+        return msgspec.json.decode(_note_path(target).read_bytes(), type=_Note)
+    except (OSError, msgspec.DecodeError):
+        return None  # it is written anew
+
+
+def _looks(target: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of change of each file."""
+    files = sorted(target.iterdir()) if target.is_dir() else [target]
+    try:
+        return {file.name: (file.stat().st_size, file.stat().st_mtime_ns) for file in files}
+    except FileNotFoundError:
+        return {}
+
+
+def publish_if_there(run: Run, at: int | str, path: str) -> Published | None:
+    """As `publish`; None if there is no such checkpoint yet."""
+    try:
+        return publish(run, at, path)
+    except NotFoundError:
+        return None

@@ -1,0 +1,100 @@
+"""A command in a process group of its own, which ends with the process that started it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from holdfast.storage import linux
+
+_STOPPED = "Tt"
+_DEAD = "ZXx"
+
+
+class Group:
+    """What was started, with everything that it starts itself and leaves in its group.
+
+    Parameters
+    ----------
+    command : sequence of str
+    variables : mapping
+        Its environment.
+    output : int, optional
+        Where it prints, in place of where this process does.
+
+    Raises
+    ------
+    OSError
+        It cannot be started.
+    """
+
+    def __init__(
+        self, command: Sequence[str], variables: Mapping[str, str], output: int | None = None
+    ) -> None:
+        reads = subprocess.DEVNULL if sys.stdin is None or sys.stdin.isatty() else None
+        self._process = subprocess.Popen(
+            command,
+            env=variables,
+            stdin=reads,  # a background group that reads from a terminal would be stopped
+            stdout=output,
+            stderr=output,
+            process_group=0,
+            preexec_fn=_beginning(),  # noqa: PLW1509  # this process has one thread only
+        )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """Exit code of the command, negative for a signal; None while it runs."""
+        return self._process.poll()
+
+    def holds(self, pid: int) -> bool:
+        """Whether a process of this group has that id and is alive."""
+        with suppress(OSError):
+            return _state(pid) not in _DEAD and os.getpgid(pid) == self.pid
+        return False
+
+    def signal_all(self, number: int) -> None:
+        """Send it to every process of the group that is left."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+
+def _beginning() -> Callable[[], None]:
+    """What the child does before it becomes the command: end with us, and take signals as usual."""
+    parent = os.getpid()
+    linux.prepare()
+
+    def begin() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        linux.die_with_parent(parent, signal.SIGTERM)
+
+    return begin
+
+
+def send(pid: int, number: int) -> None:
+    """Signal one process; nothing if it is dead."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def is_paused(pid: int) -> bool:
+    """Whether somebody has stopped the process, or looks into it with a debugger: no time passes for it."""
+    with suppress(OSError, KeyError, IndexError):
+        rows = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        fields = {name: value.strip() for name, _, value in rows}
+        return fields["State"][0] in _STOPPED or fields["TracerPid"] != "0"
+    return False
+
+
+def _state(pid: int) -> str:
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    return "X"

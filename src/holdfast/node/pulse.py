@@ -1,0 +1,296 @@
+"""The pulse of a trainer: a page of memory that its supervisor gave it and reads, written at every step.
+
+A few stores a step and no system call. The page is an anonymous file of the supervisor, which the
+trainer finds below /proc: it needs no folder, leaves nothing behind, and passes through any wrapper.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import math
+import mmap
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import IntEnum
+
+import msgspec
+
+from holdfast.errors import HoldfastError
+
+PLACE_VARIABLE = "HOLDFAST_PULSE"
+STACKS_SIGNAL = int(signal.SIGRTMIN) + 7 if hasattr(signal, "SIGRTMIN") else 0
+"""Asks a trainer to write down where all its threads are; nobody else uses it."""
+PAGE_BYTES = 16 * 1024
+"""What follows in the file are stacks."""
+_STORY_AT = 1024
+_MAGIC = 0x31_45_53_4C_55_50_46_48  # "HFPULSE1"
+_WORDS = _STORY_AT // 8
+_IS, _PID, _PHASE, _SINCE, _BEATS, _STEP, _STEPS_HERE, _NOT_FINITE, _STORY_BYTES, _LOSS, _FIRST_STEP = range(
+    11
+)
+_LONGEST = 16
+
+
+class Phase(IntEnum):
+    """What a trainer is at; each has a patience of its own."""
+
+    STARTING = 0
+    COMPILING = 1
+    STEPPING = 2
+    EVALUATING = 3
+    SAVING = 4
+    ENDING = 5
+
+
+class Ending(msgspec.Struct, frozen=True):
+    """The exception by which a trainer leaves.
+
+    Attributes
+    ----------
+    types : tuple[str, ...]
+        Names of its class and of those that it derives from.
+    kind : str or None
+        Of Holdfast's own errors.
+    errno : int or None
+    message : str
+    """
+
+    types: tuple[str, ...]
+    message: str
+    kind: str | None = None
+    errno: int | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Ending:
+        types = tuple(t.__name__ for t in type(error).__mro__)
+        kind = error.kind if isinstance(error, HoldfastError) else None
+        number = getattr(error, "errno", None)
+        return cls(types, str(error)[:1000], kind, number if isinstance(number, int) else None)
+
+
+class Story(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trainer says of itself, when it changes.
+
+    Attributes
+    ----------
+    location, run : str
+        Where its checkpoints go.
+    resumed : int or None
+        The step that it went on from; None for a fresh start.
+    ended : str or None
+        As in the ``.end`` of its attempt.
+    ending : Ending or None
+    """
+
+    location: str = ""
+    run: str = ""
+    resumed: int | None = None
+    ended: str | None = None
+    ending: Ending | None = None
+
+
+class Seen(msgspec.Struct, frozen=True, kw_only=True):
+    """The page at one moment.
+
+    Attributes
+    ----------
+    pid : int
+        The trainer's; 0 before it has entered a Checkpointer.
+    beats : int
+        Grows with everything it does.
+    step, steps_here : int
+        The run's; those that this launch counted.
+    not_finite : int
+        Steps in a row whose loss was not finite, as far as that was to be had without waiting.
+    first_step_seconds : float or None
+        When it had counted one, on the monotonic clock.
+    longest_seconds : tuple[float, ...]
+        By phase, the longest time spent in it at a stretch.
+    """
+
+    pid: int = 0
+    phase: Phase = Phase.STARTING
+    beats: int = 0
+    step: int = 0
+    steps_here: int = 0
+    not_finite: int = 0
+    loss: float | None = None
+    first_step_seconds: float | None = None
+    longest_seconds: tuple[float, ...] = (0.0,) * len(Phase)
+
+
+class Page:
+    """The supervisor's side: an anonymous file for one launch."""
+
+    def __init__(self) -> None:
+        self._descriptor = os.memfd_create("holdfast-pulse", os.MFD_CLOEXEC)
+        os.truncate(self._descriptor, PAGE_BYTES)
+        self._map = mmap.mmap(self._descriptor, PAGE_BYTES)
+        self._words = memoryview(self._map)[:_STORY_AT].cast("q")
+        self._numbers = memoryview(self._map)[:_STORY_AT].cast("d")
+
+    @property
+    def place(self) -> str:
+        """What a trainer is told, for as long as this process lives."""
+        return f"/proc/{os.getpid()}/fd/{self._descriptor}"
+
+    def look(self) -> Seen:
+        w = self._words
+        if w[_IS] != _MAGIC:
+            return Seen()
+        loss = self._numbers[_LOSS]
+        return Seen(
+            pid=w[_PID],
+            phase=Phase(w[_PHASE]) if 0 <= w[_PHASE] < len(Phase) else Phase.STARTING,
+            beats=w[_BEATS],
+            step=w[_STEP],
+            steps_here=w[_STEPS_HERE],
+            not_finite=w[_NOT_FINITE],
+            first_step_seconds=w[_FIRST_STEP] / 1e9 if w[_FIRST_STEP] else None,
+            loss=loss if math.isfinite(loss) else None,
+            longest_seconds=tuple(w[_LONGEST + phase] / 1e9 for phase in Phase),
+        )
+
+    def story(self) -> Story:
+        """What the trainer last said of itself."""
+        size = min(max(self._words[_STORY_BYTES], 0), PAGE_BYTES - _STORY_AT)
+        try:
+            return msgspec.convert(json.loads(self._map[_STORY_AT : _STORY_AT + size]), Story)
+        except (ValueError, msgspec.ValidationError):  # nothing yet, or half of it
+            return Story()
+
+    def stacks(self) -> str:
+        """Everything that was written down of its threads."""
+        size = os.fstat(self._descriptor).st_size - PAGE_BYTES
+        return os.pread(self._descriptor, max(size, 0), PAGE_BYTES).decode(errors="replace")
+
+    def close(self) -> None:
+        self._words.release()
+        self._numbers.release()
+        self._map.close()
+        os.close(self._descriptor)
+
+
+class Pulse:
+    """The trainer's side.
+
+    Parameters
+    ----------
+    place : str
+        The supervisor's file.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened, or is none.
+    """
+
+    def __init__(self, place: str) -> None:
+        descriptor = os.open(place, os.O_RDWR | os.O_CLOEXEC)
+        if os.fstat(descriptor).st_size < PAGE_BYTES:
+            os.close(descriptor)
+            raise OSError(f"{place} holds no page")
+        self._map = mmap.mmap(descriptor, PAGE_BYTES)
+        self._words = memoryview(self._map)[:_STORY_AT].cast("q")
+        self._numbers = memoryview(self._map)[:_STORY_AT].cast("d")
+        self._story = Story()
+        self._compiled = False
+        os.lseek(descriptor, max(os.fstat(descriptor).st_size, PAGE_BYTES), os.SEEK_SET)
+        faulthandler.register(
+            STACKS_SIGNAL, file=descriptor, all_threads=True
+        )  # keeps it open, works when stuck
+        self._words[_PID] = os.getpid()
+        self._words[_SINCE] = time.monotonic_ns()
+        self._words[_IS] = _MAGIC
+
+    def enter(self, phase: Phase) -> None:
+        """Something was done; ``phase`` comes next."""
+        w, now = self._words, time.monotonic_ns()
+        spent, longest = now - w[_SINCE], _LONGEST + w[_PHASE]
+        w[longest] = max(w[longest], spent)
+        w[_SINCE] = now
+        w[_PHASE] = phase
+        w[_BEATS] += 1
+
+    def turn(self) -> None:
+        """A turn begins; in the first one everything may be compiled."""
+        self.enter(Phase.STEPPING if self._compiled else Phase.COMPILING)
+
+    def stepped(self, step: int, loss_at_hand: Callable[[], float | None]) -> None:
+        """A step is counted; its loss is looked at if it is known by now."""
+        w, loss = self._words, loss_at_hand()
+        w[_STEP] = step
+        w[_STEPS_HERE] += 1
+        w[_FIRST_STEP] = w[_FIRST_STEP] or time.monotonic_ns()
+        self._compiled = True
+        if loss is not None:
+            self._numbers[_LOSS] = loss
+            w[_NOT_FINITE] = 0 if math.isfinite(loss) else w[_NOT_FINITE] + 1
+        self.enter(Phase.EVALUATING)
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        """While this lasts, the trainer saves."""
+        before = Phase(self._words[_PHASE])
+        self.enter(Phase.SAVING)
+        try:
+            yield
+        finally:
+            self.enter(before)
+
+    def begins(self, location: str, run: str, resumed: int | None) -> None:
+        """The trainer has restored its state, or starts afresh."""
+        self._words[_STEP] = resumed or 0
+        self._tell(Story(location=location, run=run, resumed=resumed))
+        self.enter(Phase.COMPILING)
+
+    def ends(self, cause: str | None, error: BaseException | None) -> None:
+        """Its training is over; what follows has no steps."""
+        ending = Ending.of(error) if error is not None else None
+        self._tell(msgspec.structs.replace(self._story, ended=cause, ending=ending))
+        self.enter(Phase.ENDING)
+
+    def _tell(self, story: Story) -> None:
+        self._story = story
+        data = json.dumps(msgspec.to_builtins(story)).encode()  # ASCII, whatever is in a path or message
+        if len(data) > PAGE_BYTES - _STORY_AT:
+            return
+        self._words[_STORY_BYTES] = 0  # nobody reads half of it
+        self._map[_STORY_AT : _STORY_AT + len(data)] = data
+        self._words[_STORY_BYTES] = len(data)
+
+
+class Unwatched:
+    """What a trainer writes to whom nobody listens."""
+
+    def enter(self, phase: Phase) -> None:
+        pass
+
+    def turn(self) -> None:
+        pass
+
+    def stepped(self, step: int, loss_at_hand: Callable[[], float | None]) -> None:
+        pass
+
+    @contextmanager
+    def saving(self) -> Iterator[None]:
+        yield
+
+    def begins(self, location: str, run: str, resumed: int | None) -> None:
+        pass
+
+    def ends(self, cause: str | None, error: BaseException | None) -> None:
+        pass
+
+
+def open_pulse(variables: Mapping[str, str]) -> Pulse | Unwatched:
+    """The page of this process's supervisor, if there is one and it can be reached."""
+    place = variables.get(PLACE_VARIABLE)
+    try:
+        return Pulse(place) if place else Unwatched()
+    except (OSError, ValueError):
+        return Unwatched()  # in another container, say: a run that nobody watches is a run all the same

@@ -1,0 +1,1 @@
+"""Starts a training, watches it, and brings it back."""

@@ -1,0 +1,80 @@
+"""What is told of launches: a line each while it goes on, and a report at the end."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+from holdfast.supervisor.causes import Cause
+from holdfast.supervisor.deciding import Launch, Restart, Stop
+
+
+def ended(launch: Launch, decision: Restart | Stop) -> str:
+    """One line for people: what ended it, and what comes next."""
+    if launch.cause is Cause.FINISHED:
+        return "the training is finished."
+    where = f" at step {launch.step}" if launch.step else " before its first step"
+    what = f"{launch.cause}{where}" + (f" ({launch.detail})" if launch.detail else "")
+    if isinstance(decision, Stop):
+        return f"{what}; not started again" + (f": {decision.why}." if decision.why else ".")
+    if decision.wait_seconds >= 1:
+        return f"{what}; starting again in {decision.wait_seconds:.0f} s."
+    return f"{what}; starting again."
+
+
+def lost_steps(before: Launch, after: Launch) -> int | None:
+    """How many steps had to be made again; None if the second launch came to nothing."""
+    if after.resumed is None and not after.steps:
+        return None
+    return max(before.step - (after.resumed or 0), 0)
+
+
+def recovery_seconds(before: Launch, after: Launch) -> float | None:
+    """From the end of one launch to the first new step of the next."""
+    first = after.first_step_seconds
+    return first - before.ended_seconds if first is not None else None
+
+
+def report(command: Sequence[str], history: Sequence[Launch], why_stopped: str, code: int) -> dict[str, Any]:
+    """The history for programs."""
+    named = next((launch for launch in reversed(history) if launch.run), None)
+    return {
+        "command": list(command),
+        "exit_code": code,
+        "cause": str(history[-1].cause),
+        "why_stopped": why_stopped,
+        "repository": named.location if named is not None else None,
+        "run": named.run if named is not None else None,
+        "seconds": history[-1].ended_seconds - history[0].began_seconds,
+        "launches": [_told(history, number) for number in range(len(history))],
+    }
+
+
+def _told(history: Sequence[Launch], number: int) -> dict[str, Any]:
+    launch = history[number]
+    before = history[number - 1] if number else None
+    return {
+        "cause": str(launch.cause),
+        "detail": launch.detail,
+        "exit_code": launch.code,
+        "seconds": launch.ended_seconds - launch.began_seconds,
+        "resumed_step": launch.resumed,
+        "step": launch.step,
+        "steps": launch.steps,
+        "lost_steps": lost_steps(before, launch) if before is not None else None,
+        "recovery_seconds": recovery_seconds(before, launch) if before is not None else None,
+        "stacks": launch.stacks,
+    }
+
+
+def summary(history: Sequence[Launch]) -> str:
+    """The history in one line for people; empty if there was one launch only."""
+    pairs = list(itertools.pairwise(history))
+    if not pairs:
+        return ""
+    lost = sum(lost_steps(*pair) or 0 for pair in pairs)
+    times = [seconds for pair in pairs if (seconds := recovery_seconds(*pair)) is not None]
+    causes = ", ".join(dict.fromkeys(str(before.cause) for before, _ in pairs))
+    slowest = f", back within {max(times):.1f} s" if times else ""
+    return f"{len(history)} launches ({causes}); {lost} steps made again{slowest}."

@@ -1,0 +1,159 @@
+"""From the first launch to the last: start, watch, decide, and start again."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from holdfast.errors import HoldfastError, UsageError
+from holdfast.node.groups import Group
+from holdfast.node.pulse import PLACE_VARIABLE, Page
+from holdfast.repository.repository import Repository
+from holdfast.storage.urls import open_storage
+from holdfast.supervisor import reporting
+from holdfast.supervisor.causes import Cause, signal_of
+from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide
+from holdfast.supervisor.rules import Rule
+from holdfast.supervisor.signals import Signals
+from holdfast.supervisor.watching import ENDS, Watch, Watching
+from holdfast.training.overrides import VARIABLE, Overrides
+
+LOG_NAME = "holdfast-run.log"
+"""Where a training prints whose terminal is gone."""
+
+
+class Supervision(msgspec.Struct, frozen=True, kw_only=True):
+    """How a command is supervised.
+
+    Attributes
+    ----------
+    command : tuple[str, ...]
+    rules : mapping
+    budget : Budget
+    watching : Watching
+    preempted_code : int
+        What a preempted training ends with.
+    """
+
+    command: tuple[str, ...]
+    rules: Mapping[Cause, Rule]
+    budget: Budget = Budget()
+    watching: Watching = Watching()
+    preempted_code: int = 143
+
+
+class Supervisor:
+    """Runs a command until it is finished, or nothing helps.
+
+    Parameters
+    ----------
+    how : Supervision
+    say : callable
+        Takes a line for people.
+
+    Attributes
+    ----------
+    history : list[Launch]
+    """
+
+    def __init__(self, how: Supervision, say: Callable[[str], None]) -> None:
+        self._how = how
+        self._say = say
+        self.history: list[Launch] = []
+        self.why_stopped = ""
+
+    def run(self) -> int:
+        """Return the exit code to end with.
+
+        Raises
+        ------
+        UsageError
+            There is no such command.
+        """
+        decision: Restart | Stop = Restart(0.0)
+        with Signals() as signals:
+            while isinstance(decision, Restart):
+                launch = self._launch(signals, self._overrides(decision.back))
+                self.history.append(launch)
+                decision = decide(
+                    self.history, self._how.rules, self._how.budget, time.monotonic(), random.random()
+                )
+                if launch.stacks:
+                    self._say(f"where its threads were:\n{launch.stacks}")
+                self._say(reporting.ended(launch, decision))
+                if isinstance(decision, Restart) and self._is_told_to_end(signals, decision.wait_seconds):
+                    decision = Stop("asked to end while it waited")
+        self.why_stopped = decision.why
+        return self._code()
+
+    def _launch(self, signals: Signals, overrides: Overrides) -> Launch:
+        page = Page()
+        output = _log() if signals.terminal_gone else None
+        variables = os.environ | {PLACE_VARIABLE: page.place}
+        if overrides != Overrides():
+            variables |= {VARIABLE: overrides.encoded()}
+        try:
+            group = _started(self._how.command, variables, output)
+            watch = Watch(group, page, signals, self._how.watching, self._say)
+            return watch.launch(watch.until_the_end(), first=not self.history)
+        finally:
+            page.close()
+            if output is not None:
+                os.close(output)
+
+    def _overrides(self, back: int) -> Overrides:
+        """Where the next launch resumes: the newest recovery point, or so many before it."""
+        if not back:
+            return Overrides()
+        step = _step_back(self.history[-1], back)
+        if step is None:
+            self._say("there is no earlier recovery point to go back to.")
+            return Overrides()
+        self._say(f"going back to the recovery point at step {step}; nothing is rejected.")
+        return Overrides(resume=step)
+
+    def _is_told_to_end(self, signals: Signals, seconds: float) -> bool:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0:
+            if (heard := signals.wait(left)) in ENDS:
+                self.history[-1].cause = ENDS[heard]
+                return True
+        return False
+
+    def _code(self) -> int:
+        last = self.history[-1]
+        if last.cause is Cause.PREEMPTED:
+            return self._how.preempted_code
+        if last.cause is Cause.INTERRUPTED:
+            return 130
+        number = signal_of(last.code)
+        return last.code if last.code >= 0 or number is None else 128 + number
+
+
+def _started(command: Sequence[str], variables: Mapping[str, str], output: int | None) -> Group:
+    try:
+        return Group(command, variables, output)
+    except OSError as error:
+        raise UsageError(
+            f"The command {command[0]!r} cannot be started: {error.strerror}.",
+            do="Write it as in a shell: holdfast run -- python train.py",
+        ) from error
+
+
+def _log() -> int:
+    return os.open(Path(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+
+
+def _step_back(last: Launch, back: int) -> int | None:
+    """The step of the recovery point so many before the newest; of the oldest if there are fewer."""
+    with suppress(HoldfastError):
+        run = Repository.open(open_storage(last.location)).run(last.run)
+        steps = list(dict.fromkeys(point.step for point in run.recovery_points()))
+        return steps[min(back, len(steps) - 1)] if len(steps) > 1 else None
+    return None

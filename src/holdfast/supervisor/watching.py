@@ -1,0 +1,216 @@
+"""One launch, from its start to the end of its last process."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from holdfast.node import groups
+from holdfast.node.groups import Group
+from holdfast.node.memory import kills_for_want
+from holdfast.node.pulse import STACKS_SIGNAL, Page, Phase, Seen
+from holdfast.supervisor.causes import Cause, Evidence, classify, signal_of, told
+from holdfast.supervisor.deciding import Launch
+from holdfast.supervisor.losses import Losses
+from holdfast.supervisor.notices import Notices
+from holdfast.supervisor.signals import Signals
+from holdfast.supervisor.silence import Bounds, Silence, Suspicion, deadline_seconds, is_debugged
+
+NOTICE_SECONDS = 5.0
+STACKS_SECONDS = 2.0
+_STACKS_LOOK_SECONDS = 0.05
+ENDS = {signal.SIGTERM: Cause.PREEMPTED, signal.SIGINT: Cause.INTERRUPTED}
+
+
+class Watching(msgspec.Struct, frozen=True, kw_only=True):
+    """How launches are watched.
+
+    Attributes
+    ----------
+    look_seconds : float
+        Between two looks at the page.
+    grace_seconds : float
+        From asking a launch to end to killing it, unless it saves.
+    bounds : Bounds or None
+        Of the deadlines; None: nothing is taken for a hang.
+    notices : Notices
+    not_finite_steps : int
+        So many steps in a row without a finite loss end the launch; 0: none do.
+    explosion : float
+        A loss this many times what it was ends the launch; 0: none does.
+    """
+
+    look_seconds: float = 0.2
+    grace_seconds: float = 30.0
+    bounds: Bounds | None = Bounds()
+    notices: Notices = Notices()
+    not_finite_steps: int = 20
+    explosion: float = 0.0
+
+
+class Watch:
+    """Watches a group that has just been started.
+
+    Parameters
+    ----------
+    group : Group
+    page : Page
+        Where the trainer in it writes.
+    signals : Signals
+        Of this process.
+    how : Watching
+    say : callable
+        Takes a line for people.
+    """
+
+    def __init__(
+        self, group: Group, page: Page, signals: Signals, how: Watching, say: Callable[[str], None]
+    ) -> None:
+        self._group = group
+        self._page = page
+        self._signals = signals
+        self._how = how
+        self._say = say
+        self._began = time.monotonic()
+        self._kills = kills_for_want()
+        self._had_lost_terminal = signals.terminal_gone
+        self._silence, self._suspicion = Silence(self._began), Suspicion()
+        self._losses = Losses(how.explosion)
+        self._stopped_for: Cause | None = None
+        self._detail = self._stacks = ""
+        self._patient_until = 0.0
+        self._notices_at = 0.0
+
+    def until_the_end(self) -> int:
+        """Return the exit code, once nothing of the group is left."""
+        while (code := self._group.poll()) is None:
+            self._turn(self._signals.wait(self._how.look_seconds))
+        seen = self._page.look()
+        if seen.pid != self._group.pid and self._group.holds(seen.pid):
+            self._end_orphan(seen.pid, code)
+        self._group.signal_all(signal.SIGKILL)
+        return code
+
+    def _turn(self, heard: signal.Signals | None) -> None:
+        seen, now = self._page.look(), time.monotonic()
+        if heard in ENDS:
+            self._stop(ENDS[heard], heard.name, heard)
+        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING:  # before, it would kill
+            groups.send(seen.pid, heard)
+        if self._stopped_for is not None:
+            self._lose_patience(now)
+            return
+        self._look_for_notices(now)
+        self._judge(seen, now)
+
+    # -- what is found -----------------------------------------------------------------
+
+    def _look_for_notices(self, now: float) -> None:
+        if now < self._notices_at:
+            return
+        self._notices_at = now + NOTICE_SECONDS
+        notice = self._how.notices.found(time.time())
+        if notice is not None:
+            self._stop(Cause.PREEMPTED, notice, signal.SIGTERM)
+
+    def _judge(self, seen: Seen, now: float) -> None:
+        silent = self._silence.look(seen, now, lambda: groups.is_paused(seen.pid or self._group.pid))
+        if self._how.bounds is not None:
+            self._judge_silence(seen, silent, deadline_seconds(seen, self._how.bounds))
+        limit = self._how.not_finite_steps
+        if limit and seen.not_finite >= limit:
+            self._stop(Cause.NOT_FINITE, f"{seen.not_finite} steps without a finite loss", signal.SIGTERM)
+        elif (rise := self._losses.rise(seen)) is not None:
+            self._stop(Cause.EXPLOSION, f"the loss is {rise:.3g} times what it was", signal.SIGTERM)
+
+    def _judge_silence(self, seen: Seen, silent: float, deadline: float) -> None:
+        if self._stopped_for is not None or not self._suspicion.wants_stacks(silent, deadline):
+            return
+        stacks = self._ask_stacks(seen)
+        if is_debugged(stacks):
+            self._say("a debugger holds the training: it is given time.")
+            self._silence.seconds = 0.0
+        elif self._suspicion.hangs(silent, deadline, stacks):
+            self._stacks = stacks
+            what = f"nothing moved for {silent:.0f} s while {seen.phase.name.lower()}"
+            self._stop(Cause.HANG, f"{what}; {deadline:.0f} s are allowed", signal.SIGTERM)
+
+    def _ask_stacks(self, seen: Seen) -> str:
+        """Where all threads of the trainer are now; empty if there is no trainer to ask."""
+        if not seen.pid:
+            return ""
+        before, said = len(self._page.stacks()), ""
+        groups.send(seen.pid, STACKS_SIGNAL)
+        until = time.monotonic() + STACKS_SECONDS
+        while time.monotonic() < until:
+            time.sleep(_STACKS_LOOK_SECONDS)
+            now = self._page.stacks()[before:]
+            if now and now == said:
+                break  # all is written
+            said = now
+        return said
+
+    # -- what is done ------------------------------------------------------------------
+
+    def _stop(self, cause: Cause, why: str, number: signal.Signals) -> None:
+        """Ask the launch to end; asked again (a second Ctrl-C), it is told again."""
+        if self._stopped_for is None or cause in ENDS.values():
+            if self._stopped_for is None:
+                self._say(f"{cause}: {why}; asking the training to end.")
+                self._patient_until = time.monotonic() + self._how.grace_seconds
+            self._stopped_for, self._detail = cause, why
+        pid = self._page.look().pid
+        if self._group.holds(pid):
+            groups.send(pid, number)  # not to its data workers: they would die before the state is saved
+        else:
+            self._group.signal_all(number)
+
+    def _lose_patience(self, now: float) -> None:
+        """Kill what has not ended in time; a preempted training that saves is left to do so."""
+        saving = self._page.look().phase is Phase.SAVING and self._stopped_for is not Cause.HANG
+        if now > self._patient_until and not saving:
+            self._group.signal_all(signal.SIGKILL)
+
+    def _end_orphan(self, pid: int, code: int) -> None:
+        """The command was a wrapper, and died before its trainer: let that save."""
+        if self._stopped_for is None and signal_of(code) not in ENDS:
+            self._stopped_for, self._detail = Cause.CRASH, "the command died, and left its trainer"
+        groups.send(pid, signal.SIGTERM)
+        until = time.monotonic() + self._how.grace_seconds
+        while self._group.holds(pid) and time.monotonic() < until:
+            self._signals.wait(self._how.look_seconds)
+
+    # -- what is known afterwards ------------------------------------------------------
+
+    def launch(self, code: int, *, first: bool) -> Launch:
+        """Tell what this launch was."""
+        seen, story = self._page.look(), self._page.story()
+        evidence = Evidence(
+            code=code,
+            stopped_for=self._stopped_for,
+            entered=bool(story.run),
+            steps=seen.steps_here,
+            first=first,
+            ended=story.ended,
+            ending=story.ending,
+            lost_terminal=self._signals.terminal_gone and not self._had_lost_terminal,
+            kills=kills_for_want() - self._kills,
+        )
+        cause = classify(evidence)
+        return Launch(
+            cause=cause,
+            detail=self._detail or told(evidence, cause),
+            code=code,
+            began_seconds=self._began,
+            ended_seconds=time.monotonic(),
+            resumed=story.resumed,
+            step=seen.step,
+            steps=seen.steps_here,
+            first_step_seconds=seen.first_step_seconds,
+            stacks=self._stacks,
+            location=story.location,
+            run=story.run,
+        )

@@ -1,0 +1,67 @@
+"""What a program above decides in place of the script: where to resume, where and when to save.
+
+Settings are arguments of the Checkpointer; this is for `holdfast run` and `holdfast prove`, which start
+scripts that they must not change.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import msgspec
+
+from holdfast.errors import UsageError
+
+VARIABLE = "HOLDFAST_OVERRIDES"
+
+
+class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """None, or empty: what the script says.
+
+    Attributes
+    ----------
+    repository : str or None
+        Where checkpoints go, whatever the script names; then there is no mirror, and ``resume="auto"``.
+    save, keep : str or None
+        Rules in place of the script's.
+    resume : int or None
+        The step to go on from, once; nothing is rejected.
+    """
+
+    repository: str | None = None
+    save: str | None = None
+    keep: str | None = None
+    resume: int | None = None
+
+    def place(self, repository: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
+        return repository if self.repository is None else self.repository
+
+    def resumed(self, resume: int | str) -> int | str:
+        if self.resume is not None:
+            return self.resume
+        return resume if self.repository is None else "auto"
+
+    def encoded(self) -> str:
+        """As it goes into the environment."""
+        return msgspec.json.encode(self).decode()
+
+
+def read(variables: Mapping[str, str]) -> Overrides:
+    """What the environment says.
+
+    Raises
+    ------
+    UsageError
+        It is not what a program of Holdfast wrote there.
+    """
+    text = variables.get(VARIABLE)
+    if not text:
+        return Overrides()
+    try:
+        return msgspec.json.decode(text, type=Overrides)
+    except msgspec.MsgspecError as error:
+        raise UsageError(
+            f"{VARIABLE} cannot be understood: {error}.",
+            do="It is for 'holdfast run' and 'holdfast prove': unset it.",
+        ) from error

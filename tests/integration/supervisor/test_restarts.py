@@ -1,0 +1,146 @@
+"""What ends a launch is told apart, and what follows ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests import killing
+from tests.integration.supervisor.supervised import Supervised, undisturbed
+
+import holdfast
+
+Supervise = Callable[..., Supervised]
+SOON = ("--on", "host-memory: restart 3", "--on", "device-memory: restart 3", "--on", "disk-full: restart 3")
+
+
+@pytest.mark.parametrize(
+    ("fault", "cause"),
+    [
+        ("kill@25", "crash"),
+        ("segv@25", "crash"),
+        ("error@12", "exception"),
+        ("exit3@15", "exception"),
+        ("memory@17", "host-memory"),
+        ("device@17", "device-memory"),
+        ("full@17", "disk-full"),
+        ("nan@17", "not-finite"),
+    ],
+)
+def test_one_failure_costs_nothing_but_time(
+    supervise: Supervise, whole: dict[str, Any], fault: str, cause: str
+) -> None:
+    run = supervise(fault, flags=SOON)
+    assert run.wait() == 0
+    assert run.causes == [cause, "finished"]
+    assert killing.left_behind(run.place, "digits") == whole
+    first, second = run.report["launches"]
+    assert second["resumed_step"] + second["lost_steps"] == first["step"]
+
+
+@pytest.mark.paddle
+@pytest.mark.parametrize("framework", ["torch", "paddle"])
+def test_every_cause_in_one_run(supervise: Supervise, tmp_path: Path, framework: str) -> None:
+    faults = ("kill@12", "error@15", "segv@23", "device@25", "hang@32", "full@35")
+    flags = (*SOON, "--hang-at-least", "1", "--grace-seconds", "0.5", "--monitor-interval", "0.05")
+    run = supervise(*faults, flags=flags, TRAINEE_FRAMEWORK=framework)
+    assert run.wait() == 0, run.said
+    assert run.causes == ["crash", "exception", "crash", "device-memory", "hang", "disk-full", "finished"]
+    (tmp_path / "whole").mkdir()
+    assert killing.left_behind(run.place, "digits") == undisturbed(
+        tmp_path / "whole", TRAINEE_FRAMEWORK=framework
+    )
+
+
+def test_a_mistake_is_not_tried_again(supervise: Supervise) -> None:
+    run = supervise("import@1")
+    assert run.wait() == 1
+    assert run.causes == ["configuration"]
+    assert "ImportError: No module named 'nothing'); not started again" in run.said
+
+
+def test_a_script_that_fails_before_it_ever_trains_is_not_tried_again(supervise: Supervise) -> None:
+    run = supervise("early@1")
+    assert run.wait() == 1
+    assert run.causes == ["configuration"]
+
+
+def test_but_one_that_has_trained_is(supervise: Supervise, whole: dict[str, Any]) -> None:
+    run = supervise("kill@12", "early@2")
+    assert run.wait() == 0
+    assert run.causes == ["crash", "exception", "finished"]
+    assert killing.left_behind(run.place, "digits") == whole
+
+
+def test_values_that_have_changed_are_a_mistake(supervise: Supervise, tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import holdfast, sys\n"
+        "with holdfast.Checkpointer('r', {'a': [1]}, config={'lr': sys.argv[1]}) as c:\n"
+        "    for _ in c.steps(2): pass\n"
+    )
+    assert holdfast_run(tmp_path, str(script), "1")[0] == 0
+    code, said = holdfast_run(tmp_path, str(script), "2")
+    assert code == 1
+    assert "configuration" in said
+    assert "not started again" in said
+
+
+def test_a_run_that_somebody_else_trains_is_left_alone(supervise: Supervise, tmp_path: Path) -> None:
+    with holdfast.Checkpointer(tmp_path / "repository", {"a": [1]}, run="digits"):
+        run = supervise()
+        assert run.wait() == 1
+    assert run.causes == ["taken"]
+
+
+def test_a_step_that_always_fails_is_approached_from_further_back_and_then_given_up(
+    supervise: Supervise,
+) -> None:
+    run = supervise("kill@35x99", flags=("--on", "crash: restart 3, back 2"))
+    assert run.wait() == 137
+    assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20, 10]
+    assert run.report["why_stopped"] == "4 launches in a row got no further than step 34"
+    rejected = holdfast.open(run.place)["digits"]
+    assert len(rejected) > 0
+    assert not list(run.place.glob("runs/digits/rejected/*"))  # going back rejects nothing
+
+
+def test_a_poisoned_state_is_left_behind_by_going_back(supervise: Supervise, whole: dict[str, Any]) -> None:
+    run = supervise("kill@35x2", flags=("--on", "crash: restart 5, back 2"))
+    assert run.wait() == 0
+    assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20]
+    assert killing.left_behind(run.place, "digits") == whole
+
+
+def test_the_budget_of_restarts_ends(supervise: Supervise) -> None:
+    run = supervise("kill@12", "kill@13", "kill@14", "kill@15", flags=("--max-restarts", "2"))
+    assert run.wait() == 137
+    assert run.causes == ["crash"] * 3
+    assert "2 restarts within 3600 s are used up" in run.said
+
+
+def test_losses_that_stay_not_finite_end_the_launch(supervise: Supervise, whole: dict[str, Any]) -> None:
+    faults = [f"loss@{step}" for step in range(25, 33)]
+    run = supervise(
+        *faults, flags=("--not-finite-steps", "5", "--monitor-interval", "0.02"), TRAINEE_STEP_SECONDS="0.1"
+    )
+    assert run.wait() == 0
+    assert run.causes == ["not-finite", "finished"]
+    assert run.report["launches"][1]["resumed_step"] == 10  # one before the newest
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
+
+
+def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast", "run", "--", sys.executable, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    return done.returncode, done.stderr

@@ -1,0 +1,82 @@
+"""Causes are told from what was seen, the surest first."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from holdfast.errors import ChangedError, StorageError, SupersededError
+from holdfast.node.pulse import Ending
+from holdfast.supervisor.causes import Cause, Evidence, classify, signal_of, told
+
+
+def ending(error: BaseException) -> Ending:
+    return Ending.of(error)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "cause"),
+    [
+        (Evidence(code=0), Cause.FINISHED),
+        (Evidence(code=0, stopped_for=Cause.HANG), Cause.FINISHED),
+        (Evidence(code=-9, stopped_for=Cause.HANG), Cause.HANG),
+        (Evidence(code=-9), Cause.CRASH),
+        (Evidence(code=-9, kills=1), Cause.HOST_MEMORY),
+        (Evidence(code=137, kills=1), Cause.HOST_MEMORY),  # as a shell tells it
+        (Evidence(code=-11, kills=1), Cause.CRASH),
+        (Evidence(code=139), Cause.CRASH),
+        (Evidence(code=-15), Cause.PREEMPTED),
+        (Evidence(code=143), Cause.PREEMPTED),
+        (Evidence(code=1, ended="SIGTERM"), Cause.PREEMPTED),  # a script that turns SystemExit into 1
+        (Evidence(code=130), Cause.INTERRUPTED),
+        (Evidence(code=1, entered=True), Cause.EXCEPTION),
+        (Evidence(code=1, first=True), Cause.CONFIGURATION),
+        (Evidence(code=1, first=True, entered=True), Cause.EXCEPTION),
+        (Evidence(code=1, first=True, lost_terminal=True), Cause.EXCEPTION),
+        (Evidence(code=2, first=False), Cause.EXCEPTION),
+        (Evidence(code=1, ending=ending(ChangedError("lr differs"))), Cause.CONFIGURATION),
+        (Evidence(code=1, ending=ending(SupersededError("newer"))), Cause.TAKEN),
+        (Evidence(code=1, ending=ending(StorageError("gone", errno=errno.EIO))), Cause.STORAGE),
+        (Evidence(code=1, ending=ending(StorageError("full", errno=errno.ENOSPC))), Cause.DISK_FULL),
+        (Evidence(code=1, ending=ending(OSError(errno.EDQUOT, "quota"))), Cause.DISK_FULL),
+        (Evidence(code=1, ending=ending(MemoryError())), Cause.HOST_MEMORY),
+        (Evidence(code=1, ending=ending(RuntimeError("CUDA out of memory. Tried"))), Cause.DEVICE_MEMORY),
+        (Evidence(code=1, ending=ending(RuntimeError("ResourceExhaustedError: ..."))), Cause.DEVICE_MEMORY),
+        (Evidence(code=1, ending=ending(ValueError("ran out of memory"))), Cause.EXCEPTION),
+        (
+            Evidence(code=1, first=True, entered=True, ending=ending(ModuleNotFoundError("x"))),
+            Cause.CONFIGURATION,
+        ),
+        (
+            Evidence(code=1, first=True, entered=True, steps=5, ending=ending(ImportError("x"))),
+            Cause.EXCEPTION,
+        ),
+        (Evidence(code=1, entered=True, ending=ending(ImportError("x"))), Cause.EXCEPTION),
+        (Evidence(code=-64), Cause.CRASH),
+    ],
+)
+def test_cause(evidence: Evidence, cause: Cause) -> None:
+    assert classify(evidence) is cause
+
+
+def test_torch_has_a_class_for_memory_of_a_device() -> None:
+    import torch
+
+    seen = Evidence(code=1, entered=True, ending=ending(torch.OutOfMemoryError("no")))
+    assert classify(seen) is Cause.DEVICE_MEMORY
+
+
+def test_what_is_told() -> None:
+    assert told(Evidence(code=-11), Cause.CRASH) == "SIGSEGV"
+    assert told(Evidence(code=3), Cause.EXCEPTION) == "exit code 3"
+    several = Evidence(code=1, ending=ending(ValueError("first\nsecond")))
+    assert told(several, Cause.EXCEPTION) == "ValueError: first"
+    assert (
+        told(Evidence(code=143, ended="SIGTERM", ending=ending(SystemExit(143))), Cause.PREEMPTED)
+        == "SIGTERM"
+    )
+
+
+def test_signals_in_exit_codes() -> None:
+    assert [signal_of(code) for code in (-9, 137, 0, 1, 128, 255)] == [9, 9, None, None, None, None]
