@@ -8,6 +8,7 @@ ZIPNN := $(VENV)/.zipnn-installed
 EXTRAS := torch,paddle,objects,seal,safetensors,demo,bench,dev
 WORKERS ?= 2
 SOAK_SECONDS ?= 1800
+FUZZ_SECONDS ?= 600
 TORTURE_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
@@ -75,7 +76,8 @@ $(RIVALS): $(STAMP)
 $(ZIPNN): $(STAMP)
 	@$(PIP) --editable '.[bench-size]' && touch $@ || echo "zipnn could not be built: the results say so."
 
-soak: setup system  ## Thousands of random kills, for as long as you like
+soak: setup system  ## Thousands of random kills, and of forged bytes, for as long as you like
+	@PYTHONPATH=tests $(BIN)/python -m crash.fuzz $(FUZZ_SECONDS)
 	@PYTHONPATH=tests $(BIN)/python -m crash.soak $(SOAK_SECONDS)
 
 torture: setup  ## Processes of all kinds killed at random in one repository, compared with a model

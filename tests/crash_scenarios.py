@@ -29,7 +29,9 @@ from holdfast.node import lease
 from holdfast.repository import adopting, compact, layout, records, writing
 from holdfast.repository.commit import commit
 from holdfast.repository.forking import fork
-from holdfast.repository.repository import Repository
+from holdfast.repository.keyring import entries
+from holdfast.repository.keyring.raw import RawKey
+from holdfast.repository.repository import Repository, read_config
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.repository.sync_plan import Route
@@ -37,6 +39,7 @@ from holdfast.repository.syncing import sync_run
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.probe import Features, probe
+from keys import KEY, OTHER_KEY
 
 RUN = "digits"
 STEPS = (100, 200, 300)  # of the checkpoints that are there before
@@ -73,6 +76,8 @@ class Scenario:
         It rewrites packs: checkpoints hold zeros, and a failure may leave chunks in two packs.
     synced : bool
         It works in a copy of the first checkpoint, and brings it what the template has more.
+    sealed : bool
+        The repository is sealed; `KEY` and `OTHER_KEY` are given.
     also : callable
         What else must hold; looked at before anything goes on.
     """
@@ -84,6 +89,7 @@ class Scenario:
     empty: bool = False
     rewrites: bool = False
     synced: bool = False
+    sealed: bool = False
     also: Callable[[Stage], None] = lambda stage: None
 
 
@@ -241,6 +247,15 @@ def _check_sync(stage: Stage) -> None:
     assert run.tags() == source.tags()
 
 
+def _change_key(storage: LocalStorage) -> None:
+    """From one of the two keys that are given to the other, and back."""
+    config = read_config(storage)
+    for old, new in ((KEY, OTHER_KEY), (OTHER_KEY, KEY)):
+        secret, entry = entries.opened(storage, config, [RawKey(old)])
+        entries.add(storage, config, secret, RawKey(new))
+        entries.remove(storage, config, entry.id)
+
+
 SCENARIOS = {
     "save": Scenario(_save, commits=True),
     "save-prune": Scenario(_save_and_prune, commits=True, drops=STEPS[:2]),
@@ -254,7 +269,23 @@ SCENARIOS = {
     "fork": Scenario(_fork, also=_check_fork),
     "sync": Scenario(_sync, synced=True, also=_check_sync),
     "create": Scenario(_create, commits=True, empty=True),
+    "sealed-create": Scenario(_create, commits=True, empty=True, sealed=True),
+    "sealed-save-prune": Scenario(_save_and_prune, commits=True, drops=STEPS[:2], sealed=True),
+    "sealed-walk-back": Scenario(_walk_back, damaged=True, sealed=True),
+    "sealed-compact": Scenario(_compact, rewrites=True, sealed=True),
+    "sealed-sync": Scenario(_sync, synced=True, also=_check_sync, sealed=True),
+    "key": Scenario(_change_key, sealed=True),
 }
+
+
+def _give_keys(folder: Path, *, sealed: bool) -> None:
+    for name in ("HOLDFAST_KEY", "HOLDFAST_KEY_FILE"):
+        os.environ.pop(name, None)
+    if sealed:
+        other = folder / "other.key"
+        other.write_text(OTHER_KEY)
+        other.chmod(0o600)
+        os.environ |= {"HOLDFAST_KEY": KEY, "HOLDFAST_KEY_FILE": str(other)}
 
 
 class Stage:
@@ -262,6 +293,7 @@ class Stage:
 
     def __init__(self, scenario: Scenario, folder: Path, without: tuple[str, ...] = ()) -> None:
         self.scenario = scenario
+        _give_keys(folder, sealed=scenario.sealed)
         self._template, self.root = folder / TEMPLATE, folder / "repository"
         storage = LocalStorage(self._template, create=True)
         found = probe(self._template)

@@ -2,13 +2,15 @@
 
 ``v1-encoded`` is of the same version, with larger tensors and compacted packs; ``v1-deltas`` has packs in
 which chunks are encoded by others (version 2 of the pack). All these have manifests of version 1;
-``v1-packed`` is like ``v1``, with manifests of version 2.
+``v1-packed`` is like ``v1``, with manifests of version 2. ``v2-sealed`` is sealed by `KEY` and by the
+passphrase `WORDS`, and signed.
 
 Never run again for a version that was released: the point is that old bytes stay readable.
 """
 
 import datetime
 import json
+import os
 import random
 import shutil
 import sys
@@ -32,7 +34,9 @@ class Counter:
         self.count = state["count"]
 
 
-ENCODED, DELTAS, PACKED = "v1-encoded", "v1-deltas", "v1-packed"
+ENCODED, DELTAS, PACKED, SEALED = "v1-encoded", "v1-deltas", "v1-packed", "v2-sealed"
+KEY, WORDS = "holdfast-key-1-" + "5a" * 32, "correct horse battery staple"
+SIGNING = "holdfast-signing-key-1-" + "3c" * 32
 COMPACTED = (ENCODED, DELTAS)
 
 
@@ -120,6 +124,7 @@ def _text(value: object) -> str:
 
 
 def main() -> None:
+    from holdfast.cli import app
     from holdfast.repository import compact
     from holdfast.repository.repository import Repository
     from holdfast.storage.urls import open_storage
@@ -127,11 +132,15 @@ def main() -> None:
     target = Path(__file__).parent / sys.argv[1]
     shutil.rmtree(target, ignore_errors=True)
     place = target / "repository"
+    if sys.argv[1] == SEALED:
+        os.environ |= {"HOLDFAST_KEY": KEY, "HOLDFAST_NEW_KEY": WORDS, "HOLDFAST_SIGNING_KEY": SIGNING}
     Repository.create(open_storage(place, create=True), chunk_bytes=4096)
     expected = {steps: expectation(train(place, steps, sys.argv[1])) for steps in (6, 9)}
     if sys.argv[1] in COMPACTED:
         repository = Repository.open(open_storage(place))
         compact.apply(compact.plan(repository))
+    if sys.argv[1] == SEALED:
+        app.run(["key", "add", "--label", "words", "--repository", str(place)])
     (target / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
     shutil.rmtree(place / "staging")
 

@@ -1,4 +1,4 @@
-"""What the first release wrote stays readable, byte for byte."""
+"""What earlier versions wrote stays readable, byte for byte."""
 
 import importlib.util
 import json
@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 
 import holdfast
+from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.repository.sync_plan import Route
 from holdfast.repository.syncing import sync_run
 from holdfast.storage.local import LocalStorage
 
 HERE = Path(__file__).parent
-VERSIONS = ("v1", "v1-encoded", "v1-deltas", "v1-packed")
+VERSIONS = ("v1", "v1-encoded", "v1-deltas", "v1-packed", "v2-sealed")
 EXPECTED = {v: json.loads((HERE / v / "expected.json").read_text()) for v in VERSIONS}
 
 
@@ -36,7 +37,12 @@ def version(request):
 
 
 @pytest.fixture
-def repository(tmp_path, version):
+def repository(tmp_path, version, monkeypatch):
+    if version == make_fixture.SEALED:
+        monkeypatch.setenv("HOLDFAST_KEY", make_fixture.KEY)
+        monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+        monkeypatch.setenv("HOLDFAST_SIGNED_BY", signatures.public_half(make_fixture.SIGNING))
+        monkeypatch.setenv("HOLDFAST_SIGNING_KEY", make_fixture.SIGNING)
     return shutil.copytree(HERE / version / "repository", tmp_path / "repository")
 
 
@@ -73,6 +79,12 @@ def test_training_goes_on_from_it(repository, version):
         np.random.set_state(before[1])
 
 
+def test_a_passphrase_opens_a_sealed_one_too(tmp_path, monkeypatch):
+    sealed = shutil.copytree(HERE / make_fixture.SEALED / "repository", tmp_path / "repository")
+    monkeypatch.setenv("HOLDFAST_KEY", make_fixture.WORDS)
+    assert holdfast.open(sealed)["old/run"].latest.step == 9
+
+
 def test_its_checkpoints_are_forked_and_synced(repository, tmp_path, version):
     run = holdfast.open(repository)["old/run"]
     forked = run[4].fork("branch").latest
@@ -89,6 +101,9 @@ def test_its_checkpoints_are_forked_and_synced(repository, tmp_path, version):
 
 def test_its_manifests_are_of_the_version_that_it_stands_for(version):
     manifests = (HERE / version / "repository/runs/old/run/checkpoints").glob("*.manifest")
+    if version == make_fixture.SEALED:
+        assert all(path.read_bytes().startswith(b"HFSEAL\0\1") for path in manifests)
+        return
     number = 2 if version == make_fixture.PACKED else 1
     assert {path.read_bytes()[:8] for path in manifests} == {b"HFMANI\0" + bytes([number])}
 

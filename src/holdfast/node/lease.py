@@ -134,5 +134,5 @@ def _over(storage: Storage, key: str, record: LeaseRecord) -> bool:
 def _read(storage: Storage, key: str) -> LeaseRecord | None:
     try:
         return msgspec.json.decode(storage.get(key), type=LeaseRecord)
-    except (NotFoundError, DamagedError, msgspec.MsgspecError):
+    except (NotFoundError, DamagedError, msgspec.MsgspecError, UnicodeDecodeError):
         return None

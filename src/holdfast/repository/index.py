@@ -6,6 +6,7 @@ A copy that is encoded by others of its pack is bad as soon as one of these is.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 
 import msgspec
 
@@ -29,6 +30,12 @@ class DamageRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     pack: str
     digests: list[str]
     reason: str
+
+    def readable(self) -> Iterator[bytes]:
+        """The digests; what is none, as only a forger writes it, claims nothing."""
+        for text in self.digests:
+            with suppress(ValueError):
+                yield bytes.fromhex(text)
 
 
 class ChunkIndex:
@@ -201,7 +208,7 @@ class ChunkIndex:
     def _bad_copies(self) -> set[tuple[str, bytes]]:
         if self._bad is None:
             found = read_damage(self._storage)
-            self._bad = {(r.pack, bytes.fromhex(d)) for r in found for d in r.digests}
+            self._bad = {(r.pack, digest) for r in found for digest in r.readable()}
             for pack_id in list(self._based):
                 self._spread(pack_id)
         return self._bad
