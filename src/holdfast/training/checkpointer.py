@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -23,7 +23,7 @@ from holdfast.training import console
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
-    check_mirror,
+    check_mirrors,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -86,11 +86,12 @@ class Checkpointer:
     compact : {"never", "idle"}
         Whether the process beside it makes what was saved smaller whenever it has nothing else to
         do, as ``holdfast compact`` does, on one core, at the lowest priority.
-    mirror : str or path, optional
+    mirror : str, path or list of them, optional
         Another repository, such as ``"s3://bucket/prefix"``, to which each checkpoint is brought
         behind training; where this one has none of the run yet, it starts from there.
-    mirror_keep : str, optional
-        What to keep at the mirror, as for ``keep``; by default everything that came there.
+    mirror_keep : str or list, optional
+        What to keep at the mirror, as for ``keep``; by default everything that came there. A list
+        has a rule, or None, for each mirror.
     publish : str or list of str, optional
         Plain files to keep current behind training: ``"best -> out/best.safetensors"``, also
         ``latest`` or a tag.
@@ -124,8 +125,8 @@ class Checkpointer:
         background: bool | None = None,
         on_busy: str = "wait",
         compact: str = "never",
-        mirror: str | os.PathLike[str] | None = None,
-        mirror_keep: str | None = None,
+        mirror: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        mirror_keep: str | Sequence[str | None] | None = None,
         publish: str | list[str] | None = None,
         staging_memory: int | None = None,
         listeners: Iterable[Listener] = (),
@@ -157,8 +158,7 @@ class Checkpointer:
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
             compact=compact,
-            mirror=check_mirror(mirror, mirror_keep) if overrides.repository is None else None,
-            mirror_keep=mirror_keep,
+            mirrors=check_mirrors(mirror, mirror_keep) if overrides.repository is None else (),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
@@ -191,8 +191,8 @@ class Checkpointer:
 
     def _repository(self) -> Repository:
         options = self._options
-        if options.mirror is not None and options.resume != "never":
-            fetch(self._location, options.run, options.mirror)
+        if options.mirrors and options.resume != "never":
+            fetch(self._location, options.run, options.mirrors)
         if options.resume in ("auto", "never"):
             return Repository.create(open_storage(self._location, create=True))
         return Repository.open(open_storage(self._location))

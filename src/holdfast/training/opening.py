@@ -49,8 +49,8 @@ def open_way(
         warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
     if options.compact == "idle":
         warn("packs are not compacted while this runs: nothing saves in the background.")
-    if options.mirror is not None:
-        warn(f"nothing is brought to {options.mirror} while this runs: nothing saves in the background.")
+    for mirror in options.mirrors:
+        warn(f"nothing is brought to {mirror.place} while this runs: nothing saves in the background.")
     return Blocking(persister(base))
 
 
@@ -76,8 +76,7 @@ def introduce(
         keep=options.keep,
         memory_seconds=options.memory_seconds,
         compact=options.compact == "idle",
-        mirror=options.mirror,
-        mirror_keep=options.mirror_keep,
+        mirrors=options.mirrors,
         publish=options.publish,
     )
     return Background(

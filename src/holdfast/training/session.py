@@ -149,7 +149,7 @@ class Session:
             environment=surroundings,
             emit=self._emit,
             in_memory=self._legacy.tensors if self._legacy is not None else None,
-            mirror=options.mirror,
+            mirrors=options.mirrors,
         )
         self.restored = restore_for_launch(restorer, self._run, options.resume)
         if self.restored is None:
