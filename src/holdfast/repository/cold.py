@@ -5,9 +5,10 @@ A sample costs what it measures, so nothing is remembered: of a pack that was re
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from itertools import islice
+from itertools import accumulate, islice
 from typing import TYPE_CHECKING
 
 from holdfast.codecs import registry
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 WARM = 5
 """Of each run the newest recovery points, which are read most, and whose families still grow."""
-SAMPLES = 4
+SAMPLES = 16
 
 
 def gains(repository: Repository, live: Live, packs: Mapping[str, Sequence[bytes]]) -> dict[str, float]:
@@ -57,12 +58,19 @@ def _warm(repository: Repository) -> set[bytes]:
 
 def _gain(repository: Repository, live: Live, pack: str, digests: Sequence[bytes]) -> float:
     inside = {entry.digest: entry for entry in repository.index.entries(pack)}
-    asked = [inside[digest] for digest in digests[:: -(-len(digests) // SAMPLES)]]
+    asked = _spread([inside[digest] for digest in digests])
     raw = _read(repository, pack, asked)
     known = [entry for entry in asked if raw.keys() >= {entry.digest, *split_digests(entry.bases)}]
     before = sum(entry.stored_bytes for entry in known)
     after = sum(min(_hard_bytes(raw, entry, live), entry.stored_bytes) for entry in known)
     return 1 - after / before if before else 0.0
+
+
+def _spread(entries: Sequence[PackEntry]) -> list[PackEntry]:
+    """A few of them, evenly spread over their bytes: large tensors count by what they take."""
+    ends = list(accumulate(entry.stored_bytes for entry in entries))
+    step = ends[-1] / SAMPLES
+    return [entries[n] for n in sorted({bisect_left(ends, (k + 0.5) * step) for k in range(SAMPLES)})]
 
 
 def _read(repository: Repository, pack: str, asked: Sequence[PackEntry]) -> dict[bytes, Bytes]:
