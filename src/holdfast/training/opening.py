@@ -51,7 +51,10 @@ def open_way(
         warn("packs are not compacted while this runs: nothing saves in the background.")
     if options.mirror is not None:
         warn(f"nothing is brought to {options.mirror} while this runs: nothing saves in the background.")
-    return Blocking(persister(base))
+    own = persister(base)
+    if isinstance(own, PublishingPersister):
+        own.publish()  # an attempt before may have died before it did
+    return Blocking(own)
 
 
 def introduce(
