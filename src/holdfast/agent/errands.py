@@ -47,6 +47,8 @@ class Errand(msgspec.Struct, frozen=True):
         Memory that it takes, about.
     uploads_to : str or None
         The mirror at which checkpoints are afterwards.
+    at_once : bool
+        Do it when training begins, too: an attempt before may have died before it was done.
     gently : bool
         On one core at the lowest priority, and given up after a failure; else it is tried until it works.
     """
@@ -57,6 +59,7 @@ class Errand(msgspec.Struct, frozen=True):
     need_bytes: int
     gently: bool = False
     uploads_to: str | None = None
+    at_once: bool = False
 
 
 def errands_of(hello: Hello) -> list[Errand]:
@@ -71,7 +74,7 @@ def errands_of(hello: Hello) -> list[Errand]:
     for wanted in hello.publish:
         address = f"{hello.run}@{wanted.at}"
         commands = [["publish", address, wanted.path, "--repository", hello.location]]
-        found.append(Errand(f"{wanted.path} is not kept current", commands, 1, 512 << 20))
+        found.append(Errand(f"{wanted.path} is not kept current", commands, 1, 512 << 20, at_once=True))
     if hello.compact:  # four may be encoded by one another
         commands = [["compact", hello.run, "--repository", hello.location]]
         found.append(Errand("packs are not compacted any more", commands, 4, 768 << 20, gently=True))
@@ -100,7 +103,7 @@ class Rounds:
     def __init__(self, errand: Errand, tell: Callable[[Message], None]) -> None:
         self.errand = errand
         self._tell = tell
-        self._new = 0
+        self._new = 1 if errand.at_once else 0
         self._newest = 0
         self._failures = 0
         self._not_before = 0.0

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import AddressArgument, JsonOption, RepositoryOption, find_run, open_repository
 from holdfast.cli.options import address as parse_address
+
+if TYPE_CHECKING:
+    from holdfast.formats.export import Exported
 
 EXAMPLES = (
     "holdfast export digits@best best.safetensors --only model",
@@ -64,21 +67,27 @@ def command(
         )
     staged = _staged(done.paths) if git_lfs else None
     if json:
-        output.print_json(
-            {
-                "run": run.name,
-                "step": checkpoint.step,
-                "format": done.format,
-                "paths": done.paths,
-                "tensors": done.tensors,
-                "size_bytes": done.size_bytes,
-                "left_out": done.left_out,
-                **({"staged": staged} if staged is not None else {}),
-            }
-        )
-        return
+        _print_json(run.name, checkpoint.step, done, staged)
+    else:
+        _say(f"{run.name}@{checkpoint.step}", done, staged)
+
+
+def _print_json(run: str, step: int, done: Exported, staged: dict[str, str] | None) -> None:
+    told = {
+        "run": run,
+        "step": step,
+        "format": done.format,
+        "paths": done.paths,
+        "tensors": done.tensors,
+        "size_bytes": done.size_bytes,
+        "left_out": done.left_out,
+    }
+    output.print_json(told if staged is None else told | {"staged": staged})
+
+
+def _say(what: str, done: Exported, staged: dict[str, str] | None) -> None:
     written = f"{text.several(done.tensors, 'tensor')}, {text.size(done.size_bytes)}"
-    output.say(f"Wrote {run.name}@{checkpoint.step} to {' and '.join(done.paths)} ({written}).")
+    output.say(f"Wrote {what} to {' and '.join(done.paths)} ({written}).")
     if done.left_out:
         output.say(f"Left out, as the format has no place for it: {', '.join(done.left_out)}.")
     if staged is not None:
@@ -91,10 +100,12 @@ def _check_tracked(path: str, format: str | None) -> None:
     from holdfast.integrations.git_lfs import check_tracked
 
     target = Path(path)
-    if format_of(path, format) == "huggingface":
+    chosen = format_of(path, format)
+    if chosen == "huggingface":
         check_tracked(target, [WEIGHTS])
     else:
-        check_tracked(target.parent, [target.name])
+        pair = [target.with_suffix(".pdopt").name] if chosen == "paddle" else []
+        check_tracked(target.parent, [target.name, *pair])
 
 
 def _staged(paths: list[str]) -> dict[str, str]:

@@ -51,7 +51,10 @@ def open_way(
         warn("packs are not compacted while this runs: nothing saves in the background.")
     for mirror in options.mirrors:
         warn(f"nothing is brought to {mirror.place} while this runs: nothing saves in the background.")
-    return Blocking(persister(base))
+    own = persister(base)
+    if isinstance(own, PublishingPersister):
+        own.publish()  # an attempt before may have died before it did
+    return Blocking(own)
 
 
 def introduce(

@@ -20,9 +20,11 @@ from tests import s3_server
 import holdfast
 from holdfast.cli import app
 from holdfast.errors import UsageError
+from holdfast.formats.lfs_objects import get_object, put_object, sha256_of
 from holdfast.integrations.git_lfs import serve
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
+from mortal_storage import Killed, Mortal
 
 pytestmark = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
 WEIGHTS = np.random.default_rng(3).standard_normal(200_000)
@@ -208,6 +210,27 @@ def test_an_object_store_serves_as_well(s3: str, tmp_path: Path) -> None:
     path = tmp_path / "object"
     save_file({"w": WEIGHTS}, path)
     assert both_ways(s3_server.url(s3, uuid.uuid4().hex), path) == path.read_bytes()
+
+
+def test_a_push_killed_before_any_change_of_the_storage_is_done_again(tmp_path: Path) -> None:
+    path = tmp_path / "object"
+    save_file({"w": WEIGHTS[:3000]}, path)
+    oid, changes, killed = sha256_of(path), 0, True
+    while killed:
+        storage = Mortal()
+        repository = Repository.create(storage, chunk_bytes=4096)
+        storage.left, killed = changes, False
+        try:
+            put_object(repository, oid, path)
+        except Killed:
+            killed = True
+        storage.left = 10**9
+        again = Repository.open(storage)
+        put_object(again, oid, path)
+        get_object(again, oid, tmp_path / f"got-{changes}")
+        assert (tmp_path / f"got-{changes}").read_bytes() == path.read_bytes()
+        changes += 1
+    assert changes > 4
 
 
 def test_an_object_with_another_hash_is_refused_both_ways(tmp_path: Path) -> None:
