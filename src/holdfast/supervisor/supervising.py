@@ -71,6 +71,7 @@ class Supervisor:
         self.history: list[Launch] = []
         self.why_stopped = ""
         self._skip: dict[int, int] = {}
+        self._told_to_end: Cause | None = None
 
     def run(self) -> int:
         """Return the exit code to end with.
@@ -95,6 +96,11 @@ class Supervisor:
                     decision = Stop("asked to end while it waited")
         self.why_stopped = decision.why
         return self._code()
+
+    @property
+    def ended_for(self) -> Cause:
+        """Why it is over: the last launch's cause, unless told to end after that."""
+        return self._told_to_end or self.history[-1].cause
 
     def _launch(self, signals: Signals, overrides: Overrides) -> Launch:
         page = Page()
@@ -131,15 +137,15 @@ class Supervisor:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if (heard := signals.wait(left)) in ENDS:
-                self.history[-1].cause = ENDS[heard]
+                self._told_to_end = ENDS[heard]
                 return True
         return False
 
     def _code(self) -> int:
         last = self.history[-1]
-        if last.cause is Cause.PREEMPTED:
+        if self.ended_for is Cause.PREEMPTED:
             return self._how.preempted_code
-        if last.cause is Cause.INTERRUPTED:
+        if self.ended_for is Cause.INTERRUPTED:
             return 130
         number = signal_of(last.code)
         return last.code if last.code >= 0 or number is None else 128 + number

@@ -131,7 +131,7 @@ class Watch:
     def _judge_silence(self, seen: Seen, silent: float, deadline: float) -> None:
         if self._stopped_for is not None or not self._suspicion.wants_stacks(silent, deadline):
             return
-        if not seen.pid and self._works(silent):
+        if (not seen.pid or seen.phase is Phase.ENDING) and self._works(silent):
             self._silence.seconds = 0.0
             return
         stacks = self._ask_stacks(seen)
@@ -144,7 +144,7 @@ class Watch:
             self._stop(Cause.HANG, f"{what}; {deadline:.0f} s are allowed", signal.SIGTERM)
 
     def _works(self, silent: float) -> bool:
-        """Whether a command that has not entered a Checkpointer computes; nothing else is known of it."""
+        """Whether a command outside of its Checkpointer computes; nothing else is known of it."""
         before, self._cpu_seconds = self._cpu_seconds, self._group.cpu_seconds()
         return self._cpu_seconds - before > _WORKING * silent
 
