@@ -73,10 +73,11 @@ MAKERS: dict[str, Callable[[Path], Storage]] = {
 }
 
 
-@pytest.fixture(params=[*MAKERS, "s3"])
+@pytest.fixture(params=[*MAKERS, "s3", "sealed-s3"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param == "s3":
-        yield open_bucket(s3_server.url(request.getfixturevalue("s3"), uuid.uuid4().hex))
+    if request.param in ("s3", "sealed-s3"):
+        bucket = open_bucket(s3_server.url(request.getfixturevalue("s3"), uuid.uuid4().hex))
+        yield sealed(bucket) if request.param == "sealed-s3" else bucket
         return
     yield MAKERS[request.param](tmp_path)
     # Whatever a test did, no temporary is left.

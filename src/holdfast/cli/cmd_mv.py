@@ -24,6 +24,7 @@ def command(
     training with the new name afterwards. Signatures are for one name: give the key that signs.
     """
     from holdfast.errors import UsageError
+    from holdfast.repository import seen
     from holdfast.repository.moving import move
 
     if run == new:
@@ -33,6 +34,7 @@ def command(
     first, second = sorted((old, target), key=lambda r: r.name)  # two moves cannot wait for each other
     with claimed_whole(first), claimed_whole(second):
         moved = move(old, target)
+        seen.forget(old)
     again = ", finishing an earlier move" if moved.resumed else ""
     if moved.unsigned:
         output.note(

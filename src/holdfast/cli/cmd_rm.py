@@ -74,9 +74,13 @@ def _question(run: Run, one: CheckpointId | None) -> str:
 
 
 def _remove(run: Run, one: CheckpointId | None) -> Pruned:
+    from holdfast.repository import seen
     from holdfast.repository.removing import remove_checkpoints, remove_run
 
-    return remove_run(run) if one is None else remove_checkpoints(run, [one])
+    removed = remove_run(run) if one is None else remove_checkpoints(run, [one])
+    if not removed.busy:
+        seen.forget(run)
+    return removed
 
 
 def _report(what: str, pruned: Pruned) -> None:

@@ -71,6 +71,12 @@ def check(run: Run) -> CheckpointId | None:
     )
 
 
+def forget(run: Run) -> None:
+    """What was seen of a run is gone because somebody asked for that here."""
+    with suppress(OSError):
+        _path(run).unlink(missing_ok=True)
+
+
 def is_older(checkpoint: CheckpointId, other: CheckpointId) -> bool:
     """Whether one was committed before another; a thin copy is as old as what it was made of."""
     return checkpoint.order[:2] < other.order[:2]

@@ -50,7 +50,11 @@ def generate() -> tuple[str, str]:
 
 
 def public_half(private: str) -> str:
-    return _PUBLIC + _private_key(private).public_key().public_bytes_raw().hex()
+    return _public_text(_private_key(private))
+
+
+def _public_text(private: Ed25519PrivateKey) -> str:
+    return _PUBLIC + private.public_key().public_bytes_raw().hex()
 
 
 def sign(run: Run, manifest: Manifest, checkpoint: CheckpointId, signature: bytes | None = None) -> None:
@@ -86,9 +90,19 @@ def signing_key() -> Ed25519PrivateKey | None:
 
 
 def check_given() -> None:
-    """Refuse keys that are none before anything relies on them."""
-    signing_key()
-    trusted_signers()
+    """Refuse keys that are none before a run relies on them, or that would make it lose its own saves.
+
+    Raises
+    ------
+    UsageError
+    """
+    key, trusted = signing_key(), trusted_signers()
+    if trusted and (key is None or _public_text(key) not in trusted):
+        raise UsageError(
+            "Signatures are required, but what is saved here would have none that counts: "
+            "the next launch could not go on from it.",
+            do=f"Give the key that signs in {SIGNING_KEY}_FILE, and its public half in {SIGNED_BY}.",
+        )
 
 
 def signer(run: Run, manifest: Manifest, checkpoint: CheckpointId) -> str | None:
@@ -170,7 +184,7 @@ def renew(source: Run, checkpoint: CheckpointId, run: Run) -> bool:
     key = signing_key()
     manifest = source.manifest(checkpoint)
     found = signer(source, manifest, checkpoint)
-    if key is None or found not in {*trusted_signers(), _PUBLIC + key.public_key().public_bytes_raw().hex()}:
+    if key is None or found not in {*trusted_signers(), _public_text(key)}:
         return False
     sign(run, manifest, checkpoint)
     return True

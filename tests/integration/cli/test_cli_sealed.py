@@ -16,6 +16,7 @@ import pytest
 import holdfast as library
 from holdfast.cli import app
 from holdfast.repository.keyring import passphrase
+from holdfast.training import oneshot
 from keys import KEY, OTHER_KEY, give
 
 WORDS = "correct horse battery staple"
@@ -41,6 +42,7 @@ def holdfast(here: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tu
 
 
 def save(place: Path, *steps: int) -> None:
+    oneshot._Writer.last.clear()  # as a process of its own
     for step in steps:
         library.save(place, {"w": np.full(3, step)}, step=step)
 
@@ -187,6 +189,27 @@ def test_verify_requires_signatures(here, holdfast, monkeypatch):
     assert [bool(c["unsigned"]) for c in json.loads(out)["checkpoints"]] == [True, False]
     assert holdfast("verify", "--signed-by", "nonsense")[0] == 2
     assert holdfast("mv", "main", "renamed")[2].startswith("1 checkpoint not signed any more")
+
+
+def test_what_was_removed_or_renamed_on_purpose_is_no_rollback(here, holdfast, monkeypatch):
+    public = json.loads(holdfast("key", "generate", str(here / "sign.key"), "--signing", "--json")[1])[
+        "public"
+    ]
+    give(
+        monkeypatch,
+        HOLDFAST_KEY=KEY,
+        HOLDFAST_SIGNING_KEY_FILE=str(here / "sign.key"),
+        HOLDFAST_SIGNED_BY=public,
+    )
+    save(here / "ckpts", 1, 2)
+    state = {"w": np.zeros(3, int)}
+    assert holdfast("rm", "main@2", "--yes", "--force")[0] == 0
+    assert library.load(here / "ckpts", state).step == 1
+    assert holdfast("mv", "main", "old")[0] == 0
+    save(here / "ckpts", 1)
+    assert holdfast("rm", "main", "--yes")[0] == 0
+    save(here / "ckpts", 1)
+    assert library.load(here / "ckpts", state).step == 1
 
 
 def test_without_the_package_it_is_refused_by_name(here, monkeypatch):

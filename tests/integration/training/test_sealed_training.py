@@ -16,7 +16,7 @@ from tests.integration.training.test_mirror import comes, gone
 
 import holdfast
 from agents import agent_of, agents_of, errands_below
-from holdfast.errors import SealedError, SignatureError
+from holdfast.errors import SealedError, SignatureError, UsageError
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
@@ -114,7 +114,14 @@ def test_a_wrong_key_stops_a_launch_before_training_and_changes_nothing(
         give(monkeypatch, **given)
         with pytest.raises(SealedError):
             count(here / "store", until=5)
-    give(monkeypatch, HOLDFAST_KEY=KEY, HOLDFAST_SIGNED_BY=signatures.generate()[1])
+    other, other_public = signatures.generate()
+    give(monkeypatch, HOLDFAST_KEY=KEY, HOLDFAST_SIGNED_BY=other_public)
+    for signing in (None, SIGNING):  # the next launch would not accept what this one saves
+        if signing is not None:
+            monkeypatch.setenv("HOLDFAST_SIGNING_KEY", signing)
+        with pytest.raises(UsageError, match="could not go on from it"):
+            count(here / "store", until=5)
+    monkeypatch.setenv("HOLDFAST_SIGNING_KEY", other)
     with pytest.raises(SignatureError):
         count(here / "store", until=5)
     assert not run_of(here / "store").rejected()

@@ -6,6 +6,7 @@ import json
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from checkpoints import assert_restores, begin, make_repository, make_state, prune, read, save
@@ -251,6 +252,38 @@ def test_what_was_tampered_with_is_found_rejected_and_walked_past() -> None:
     verifier.record([verdict])
     assert fresh.latest() != newest
     assert read(fresh, fresh.latest()) == make_state(2)  # type: ignore[arg-type]
+
+
+def test_one_bad_frame_costs_the_chunks_in_it_and_nothing_else() -> None:
+    storage = MemoryStorage()
+    run = make_repository(storage).run("digits")
+    attempt = begin(run)
+    first = save(run, attempt, 1, 1, {"w": LARGE, "z": b"z" * 5000}).id
+    saved = save(run, attempt, 2, 2, {"w": LARGE[::-1], "v": LARGE[:150_000]}).id
+    (pack,) = set(run.hints(saved)) - set(run.hints(first))
+    data = bytearray(storage.get(layout.pack(pack)))
+    data[70_000] ^= 1
+    storage.put(layout.pack(pack), [data])
+    fresh = Repository.open(storage).run("digits")
+    verifier = Verifier(fresh.repository)
+    verdict = verifier.check(fresh, saved)
+    assert verdict is not None
+    assert (verdict.proven, set(verdict.tensors)) == (True, {"w"})
+    assert "does not unseal" in verdict.reason
+    verifier.record([verdict])
+    again = Repository.open(storage).run("digits")
+    assert again.latest() == first
+    assert read(again, first) == {"w": LARGE, "z": b"z" * 5000}
+
+
+def test_an_entry_that_gives_another_secret_counts_for_nothing() -> None:
+    storage = MemoryStorage()
+    make_repository(storage)
+    (entry,) = entries.entries(storage, read_config(storage))
+    wrapping = RawKey(KEY).wrap(bytes(32), entry.context)
+    entries.put(storage, msgspec.structs.replace(entry, wrapping=wrapping))
+    with pytest.raises(SealedError):
+        Repository.open(storage)
 
 
 def test_repair_finds_chunks_in_a_sealed_pack_without_an_index() -> None:
