@@ -103,7 +103,7 @@ def _rely_on(run: Run, checkpoint: CheckpointId, manifest: Manifest) -> None:
     """Let the new manifest rely on the packs of the old one, before anything is recorded."""
     repository = run.repository
     condemned = repository.condemned_packs().keys()
-    repository.dependable |= packs_of(run, checkpoint, condemned, manifest)
+    repository.dependable |= packs_of(run, checkpoint, condemned, manifest.digests())
     if repository.index.cover(manifest.digests(), run.hints(checkpoint)):
         raise DamagedError(
             f"The checkpoint {run.name}@{checkpoint.step} is damaged: chunks of it are in no readable pack.",

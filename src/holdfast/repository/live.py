@@ -86,7 +86,7 @@ class Live:
         except DamagedError:
             self.pinned |= packs_of(run, checkpoint)
             return
-        packs = packs_of(run, checkpoint, manifest=manifest)
+        packs = packs_of(run, checkpoint, digests=manifest.digests())
         self.wanted |= packs if is_wanted else set()
         self.checkpoints.append(Seen(run, checkpoint, set(run.hints(checkpoint))))
         for spot, digest in _chunks(manifest):

@@ -32,7 +32,8 @@ BASED_TRAILER_MAGIC = b"HFPKEND\x02"
 """Of a pack whose entries may name bases: who does not know of them must not take it for damaged."""
 TRAILER = struct.Struct("<QQ32s8s")
 BLOCK_BYTES = 4096
-TAIL_READ_BYTES = 16 * 1024
+TAIL_READ_BYTES = 64 * 1024
+"""Holds trailer and index of nearly every pack."""
 MAX_INDEX_BYTES = 1 << 28
 RAW = "raw"
 MAX_DEPTH = 3

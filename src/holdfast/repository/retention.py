@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 import msgspec
 
-from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, StorageError
 from holdfast.repository import layout, records
@@ -267,9 +266,9 @@ def packs_of(
     run: Run,
     checkpoint: CheckpointId,
     condemned: Collection[str] = (),
-    manifest: Manifest | None = None,
+    digests: set[bytes] | None = None,
 ) -> frozenset[str]:
-    """The packs that together hold one copy of each of its chunks; its manifest is read if not given.
+    """The packs that together hold one copy of each of its chunks; these are read if not given.
 
     Of several copies the one in a pack that is not condemned counts, then the smallest
     pack name, so that two markers choose alike.
@@ -277,16 +276,16 @@ def packs_of(
     marks = run.repository.marks
     key = (run.name, str(checkpoint))
     if key not in marks or not marks[key].isdisjoint(condemned):
-        marks[key] = _resolve(run, checkpoint, condemned, manifest)
+        marks[key] = _resolve(run, checkpoint, condemned, digests)
     return marks[key]
 
 
 def _resolve(
-    run: Run, checkpoint: CheckpointId, condemned: Collection[str], manifest: Manifest | None
+    run: Run, checkpoint: CheckpointId, condemned: Collection[str], digests: set[bytes] | None
 ) -> frozenset[str]:
     hints = run.hints(checkpoint)
     try:
-        digests = manifest.digests() if manifest is not None else run.needed_chunks(checkpoint)
+        digests = run.needed_chunks(checkpoint) if digests is None else digests
     except DamagedError as error:
         if hints:
             return frozenset(hints)  # it may be salvaged or mended one day

@@ -12,7 +12,7 @@ from os import getpid
 from typing import TYPE_CHECKING, TypeVar
 
 from holdfast.domain.lineage import Attempt, chain, head_attempt, recovery_points
-from holdfast.domain.manifest import Manifest, Summary
+from holdfast.domain.manifest import Manifest, Needs, Summary
 from holdfast.domain.manifest_file import (
     SUMMARY_READ_BYTES,
     decode_manifest,
@@ -201,11 +201,15 @@ class Run:
         self._check_own(manifest.summary, checkpoint)
         return manifest
 
-    def needed_chunks(self, checkpoint: CheckpointId) -> set[bytes]:
-        """Digests of the chunks that a checkpoint needs, read and verified as `manifest` does."""
+    def needs(self, checkpoint: CheckpointId) -> Needs:
+        """The chunks that a checkpoint needs, and its summary, read and verified as `manifest` does."""
         needs = self._decoded(checkpoint, decode_needs)
         self._check_own(needs.summary, checkpoint)
-        return needs.digests
+        return needs
+
+    def needed_chunks(self, checkpoint: CheckpointId) -> set[bytes]:
+        """Digests of the chunks that a checkpoint needs."""
+        return self.needs(checkpoint).digests
 
     def _decoded(self, checkpoint: CheckpointId, decode: Callable[[bytes, CheckpointId], T]) -> T:
         key = self.layout.checkpoint(checkpoint)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 
 import msgspec
 
@@ -59,17 +60,25 @@ class Survey:
                 self._look_at(run, checkpoint, condemned)
         self._users = Counter(p for packs in self.needs.values() for p in packs or ())
 
-    def _look_at(self, run: Run, checkpoint: CheckpointId, condemned: Iterable[str]) -> None:
+    def _look_at(self, run: Run, checkpoint: CheckpointId, condemned: Collection[str]) -> None:
         key = (run.name, checkpoint)
         stat = at_rest(run.storage).stat(run.layout.checkpoint(checkpoint))
         if stat is None:
             return
         self._manifest_bytes[key] = stat.size_bytes
         try:
-            self.needs[key] = packs_of(run, checkpoint, list(condemned))
-            self._logical_bytes[key] = run.summary(checkpoint).size_bytes
+            needs = run.needs(checkpoint)
+            self._logical_bytes[key] = needs.summary.size_bytes
+            self.needs[key] = packs_of(run, checkpoint, condemned, needs.digests)
         except DamagedError:
-            self.needs.setdefault(key, None)
+            self._look_at_damaged(run, checkpoint, condemned)
+
+    def _look_at_damaged(self, run: Run, checkpoint: CheckpointId, condemned: Collection[str]) -> None:
+        key = (run.name, checkpoint)
+        self.needs[key] = None
+        with suppress(DamagedError):
+            self.needs[key] = packs_of(run, checkpoint, condemned)  # what its hint names
+            self._logical_bytes[key] = run.summary(checkpoint).size_bytes
 
     def of(self, run: str, checkpoints: Iterable[CheckpointId]) -> Space:
         """Space of some checkpoints of a run together."""

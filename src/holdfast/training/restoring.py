@@ -237,7 +237,7 @@ class Restorer:
                 if reads:
                     read_tensors(reader, manifest, hints, reads, what, ahead)
                 plan.finish()
-            self._run.repository.dependable |= packs_of(self._run, checkpoint, manifest=manifest)
+            self._run.repository.dependable |= packs_of(self._run, checkpoint, digests=manifest.digests())
         walk.apply_given(self._state, resolution.apply)
         if resolution.warning is not None:
             self._emit(Warned(self._run.name, resolution.warning))
