@@ -169,6 +169,16 @@ def test_where_all_hold_a_model_only_they_are_what_there_is(
     assert steps(place) == [(2, "full"), (4, "full"), (6, "full")]
 
 
+def test_the_final_model_beside_the_checkpoints_is_left_alone_and_named(
+    place: Path, trainer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trainer / "checkpoint-6/model.safetensors", trainer)
+    assert app.run(["import", str(trainer), "digits"]) == 0
+    assert "The model in trainer itself has no step; import its file" in capsys.readouterr().err
+    assert steps(place) == [(2, "full"), (4, "full"), (6, "full")]
+    assert said(capsys, "import", str(trainer / "model.safetensors"), "final")["entries"] == ["model"]
+
+
 def test_a_trained_run_is_never_added_to(
     place: Path, trainer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
