@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
@@ -110,6 +111,21 @@ def test_generators_go_on_where_those_of_the_trainer_were(
     assert random.getstate() == saved["python"]
     assert np.array_equal(np.random.get_state()[1], saved["numpy"][1])
     assert np.random.get_state()[2:] == saved["numpy"][2:]
+
+
+def test_a_schedule_of_partial_functions_goes_on(
+    place: Path, trainer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As transformers makes them: `LambdaLR` over a partial function for each group."""
+    said(capsys, "import", str(trainer), "digits", "--only", "scheduler")
+    saved = torch.load(trainer / "checkpoint-4/scheduler.pt", weights_only=True)
+    assert saved["lr_lambdas"] == [{}, {}]
+    groups = [{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)]
+    schedule = functools.partial(lambda step, width: 1 / (step + width), width=2)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD(groups, lr=1e-2), schedule)
+    holdfast.load(place, {"scheduler": scheduler}, run="digits", at=4, only="scheduler")
+    assert scheduler.last_epoch == saved["last_epoch"] == 4
+    assert scheduler.get_last_lr() == saved["_last_lr"]
 
 
 def test_importing_again_adds_only_what_is_new(
