@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import random
 import shutil
@@ -112,6 +113,21 @@ def test_generators_go_on_where_those_of_the_trainer_were(
     assert np.random.get_state()[2:] == saved["numpy"][2:]
 
 
+def test_a_schedule_of_partial_functions_goes_on(
+    place: Path, trainer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As transformers makes them: `LambdaLR` over a partial function for each group."""
+    said(capsys, "import", str(trainer), "digits", "--only", "scheduler")
+    saved = torch.load(trainer / "checkpoint-4/scheduler.pt", weights_only=True)
+    assert saved["lr_lambdas"] == [{}, {}]
+    groups = [{"params": [nn.Parameter(torch.ones(1))]} for _ in range(2)]
+    schedule = functools.partial(lambda step, width: 1 / (step + width), width=2)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(torch.optim.SGD(groups, lr=1e-2), schedule)
+    holdfast.load(place, {"scheduler": scheduler}, run="digits", at=4, only="scheduler")
+    assert scheduler.last_epoch == saved["last_epoch"] == 4
+    assert scheduler.get_last_lr() == saved["_last_lr"]
+
+
 def test_importing_again_adds_only_what_is_new(
     place: Path, trainer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -167,6 +183,16 @@ def test_where_all_hold_a_model_only_they_are_what_there_is(
 ) -> None:
     said(capsys, "import", str(trainer), "digits", "--only", "model")
     assert steps(place) == [(2, "full"), (4, "full"), (6, "full")]
+
+
+def test_the_final_model_beside_the_checkpoints_is_left_alone_and_named(
+    place: Path, trainer: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(trainer / "checkpoint-6/model.safetensors", trainer)
+    assert app.run(["import", str(trainer), "digits"]) == 0
+    assert "The model in trainer itself has no step; import its file" in capsys.readouterr().err
+    assert steps(place) == [(2, "full"), (4, "full"), (6, "full")]
+    assert said(capsys, "import", str(trainer / "model.safetensors"), "final")["entries"] == ["model"]
 
 
 def test_a_trained_run_is_never_added_to(

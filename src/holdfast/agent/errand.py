@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from holdfast.agent.errands import PAUSES_SECONDS
-from holdfast.errors import BusyError, NotFoundError
+from holdfast.errors import BusyError, NotFoundError, UnsupportedError, UsageError
 from holdfast.node.commands import command
 
 MAY_WAIT = frozenset(
@@ -18,6 +18,8 @@ MAY_WAIT = frozenset(
     }
 )
 """What may be left for the next round; what was not brought to a mirror is not there."""
+HOPELESS = frozenset({UsageError.exit_code, UnsupportedError.exit_code})
+"""What trying again does not change."""
 
 
 def main(commands_json: str, last_seconds: str) -> int:
@@ -25,7 +27,7 @@ def main(commands_json: str, last_seconds: str) -> int:
     commands = json.loads(commands_json)
     until = time.monotonic() + float(last_seconds)
     tries = 0
-    while (failed := _first_failure(commands)) and time.monotonic() < until:
+    while (failed := _first_failure(commands)) and failed not in HOPELESS and time.monotonic() < until:
         time.sleep(PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)])
         tries += 1
     return failed

@@ -127,7 +127,8 @@ def _tell_series(run: str, source: Path, taken: Series, *, json: bool) -> None:
             {"source": done.source, "kind": done.checkpoint.kind, **_told(done)} for done in taken.imported
         ]
         failed = {name: str(error) for name, error in taken.failed.items()}
-        output.print_json({"run": run, "checkpoints": checkpoints, "known": taken.known, "failed": failed})
+        told = {"run": run, "checkpoints": checkpoints, "known": taken.known, "failed": failed}
+        output.print_json({**told, "own_model": taken.own_model})
     else:
         _say_series(run, source, taken)
     if taken.failed:
@@ -145,6 +146,8 @@ def _say_series(run: str, source: Path, taken: Series) -> None:
         output.say(f"Imported before: {', '.join(taken.known)}.")
     for name, error in taken.failed.items():
         output.note(f"{name} was not imported: {error}")
+    if taken.own_model:
+        output.note(f"The model in {source.name} itself has no step; import its file to have it as a run.")
     if not taken.imported and not taken.failed:
         output.say(f"Nothing in {source.name} is new.")
 

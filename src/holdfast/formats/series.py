@@ -32,11 +32,14 @@ class Series(msgspec.Struct):
         Sources that an earlier import has taken.
     failed : dict[str, HoldfastError]
         Sources that were not taken, each with the reason.
+    own_model : bool
+        Whether the folder itself holds a model beside its checkpoints: that has no step, and was left alone.
     """
 
     imported: list[Imported] = []
     known: list[str] = []
     failed: dict[str, HoldfastError] = {}
+    own_model: bool = False
 
 
 class _Found(NamedTuple):
@@ -91,7 +94,7 @@ def import_folder(
         raise sources.refuse_nothing(place)
     run = repository.run(run_name)
     line = _line(run)
-    series = Series()
+    series = Series(own_model=sources.is_checkpoint(place))
     wanted = [path for path in paths if _is_new(path, line, series)]
     entries = None if only is None else list(only)
     asked = options or Options()

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from holdfast.domain.tensors import TensorRef
 from holdfast.domain.tree import Component
 from holdfast.frameworks.base import LoadWalk
-from holdfast.frameworks.torch import modules
+from holdfast.frameworks.torch import modules, schedulers
 from holdfast.frameworks.torch.modules import ModuleAdapter
 from holdfast.frameworks.torch.names import join, submodules
 from holdfast.frameworks.torch.optimizers import OptimizerAdapter
@@ -112,7 +112,10 @@ def plan_scheduler(value: LRScheduler, saved: dict[str, Any], path: str, walk: L
         if key in vars(value) and key not in saved:
             walk.missing(f"{path}/{key}")
     inner = {f"_schedulers[{i}]": Component(KIND, s) for i, s in enumerate(saved.get("_schedulers") or [])}
-    called = {f"lr_lambdas[{i}]": s for i, s in enumerate(saved.get("lr_lambdas") or []) if s is not None}
+    objects = {name for name, _ in schedulers._callables(value)}
+    named = {f"lr_lambdas[{i}]": s for i, s in enumerate(saved.get("lr_lambdas") or [])}
+    # a partial function has attributes, too, in PyTorch's eyes: none
+    called = {name: s for name, s in named.items() if s or (s is not None and name in objects)}
     if saved.get("_scale_fn_custom") is not None:
         called["_scale_fn_custom"] = saved["_scale_fn_custom"]
     complete = {
