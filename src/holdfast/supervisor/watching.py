@@ -180,8 +180,9 @@ class Watch:
 
     def _lose_patience(self, now: float) -> None:
         """Kill what has not ended in time; a preempted training that saves is left to do so."""
-        saving = self._page.look().phase is Phase.SAVING and self._stopped_for is not Cause.HANG
-        if now > self._patient_until and not saving:
+        if self._page.look().phase is Phase.SAVING and self._stopped_for is not Cause.HANG:
+            self._patient_until = now + self._how.grace_seconds  # and then it has to leave
+        elif now > self._patient_until:
             self._group.signal_all(signal.SIGKILL)
 
     def _end_orphan(self, pid: int, code: int) -> None:

@@ -91,7 +91,7 @@ def act(name: str) -> float | None:
         "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
         "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
         "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
-        "usr1": lambda: os.kill(os.getppid(), signal.SIGUSR1),
+        "stop": lambda: os.kill(os.getppid(), signal.SIGTERM),
         "hang": hang,
         "spin": spin,
         "deaf": deaf,
