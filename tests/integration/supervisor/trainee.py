@@ -45,6 +45,13 @@ def hang() -> None:
         time.sleep(3600)
 
 
+def devour() -> None:
+    """Take memory until the kernel has enough of it."""
+    taken = []
+    while True:
+        taken.append(os.urandom(1 << 24))
+
+
 def spin() -> None:
     """Waits, but in a loop: it is never twice at the same line."""
     while True:
@@ -93,6 +100,7 @@ def act(name: str) -> float | None:
         "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
         "stop": lambda: os.kill(os.getppid(), signal.SIGTERM),
         "hang": hang,
+        "devour": devour,
         "spin": spin,
         "deaf": deaf,
         "slow": wait,
