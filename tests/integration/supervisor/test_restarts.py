@@ -72,6 +72,7 @@ def test_a_kill_for_want_of_memory_is_told_from_others(
 
 
 @pytest.mark.paddle
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
 def test_every_cause_in_one_run(supervise: Supervise, tmp_path: Path, framework: str) -> None:
     faults = ("kill@12", "error@15", "segv@23", "device@25", "hang@32", "full@35")
