@@ -12,27 +12,33 @@ _GROUPS = (  # limit and use: control groups of version 2, then 1, as a containe
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-_KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat")
+_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat")
 
 
 def kills_for_want() -> int:
-    """How often the kernel has killed for want of memory, in this control group if that can be seen."""
-    for place in (_own_events(), *_KILLS):
-        with suppress(OSError, ValueError, KeyError):
-            rows = (line.split() for line in Path(place).read_text().splitlines())
-            return int({row[0]: row[1] for row in rows if len(row) == 2}["oom_kill"])
+    """What counters of the kernel say together of kills for want of memory: a hint, if it grows.
+
+    Which of them there are, and count this process's control group, depends on the system.
+    """
+    return sum(map(_kills, {*_own_counters(), *_COUNTERS}))
+
+
+def _kills(counter: str) -> int:
+    with suppress(OSError, ValueError, KeyError):
+        rows = (line.split() for line in Path(counter).read_text().splitlines())
+        return int({row[0]: row[1] for row in rows if len(row) == 2}["oom_kill"])
     return 0
 
 
-def _own_events() -> str:
-    """Of the group that this process is in, as the whole machine sees it."""
-    try:
-        line = next(
-            row for row in Path("/proc/self/cgroup").read_text().splitlines() if row.startswith("0::")
-        )
-    except (OSError, StopIteration):
-        return ""
-    return f"/sys/fs/cgroup{line.removeprefix('0::').rstrip('/')}/memory.events"
+def _own_counters() -> list[str]:
+    """Of the groups that this process is in, as the whole machine sees them, of version 2 and 1."""
+    with suppress(OSError):
+        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
+        paths = {kinds: path.rstrip("/") for _, kinds, path in groups}
+        found = [f"/sys/fs/cgroup{paths['']}/memory.events"] if "" in paths else []
+        v1 = paths.get("memory")
+        return found + ([f"/sys/fs/cgroup/memory{v1}/memory.oom_control"] if v1 is not None else [])
+    return []
 
 
 def available_bytes() -> int:

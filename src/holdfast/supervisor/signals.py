@@ -36,7 +36,7 @@ class Signals:
     def wait(self, seconds: float) -> signal.Signals | None:
         """The next signal that arrives within that time; a child's end is one, too."""
         heard = signal.sigtimedwait(_HEARD, max(seconds, 0.0))
-        if heard is None:
+        if heard is None or heard.si_signo not in _HEARD:  # 0 where a SIGSTOP has outlasted the time
             return None
         number = signal.Signals(heard.si_signo)
         self.terminal_gone = self.terminal_gone or number is signal.SIGHUP

@@ -6,19 +6,16 @@ import os
 import random
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from holdfast.errors import HoldfastError
 from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, Page
-from holdfast.repository.repository import Repository
-from holdfast.storage.urls import open_storage
 from holdfast.supervisor import reporting
 from holdfast.supervisor.causes import Cause, signal_of
 from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
+from holdfast.supervisor.earlier import step_back
 from holdfast.supervisor.rules import Rule
 from holdfast.supervisor.signals import Signals
 from holdfast.supervisor.watching import ENDS, Watch, Watching
@@ -126,7 +123,8 @@ class Supervisor:
             self._say(
                 f"{self._how.skip_batches} batches after step {furthest(self.history)} will be passed over."
             )
-        step = _step_back(self.history[-1], back)
+        known = next((launch for launch in reversed(self.history) if launch.run), None)
+        step = step_back(known.location, known.run, back) if known is not None else None
         if step is None:
             self._say("there is no earlier recovery point to go back to.")
         else:
@@ -153,12 +151,3 @@ class Supervisor:
 
 def _log() -> int:
     return os.open(Path(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-
-
-def _step_back(last: Launch, back: int) -> int | None:
-    """The step of the recovery point so many before the newest; of the oldest if there are fewer."""
-    with suppress(HoldfastError):
-        run = Repository.open(open_storage(last.location)).run(last.run)
-        steps = list(dict.fromkeys(point.step for point in run.recovery_points()))
-        return steps[min(back, len(steps) - 1)] if len(steps) > 1 else None
-    return None

@@ -100,8 +100,8 @@ class Watch:
         seen, now = self._page.look(), time.monotonic()
         if heard in ENDS:
             self._stop(ENDS[heard], heard.name, heard)
-        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING:  # before, it would kill
-            groups.send(seen.pid, heard)
+        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._group.holds(seen.pid):
+            groups.send(seen.pid, heard)  # earlier, it would kill
         if self._stopped_for is not None:
             self._lose_patience(now)
             return
@@ -150,7 +150,7 @@ class Watch:
 
     def _ask_stacks(self, seen: Seen) -> str:
         """Where all threads of the trainer are now; empty if there is no trainer to ask."""
-        if not seen.pid:
+        if not self._group.holds(seen.pid):
             return ""
         before, said = len(self._page.stacks()), ""
         groups.send(seen.pid, STACKS_SIGNAL)
@@ -180,8 +180,9 @@ class Watch:
 
     def _lose_patience(self, now: float) -> None:
         """Kill what has not ended in time; a preempted training that saves is left to do so."""
-        saving = self._page.look().phase is Phase.SAVING and self._stopped_for is not Cause.HANG
-        if now > self._patient_until and not saving:
+        if self._page.look().phase is Phase.SAVING and self._stopped_for is not Cause.HANG:
+            self._patient_until = now + self._how.grace_seconds  # and then it has to leave
+        elif now > self._patient_until:
             self._group.signal_all(signal.SIGKILL)
 
     def _end_orphan(self, pid: int, code: int) -> None:

@@ -109,7 +109,10 @@ def main() -> None:
         return
     state, step = TRAININGS[args.framework](args.flaw)
     order = list(range(8))
-    with holdfast.Checkpointer("my-own-place", state, run="proved", save=None, keep="last 1") as ckpt:
+    resume = "must" if args.flaw == "must" else "auto"
+    with holdfast.Checkpointer(
+        "my-own-place", state, run="proved", save=None, keep="last 1", resume=resume
+    ) as ckpt:
         if args.flaw == "fails-after-a-kill" and ckpt.restored is not None:
             raise SystemExit("it cannot be started twice")
         if args.flaw == "loader":

@@ -32,8 +32,9 @@ def proved(folder: Path, *words: str, flags: tuple[str, ...] = (), exits: int) -
     return json.loads(done.stdout or "null"), done.stderr
 
 
-def test_exact_and_nothing_is_touched(tmp_path: Path) -> None:
-    found, said = proved(tmp_path, "numpy", exits=0)
+@pytest.mark.parametrize("words", [("numpy",), ("numpy", "must")])  # resume="must": nothing is there yet
+def test_exact_and_nothing_is_touched(tmp_path: Path, words: tuple[str, ...]) -> None:
+    found, said = proved(tmp_path, *words, exits=0)
     assert found["exact"]
     assert found["steps"] >= 20
     assert len(found["kills"]) == 3

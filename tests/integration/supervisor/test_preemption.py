@@ -57,6 +57,13 @@ def test_a_signal_to_every_process_of_the_job_saves_all_the_same(supervise: Supe
     assert saved_for(run) == "SIGTERM"
 
 
+def test_a_save_that_takes_longer_than_the_grace_is_waited_for(supervise: Supervise) -> None:
+    run = supervise("stop@20", "slowsave@20", flags=("--grace-seconds", "1"), TRAINEE_SLOW_SECONDS="4")
+    assert run.wait() == 143
+    assert steps_in(run.place, "digits")[-1] >= 20
+    assert run.report["launches"][0]["exit_code"] == 143
+
+
 def test_what_was_preempted_goes_on_as_if_nothing_had_happened(
     supervise: Supervise, whole: dict[str, Any]
 ) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +44,35 @@ def test_one_failure_costs_nothing_but_time(
     assert second["resumed_step"] + second["lost_steps"] == first["step"]
 
 
+@pytest.fixture
+def cramped() -> Iterator[Path]:
+    """A control group with little memory."""
+    places = {"memory.limit_in_bytes": Path("/sys/fs/cgroup/memory"), "memory.max": Path("/sys/fs/cgroup")}
+    for limit, root in places.items():
+        group = root / f"holdfast-{os.getpid()}"
+        with suppress(OSError):
+            group.mkdir()
+            (group / limit).write_text("300M")
+            yield group
+            group.rmdir()
+            return
+        with suppress(OSError):
+            group.rmdir()
+    pytest.skip("no control group with a limit can be made here")
+
+
+@pytest.mark.root
+def test_a_kill_for_want_of_memory_is_told_from_others(
+    supervise: Supervise, whole: dict[str, Any], cramped: Path
+) -> None:
+    run = supervise("devour@25", flags=SOON, control_group=cramped)
+    assert run.wait() == 0
+    assert run.causes == ["host-memory", "finished"]
+    assert killing.left_behind(run.place, "digits") == whole
+
+
 @pytest.mark.paddle
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("framework", ["torch", "paddle"])
 def test_every_cause_in_one_run(supervise: Supervise, tmp_path: Path, framework: str) -> None:
     faults = ("kill@12", "error@15", "segv@23", "device@25", "hang@32", "full@35")

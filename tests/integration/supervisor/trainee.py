@@ -45,6 +45,13 @@ def hang() -> None:
         time.sleep(3600)
 
 
+def devour() -> None:
+    """Take memory until the kernel has enough of it."""
+    taken = []
+    while True:
+        taken.append(os.urandom(1 << 24))
+
+
 def spin() -> None:
     """Waits, but in a loop: it is never twice at the same line."""
     while True:
@@ -91,8 +98,9 @@ def act(name: str) -> float | None:
         "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
         "segv": lambda: os.kill(os.getpid(), signal.SIGSEGV),
         "term": lambda: os.kill(os.getpid(), signal.SIGTERM),
-        "usr1": lambda: os.kill(os.getppid(), signal.SIGUSR1),
+        "stop": lambda: os.kill(os.getppid(), signal.SIGTERM),
         "hang": hang,
+        "devour": devour,
         "spin": spin,
         "deaf": deaf,
         "slow": wait,

@@ -1,0 +1,39 @@
+"""Recovery points before the newest.
+
+They are looked up by a process of its own: libraries that reach stores leave threads behind, and the
+supervisor forks.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+from holdfast.node.commands import command, environment
+
+
+def step_back(location: str, run: str, back: int) -> int | None:
+    """The step of the recovery point so many before the newest, of the oldest if there are fewer.
+
+    Returns
+    -------
+    int or None
+        None if there is no earlier one, or none can be seen.
+    """
+    done = subprocess.run(
+        command("ls", run, "--json", "--repository", location),
+        env=environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    steps = recovery_steps(json.loads(done.stdout)["checkpoints"]) if done.returncode == 0 else []
+    return steps[min(back, len(steps) - 1)] if len(steps) > 1 else None
+
+
+def recovery_steps(checkpoints: list[dict[str, Any]]) -> list[int]:
+    """Steps of those that a run may resume from, newest first."""
+    usable = (c for c in checkpoints if c["kind"] == "full" and c["on_line"] and not c["rejected"])
+    return sorted({int(c["step"]) for c in usable}, reverse=True)

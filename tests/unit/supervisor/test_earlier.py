@@ -1,0 +1,43 @@
+"""Where a launch may begin earlier."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import holdfast
+from holdfast.supervisor.earlier import recovery_steps, step_back
+
+
+def checkpoint(step: int, **other: Any) -> dict[str, Any]:
+    return {"step": step, "kind": "full", "on_line": True, "rejected": False} | other
+
+
+def test_only_what_a_run_may_resume_from_counts_once() -> None:
+    found = [
+        checkpoint(10),
+        checkpoint(20, kind="thin"),
+        checkpoint(30, on_line=False),
+        checkpoint(40, rejected=True),
+        checkpoint(50),
+        checkpoint(50),
+    ]
+    assert recovery_steps(found) == [50, 10]
+
+
+def test_as_far_back_as_there_is_something(tmp_path: Path) -> None:
+    place = str(tmp_path / "r")
+    with holdfast.Checkpointer(
+        place, {"w": np.zeros(3)}, run="a/b", save="every 5 steps", keep="all"
+    ) as ckpt:
+        for _ in ckpt.steps(15):
+            pass
+    assert [step_back(place, "a/b", back) for back in (1, 2, 9)] == [10, 5, 5]
+
+
+def test_where_nothing_can_be_seen_there_is_nothing(tmp_path: Path) -> None:
+    assert step_back(str(tmp_path), "a", 1) is None
+    holdfast.save(str(tmp_path), {"w": np.zeros(3)}, step=5, run="a")
+    assert step_back(str(tmp_path), "a", 1) is None  # the newest is the only one
