@@ -46,8 +46,8 @@ OPTIONS = Options(
     background=True,
     on_busy="wait",
     compact="never",
-    mirror=None,
-    mirror_keep=None,
+    mirrors=(),
+    publish=(),
     staging_memory=None,
     memory_seconds=0.0,
 )

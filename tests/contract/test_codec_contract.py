@@ -16,7 +16,9 @@ from hypothesis.extra import numpy as npst
 
 from holdfast.codecs import registry
 from holdfast.codecs.base import MAX_RAW_BYTES, MOST_BASES, Base, Codec, declared, is_worth
+from holdfast.codecs.delta import Delta
 from holdfast.codecs.narrowed import KINDS, narrow
+from holdfast.codecs.planes import HARD, Planes
 from holdfast.domain.tensors import ITEM_BYTES
 from holdfast.errors import DamagedError
 from holdfast.repository.chunks import unpacked
@@ -24,7 +26,7 @@ from holdfast.repository.index import Copy
 from holdfast.repository.pack import PackEntry
 
 Bytes = npt.NDArray[np.uint8]
-CODECS = list(registry.CODECS.values())
+CODECS: list[Codec] = [*registry.CODECS.values(), Planes(HARD), Delta(HARD)]
 codecs = pytest.mark.parametrize("codec", CODECS, ids=[c.name for c in CODECS])
 dtypes = st.sampled_from(sorted(ITEM_BYTES))
 

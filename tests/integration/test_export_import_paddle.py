@@ -19,6 +19,7 @@ from holdfast.errors import DamagedError, MismatchError, UnsupportedError, Usage
 from holdfast.formats.export import export_checkpoint  # noqa: E402
 from holdfast.formats.importing import import_checkpoint  # noqa: E402
 from holdfast.formats.reading import read_state  # noqa: E402
+from holdfast.formats.series import import_folder  # noqa: E402
 from holdfast.repository.repository import Repository  # noqa: E402
 from holdfast.repository.run import Run  # noqa: E402
 from holdfast.storage.urls import open_storage  # noqa: E402
@@ -269,3 +270,24 @@ def test_what_a_scaler_and_a_schedule_export_is_their_own_state(place: Path) -> 
     own = {name: item.state_dict() for name, item in state.items()}
     assert own["scaler"].pop("scale").item() == 64.0
     assert bits(values) == bits(own)
+
+
+def test_a_folder_of_pairs_becomes_a_run(place: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    states = {step: trained(step, step) for step in (2, 4)}
+    for step, state in states.items():
+        paddle.save(state["model"].state_dict(), str(folder / f"{step}.pdparams"))
+        if step == 4:
+            paddle.save(state["optimizer"].state_dict(), str(folder / f"{step}.pdopt"))
+    paddle.save(states[2]["model"].state_dict(), str(folder / "final.pdparams"))
+    repository = Repository.create(open_storage(place, create=True))
+    series = import_folder(repository, "new", folder)
+    assert [(i.checkpoint.step, i.checkpoint.kind) for i in series.imported] == [(2, "thin"), (4, "full")]
+    assert list(series.failed) == ["final.pdparams"]
+    fresh = trained(9, 1)
+    with holdfast.Checkpointer(place, fresh, run="new", save=None, signals=False) as ckpt:
+        assert ckpt.progress.step == 4
+        assert bits(fresh["model"].state_dict()) == bits(states[4]["model"].state_dict())
+        mine, theirs = (kept(s["optimizer"], s["model"]) for s in (fresh, states[4]))
+        assert mine == theirs

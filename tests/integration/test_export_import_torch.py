@@ -6,6 +6,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, load_model, save_model
@@ -460,3 +461,43 @@ def test_damage_leaves_no_file(place: Path, state: dict[str, Any], tmp_path: Pat
         with pytest.raises(DamagedError, match="digits@3"):
             export_checkpoint(run, checkpoint, f"{tmp_path}/{name}")
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
+
+
+class Calls:
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.reduced = (function, arguments)
+
+    def __reduce__(self) -> Any:
+        return self.reduced
+
+
+def test_numpy_arrays_in_torch_files_are_built_by_our_own_code(place: Path, tmp_path: Path) -> None:
+    values: dict[str, Any] = {
+        "w": np.arange(6.0).reshape(2, 3),
+        "columns": np.asfortranarray(np.arange(6, dtype=np.int32).reshape(2, 3)),
+        "score": np.float32(0.5),
+        "nested": [np.ones(2, np.uint8)],
+    }
+    torch.save(values, tmp_path / "mixed.pt")
+    imported(place, tmp_path / "mixed.pt")
+    held = holdfast.open(place)["new"].latest.load()
+    for name in ("w", "columns"):
+        np.testing.assert_array_equal(held[name], values[name])
+        assert held[name].dtype == values[name].dtype
+    assert held["score"] == 0.5
+    np.testing.assert_array_equal(held["nested"][0], np.ones(2, np.uint8))
+
+
+@pytest.mark.parametrize(
+    "evil",
+    [
+        Calls(np.ndarray, (2**40,)),
+        Calls(np.dtype, "U100000000"),
+        Calls(np.load, "x"),
+        np.array([{"an": "object"}], dtype=object),
+    ],
+)
+def test_numpys_own_constructors_are_never_called(place: Path, tmp_path: Path, evil: Any) -> None:
+    torch.save({"w": torch.ones(2), "evil": evil}, tmp_path / "evil.pt")
+    with pytest.raises((UnsupportedError, DamagedError)):
+        imported(place, tmp_path / "evil.pt")

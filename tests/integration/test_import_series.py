@@ -185,7 +185,7 @@ def test_one_checkpoint_of_the_folder_can_be_imported_alone(
     assert (told["step"], told["entries"]) == (4, ["model", "optimizer", "scheduler", "config"])
 
 
-def test_shards_and_pickled_weights_are_read_alike(
+def test_weights_that_are_pickled_are_read_alike(
     place: Path, trainer: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     weights = load_file(trainer / "checkpoint-4/model.safetensors")
@@ -303,7 +303,7 @@ def test_bad_input_is_one_sentence(
 ) -> None:
     (tmp_path / "empty").mkdir()
     empty = tmp_path / "empty"
-    source, code, why = (trainer, 2, "several checkpoints") if step else (empty, 3, "holds no checkpoint")
+    source, code, why = (trainer, 2, "steps of their own") if step else (empty, 3, "holds no checkpoint")
     assert app.run(["import", str(source), "digits", *step]) == code
     assert why in capsys.readouterr().err
 

@@ -28,6 +28,8 @@ OPTIONAL = (
     "safetensors",
     "sklearn",
     "jax",
+    "tensorboard",
+    "mlflow",
     "matplotlib",
 )
 

@@ -110,6 +110,7 @@ def test_the_signatures_are_those_of_the_documentation() -> None:
         "mirror_keep",
         "publish",
         "staging_memory",
+        "listeners",
     ]
     defaults = {name: p.default for name, p in options.items()}
     assert defaults["resume"] == "auto"

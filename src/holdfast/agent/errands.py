@@ -45,8 +45,10 @@ class Errand(msgspec.Struct, frozen=True):
         New ones that are worth it.
     need_bytes : int
         Memory that it takes, about.
-    uploads : bool
-        Whether checkpoints are at the mirror afterwards.
+    uploads_to : str or None
+        The mirror at which checkpoints are afterwards.
+    at_once : bool
+        Do it when training begins, too: an attempt before may have died before it was done.
     gently : bool
         On one core at the lowest priority, and given up after a failure; else it is tried until it works.
     """
@@ -56,22 +58,23 @@ class Errand(msgspec.Struct, frozen=True):
     checkpoints: int
     need_bytes: int
     gently: bool = False
-    uploads: bool = False
+    uploads_to: str | None = None
+    at_once: bool = False
 
 
 def errands_of(hello: Hello) -> list[Errand]:
     """What a trainer asks for."""
     found = []
-    if hello.mirror is not None:
-        commands = [["sync", hello.location, hello.mirror, hello.run]]
-        if hello.mirror_keep is not None:
-            keep = ["--keep", hello.mirror_keep, "--yes"]
-            commands.append(["prune", hello.run, *keep, "--repository", hello.mirror])
-        found.append(Errand(f"{hello.mirror} lags behind", commands, 1, 256 << 20, uploads=True))
+    for mirror in hello.mirrors:
+        commands = [["sync", hello.location, mirror.place, hello.run]]
+        if mirror.keep is not None:
+            keep = ["--keep", mirror.keep, "--yes"]
+            commands.append(["prune", hello.run, *keep, "--repository", mirror.place])
+        found.append(Errand(f"{mirror.place} lags behind", commands, 1, 256 << 20, uploads_to=mirror.place))
     for wanted in hello.publish:
         address = f"{hello.run}@{wanted.at}"
         commands = [["publish", address, wanted.path, "--repository", hello.location]]
-        found.append(Errand(f"{wanted.path} is not kept current", commands, 1, 512 << 20))
+        found.append(Errand(f"{wanted.path} is not kept current", commands, 1, 512 << 20, at_once=True))
     if hello.compact:  # four may be encoded by one another
         commands = [["compact", hello.run, "--repository", hello.location]]
         found.append(Errand("packs are not compacted any more", commands, 4, 768 << 20, gently=True))
@@ -100,7 +103,7 @@ class Rounds:
     def __init__(self, errand: Errand, tell: Callable[[Message], None]) -> None:
         self.errand = errand
         self._tell = tell
-        self._new = 0
+        self._new = 1 if errand.at_once else 0
         self._newest = 0
         self._failures = 0
         self._not_before = 0.0
@@ -177,8 +180,8 @@ class Rounds:
             self._new += ended.checkpoints
             self._failed(last_error(text, ended.process.returncode))
             return
-        if self.errand.uploads:
-            self._tell(Uploaded(ended.newest))
+        if self.errand.uploads_to is not None:
+            self._tell(Uploaded(ended.newest, self.errand.uploads_to))
         if self._failures:
             self._failures = 0
             self._tell(Told(f"{self.errand.commands[0][0]} works again."))

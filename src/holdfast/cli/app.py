@@ -36,6 +36,8 @@ VERBS = (
     "compact",
     "sync",
     "run",
+    "lfs-agent",
+    "prove",
     "save",
     "status",
     "doctor",
@@ -79,7 +81,7 @@ def _every_verb(
 
 def _register() -> None:
     for verb in VERBS:
-        module = importlib.import_module(f"holdfast.cli.cmd_{verb}")
+        module = importlib.import_module(f"holdfast.cli.cmd_{verb.replace('-', '_')}")
         examples = "".join(f"\n  {line}" for line in module.EXAMPLES)
         first = (module.command.__doc__ or "").partition("\n\n")[0]
         takes_command = getattr(module, "TAKES_COMMAND", False)  # whose flags are not ours

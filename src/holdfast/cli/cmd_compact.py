@@ -10,12 +10,16 @@ from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, MaybeRuns, RepositoryOption, find_runs, open_repository
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from holdfast.repository.compact import Compacted, Plan
+    from holdfast.repository.repository import Repository
 
 EXAMPLES = (
     "holdfast compact --dry-run",
     "holdfast compact",
     "holdfast compact 'sweep/*' --json",
+    "holdfast compact --cold",
 )
 WAIT_SECONDS = 60.0
 
@@ -23,6 +27,10 @@ WAIT_SECONDS = 60.0
 def command(
     run: MaybeRuns = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would give, about.")] = False,
+    cold: Annotated[
+        bool,
+        typer.Option("--cold", help="Then squeeze harder, slowly, what no run's newest five need."),
+    ] = False,
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -31,39 +39,48 @@ def command(
     Checkpoints stay exactly as they are. It may run while others save and restore, and may be
     killed at any time; another run of it goes on.
     """
-    from holdfast.errors import BusyError
     from holdfast.repository import compact
 
     opened = open_repository(repository)
     names = {r.name for r in find_runs(opened, run)} if run is not None else None
-    plan = compact.plan(opened, names)
     if dry_run:
-        _tell_plan(plan, json=json)
+        plans = [compact.plan(opened, names), *([compact.plan(opened, names, hard=True)] if cold else [])]
+        _tell_plans(plans, json=json)
         return
-    with output.progress("Compacting", plan.raw_bytes) as advance:
+    done = _compact(opened, names, hard=False)
+    if cold:
+        done = done.followed_by(_compact(opened, names, hard=True))
+    _tell(done, json=json)
+
+
+def _compact(repository: Repository, names: Collection[str] | None, *, hard: bool) -> Compacted:
+    from holdfast.errors import BusyError
+    from holdfast.repository import compact
+
+    plan = compact.plan(repository, names, hard=hard)
+    with output.progress("Squeezing" if hard else "Compacting", plan.raw_bytes) as advance:
         done = compact.apply(plan, wait_seconds=WAIT_SECONDS, advance=advance)
     if done.busy:
         raise BusyError(
             "Another process was saving or reading all the time, so old packs are still there.",
             do="Run 'holdfast prune' when it has finished.",
         )
-    _tell(done, json=json)
+    return done
 
 
-def _tell_plan(plan: Plan, *, json: bool) -> None:
+def _tell_plans(plans: list[Plan], *, json: bool) -> None:
+    before = plans[0].size_bytes
+    victims = {victim.pack: victim for plan in reversed(plans) for victim in plan.victims}
+    after = before - sum(victim.dead_bytes + victim.gain_bytes for victim in victims.values())
+    packs = len(victims)
     if json:
-        told = {
-            "packs": len(plan.victims),
-            "bytes_before": plan.size_bytes,
-            "bytes_after": plan.expected_bytes,
-        }
-        output.print_json({"dry_run": True, **told})
+        output.print_json({"dry_run": True, "packs": packs, "bytes_before": before, "bytes_after": after})
         return
-    if not plan.victims:
-        output.say(_nothing(plan.size_bytes))
+    if not packs:
+        output.say(_nothing(before))
         return
-    sizes = f"{text.size(plan.size_bytes)} before, about {text.size(plan.expected_bytes)} after"
-    output.say(f"Would rewrite {text.several(len(plan.victims), 'pack')}: {sizes}.")
+    sizes = f"{text.size(before)} before, about {text.size(after)} after"
+    output.say(f"Would rewrite {text.several(packs, 'pack')}: {sizes}.")
 
 
 def _tell(done: Compacted, *, json: bool) -> None:

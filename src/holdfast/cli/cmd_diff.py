@@ -17,7 +17,8 @@ from holdfast.cli.options import (
     open_repository,
 )
 from holdfast.cli.table import print_table
-from holdfast.cli.values import plain_leaves, plain_value, short
+from holdfast.cli.values import short
+from holdfast.frameworks.plain_values import plain_leaves, plain_value
 
 if TYPE_CHECKING:
     from holdfast.repository.difference import Side, TensorDifference
@@ -27,6 +28,7 @@ EXAMPLES = (
     "holdfast diff sweep/lr3@best sweep/lr4@best --all",
     "holdfast diff digits@500 other@500 --exit-code --json",
 )
+
 _ABSENT = "(nothing)"
 _FEW = 3
 """Changes shown of one list."""

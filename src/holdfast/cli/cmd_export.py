@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,11 +11,15 @@ from holdfast.cli import output, text
 from holdfast.cli.options import AddressArgument, JsonOption, RepositoryOption, find_run, open_repository
 from holdfast.cli.options import address as parse_address
 
+if TYPE_CHECKING:
+    from holdfast.formats.export import Exported
+
 EXAMPLES = (
     "holdfast export digits@best best.safetensors --only model",
     "holdfast export digits digits.pt",
     "holdfast export digits@500 step500.pdparams   # and step500.pdopt",
     "holdfast export digits@best ./digits-model/   # Hugging Face style",
+    "holdfast export digits@best models/best.safetensors --git-lfs   # in a git work tree",
 )
 
 
@@ -35,6 +40,10 @@ def command(
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    git_lfs: Annotated[
+        bool,
+        typer.Option("--git-lfs", help="Into a git work tree: see that Git LFS tracks it, and stage it."),
+    ] = False,
     repository: RepositoryOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,26 +57,62 @@ def command(
     at = parse_address(address)
     run = find_run(open_repository(repository), at.run)
     checkpoint = run.resolve(at.at)
+    if git_lfs:
+        _check_tracked(path, format)
     with output.progress(
         f"Exporting {run.name}@{checkpoint.step}", run.summary(checkpoint).size_bytes
     ) as advance:
         done = export_checkpoint(
             run, checkpoint, path, only=only or None, format=format, overwrite=overwrite, advance=advance
         )
+    staged = _staged(done.paths) if git_lfs else None
     if json:
-        output.print_json(
-            {
-                "run": run.name,
-                "step": checkpoint.step,
-                "format": done.format,
-                "paths": done.paths,
-                "tensors": done.tensors,
-                "size_bytes": done.size_bytes,
-                "left_out": done.left_out,
-            }
-        )
-        return
+        _print_json(run.name, checkpoint.step, done, staged)
+    else:
+        _say(f"{run.name}@{checkpoint.step}", done, staged)
+
+
+def _print_json(run: str, step: int, done: Exported, staged: dict[str, str] | None) -> None:
+    told = {
+        "run": run,
+        "step": step,
+        "format": done.format,
+        "paths": done.paths,
+        "tensors": done.tensors,
+        "size_bytes": done.size_bytes,
+        "left_out": done.left_out,
+    }
+    output.print_json(told if staged is None else told | {"staged": staged})
+
+
+def _say(what: str, done: Exported, staged: dict[str, str] | None) -> None:
     written = f"{text.several(done.tensors, 'tensor')}, {text.size(done.size_bytes)}"
-    output.say(f"Wrote {run.name}@{checkpoint.step} to {' and '.join(done.paths)} ({written}).")
+    output.say(f"Wrote {what} to {' and '.join(done.paths)} ({written}).")
     if done.left_out:
         output.say(f"Left out, as the format has no place for it: {', '.join(done.left_out)}.")
+    if staged is not None:
+        output.say(f"Staged for Git LFS: {', '.join(sorted(staged))}.")
+
+
+def _check_tracked(path: str, format: str | None) -> None:
+    from holdfast.formats.export import format_of
+    from holdfast.formats.huggingface import WEIGHTS
+    from holdfast.integrations.git_lfs import check_tracked
+
+    target = Path(path)
+    chosen = format_of(path, format)
+    if chosen == "huggingface":
+        check_tracked(target, [WEIGHTS])
+    else:
+        pair = [target.with_suffix(".pdopt").name] if chosen == "paddle" else []
+        check_tracked(target.parent, [target.name, *pair])
+
+
+def _staged(paths: list[str]) -> dict[str, str]:
+    """What was written, staged: SHA-256 of each file of weights by its path."""
+    from holdfast.integrations.git_lfs import stage, stage_plain
+
+    files = [f for p in map(Path, paths) for f in (sorted(p.iterdir()) if p.is_dir() else [p])]
+    for file in (f for f in files if f.suffix == ".json"):
+        stage_plain(file)
+    return {str(file): stage(file) for file in files if file.suffix != ".json"}

@@ -11,8 +11,10 @@ from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, RepositoryOption, place_of
 
 if TYPE_CHECKING:
+    from holdfast.formats.foreign import Options
     from holdfast.formats.importing import Imported
     from holdfast.formats.series import Series
+    from holdfast.repository.repository import Repository
 
 EXAMPLES = (
     "holdfast import ./trainer-output/ digits   # all of its checkpoint-N",
@@ -61,7 +63,7 @@ def command(
     """
     from holdfast.errors import UsageError
     from holdfast.formats.foreign import Options
-    from holdfast.formats.sources import holds_several, members
+    from holdfast.formats.sources import holds_several
     from holdfast.repository.repository import Repository
     from holdfast.storage.urls import open_storage
     from holdfast.training.claiming import claimed
@@ -70,27 +72,44 @@ def command(
     several = holds_several(source)
     if several and step is not None:
         raise UsageError(
-            f"{source} holds several checkpoints, so --step cannot name them.", do="Leave it out."
+            f"{source} is a folder of checkpoints, which have steps of their own.", do="Omit --step."
         )
-    given: dict[str, Any] = {
-        "only": only or None,
-        "options": Options(model=model, optimizer=optimizer, framework=framework),
-    }
+    options = Options(model=model, optimizer=optimizer, framework=framework)
     opened = Repository.create(open_storage(place_of(repository), create=True))
-    total_bytes = sum(_size_bytes(each) for each in (members(source) if several else [source]))
-    with claimed(opened.run(run)), output.progress(f"Importing {source.name}", total_bytes) as advance:
+    with claimed(opened.run(run)):
         if several:
-            from holdfast.formats.series import import_folder
-
-            taken = import_folder(opened, run, source, advance=advance, **given)
+            _import_several(opened, run, source, only or None, options, json=json)
         else:
-            from holdfast.formats.importing import import_checkpoint
+            _import_one(opened, run, source, step, only or None, options, json=json)
 
-            done = import_checkpoint(opened, run, source, step=step, advance=advance, **given)
-    if several:
-        _tell_series(run, source, taken, json=json)
-    else:
-        _tell(run, source, done, json=json)
+
+def _import_one(
+    opened: Repository,
+    run: str,
+    source: Path,
+    step: int | None,
+    only: list[str] | None,
+    options: Options,
+    *,
+    json: bool,
+) -> None:
+    from holdfast.formats.importing import import_checkpoint
+
+    with output.progress(f"Importing {source.name}", _size_bytes(source)) as advance:
+        done = import_checkpoint(opened, run, source, step=step, only=only, options=options, advance=advance)
+    _tell(run, source, done, json=json)
+
+
+def _import_several(
+    opened: Repository, run: str, source: Path, only: list[str] | None, options: Options, *, json: bool
+) -> None:
+    from holdfast.formats.series import import_folder
+    from holdfast.formats.sources import members
+
+    size_bytes = sum(_size_bytes(each) for each in members(source))
+    with output.progress(f"Importing {source.name}", size_bytes) as advance:
+        taken = import_folder(opened, run, source, only=only, options=options, advance=advance)
+    _tell_series(run, source, taken, json=json)
 
 
 def _tell(run: str, source: Path, done: Imported, *, json: bool) -> None:

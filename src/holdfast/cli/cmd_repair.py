@@ -10,7 +10,7 @@ import typer
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, RepositoryOption, find_checkpoint, open_repository, place_of
 from holdfast.cli.told import live_holders
-from holdfast.cli.values import plain_value
+from holdfast.frameworks.plain_values import plain_value
 
 if TYPE_CHECKING:
     from holdfast.domain.manifest import Manifest
@@ -24,6 +24,7 @@ EXAMPLES = (
     "holdfast repair /data/checkpoints --apply",
     "holdfast repair digits@500 --salvage rescued --apply",
 )
+
 _WAIT_SECONDS = 60.0
 
 

@@ -94,6 +94,15 @@ def command(
             help="The same for starting, the first step, evaluating, saving, and what follows the training.",
         ),
     ] = 3600.0,
+    skip_batches: Annotated[
+        int,
+        typer.Option(
+            "--skip-batches",
+            metavar="N",
+            min=0,
+            help="Where a step fails again and again, pass over N batches: another run from there on.",
+        ),
+    ] = 0,
     not_finite_steps: Annotated[
         int,
         typer.Option(
@@ -205,6 +214,7 @@ def command(
         budget=Budget(max_restarts, restart_window),
         watching=watching,
         preempted_code=preempted_exit_code,
+        skip_batches=skip_batches,
     )
     supervisor = Supervisor(how, say)
     code = supervisor.run()
@@ -246,13 +256,17 @@ def _tell(supervisor: Supervisor, how: Supervision, code: int, place: Path | Non
     if line := reporting.summary(supervisor.history):
         say(line)
     if place is not None:
-        told = reporting.report(how.command, supervisor.history, supervisor.why_stopped, code)
-        place.write_text(json.dumps(told, indent=2) + "\n")
+        ended = (str(supervisor.ended_for), supervisor.why_stopped)
+        told = reporting.report(how.command, supervisor.history, ended, code)
+        try:
+            place.write_text(json.dumps(told, indent=2) + "\n")
+        except OSError as error:  # no reason to end otherwise than the training did
+            say(f"the report could not be written to {place}: {error.strerror}.")
 
 
 def _requeue(supervisor: Supervisor) -> None:
     from holdfast.supervisor.causes import Cause
     from holdfast.supervisor.notices import requeue
 
-    if supervisor.history[-1].cause is Cause.PREEMPTED:
+    if supervisor.ended_for is Cause.PREEMPTED:
         say(requeue(os.environ))

@@ -17,7 +17,8 @@ from holdfast.cli.options import (
 )
 from holdfast.cli.table import print_table
 from holdfast.cli.told import entry_json, notes
-from holdfast.cli.values import outline, plain_value
+from holdfast.cli.values import outline
+from holdfast.frameworks.plain_values import plain_value
 
 if TYPE_CHECKING:
     from holdfast.domain.manifest import Manifest

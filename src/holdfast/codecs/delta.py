@@ -7,7 +7,7 @@ differences of either sign become small numbers, whose upper planes are zeros
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.codecs.base import (
@@ -20,7 +20,7 @@ from holdfast.codecs.base import (
     size_with_bases,
     unsealed,
 )
-from holdfast.codecs.planes import aligned, blocks, is_body, layout_in, layout_of, packed, unpack
+from holdfast.codecs.planes import USUAL, aligned, blocks, is_body, layout_in, layout_of, packed, unpack
 from holdfast.codecs.scratch import Scratch
 from holdfast.domain.tensors import DIGEST_BYTES
 
@@ -39,12 +39,16 @@ class Delta:
 
     name = "delta"
 
+    def __init__(self, options: Mapping[int, int] = USUAL) -> None:
+        self._options = options
+
     def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk by its one base; None without, or where that saves nothing."""
         if len(bases) != 1 or len(bases[0].raw) != len(raw):
             return None
         width, floats = layout_of(dtype)
-        body = packed(_differences(raw, bases[0].raw, width, floats), width, flag=floats, rotated=False)
+        differences = _differences(raw, bases[0].raw, width, floats)
+        body = packed(differences, width, self._options, flag=floats, rotated=False)
         stored_bytes = size_with_bases(1, sum(len(part) for part in body))
         return sealed(len(raw), [bases[0].digest, *body]) if is_worth(stored_bytes, len(raw)) else None
 

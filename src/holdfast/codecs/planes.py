@@ -8,7 +8,7 @@ Huffman coder (docs/design/011-codecs-and-compaction.md).
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from holdfast.codecs.base import Base, is_worth, not_decodable, sealed, unsealed
@@ -34,13 +34,18 @@ PROBES, PROBE_BYTES = 4, 1024
 NOISE = 0.985
 """What a probe must shrink to, or its plane is taken for noise."""
 WINDOW_LOG = 17
-_OPTIONS: dict[int, int] = {
+USUAL: Mapping[int, int] = {
     zstd.CompressionParameter.strategy: zstd.Strategy.fast,
     zstd.CompressionParameter.min_match: 7,
     zstd.CompressionParameter.target_length: 0,
     zstd.CompressionParameter.hash_log: 6,
     zstd.CompressionParameter.window_log: WINDOW_LOG,
 }
+HARD: Mapping[int, int] = {
+    zstd.CompressionParameter.compression_level: 19,
+    zstd.CompressionParameter.window_log: WINDOW_LOG,
+}
+"""Fifty times slower to encode, as fast to decode: for what is written once and seldom read."""
 _PLANES, _MOVED = Scratch(), Scratch()
 _BOUNDS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
 
@@ -50,10 +55,13 @@ class Planes:
 
     name = "planes"
 
+    def __init__(self, options: Mapping[int, int] = USUAL) -> None:
+        self._options = options
+
     def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk; None where all planes are noise."""
         width, rotated = layout_of(dtype)
-        body = packed(raw, width, flag=rotated, rotated=rotated)
+        body = packed(raw, width, self._options, flag=rotated, rotated=rotated)
         stored_bytes = 8 + sum(len(part) for part in body)
         return sealed(len(raw), body) if is_worth(stored_bytes, len(raw)) else None
 
@@ -79,10 +87,12 @@ def layout_of(dtype: str) -> tuple[int, bool]:
 # -- a body: header, planes, odd bytes ----------------------------------------------------------
 
 
-def packed(raw: Bytes, width: int, *, flag: bool, rotated: bool) -> list[bytes | memoryview]:
+def packed(
+    raw: Bytes, width: int, options: Mapping[int, int], *, flag: bool, rotated: bool
+) -> list[bytes | memoryview]:
     """Header, planes and odd bytes of these numbers; ``flag`` is the header's second byte."""
     count = len(raw) // width
-    parts = [_packed(plane) for plane in _split(raw[: count * width], width, rotated=rotated)]
+    parts = [_packed(plane, options) for plane in _split(raw[: count * width], width, rotated=rotated)]
     heads = [PLANE.pack(kind, len(data)) for kind, data in parts]
     tail = raw[count * width :].tobytes()
     return [HEADER.pack(width, flag), *heads, *(data for _, data in parts), tail]
@@ -128,12 +138,12 @@ def unpack(body: memoryview, out: Bytes, *, rotated: bool) -> None:
 # -- one plane ---------------------------------------------------------------------------------
 
 
-def _packed(plane: Bytes) -> tuple[int, bytes | memoryview]:
+def _packed(plane: Bytes, options: Mapping[int, int]) -> tuple[int, bytes | memoryview]:
     if _is_constant(plane):
         return CONSTANT, plane[:1].tobytes()
     if _is_noise(plane):
         return RAW, plane.data
-    frame = zstd.compress(plane.data, options=_OPTIONS)
+    frame = zstd.compress(plane.data, options=options)
     return (ZSTD, frame) if is_worth(len(frame), len(plane)) else (RAW, plane.data)
 
 
@@ -148,7 +158,7 @@ def _is_noise(plane: Bytes) -> bool:
         return False
     starts = range(0, len(plane) - PROBE_BYTES, (len(plane) - PROBE_BYTES) // (PROBES - 1))
     sample = np.concatenate([plane[start : start + PROBE_BYTES] for start in starts])
-    return len(zstd.compress(sample.data, options=_OPTIONS)) > NOISE * len(sample)
+    return len(zstd.compress(sample.data, options=USUAL)) > NOISE * len(sample)
 
 
 def _unpacked(kind: int, data: memoryview, count: int) -> Bytes:

@@ -9,7 +9,7 @@ from holdfast.codecs.base import Base, Codec, is_worth, size_with_bases
 from holdfast.codecs.constant import Constant
 from holdfast.codecs.delta import Delta
 from holdfast.codecs.narrowed import KINDS, Narrowed, narrow
-from holdfast.codecs.planes import Planes
+from holdfast.codecs.planes import HARD, Planes
 from holdfast.codecs.scratch import Scratch
 from holdfast.errors import DamagedError
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 _CONSTANT, _NARROWED, _DELTA, _PLANES = Constant(), Narrowed(), Delta(), Planes()
+_HARD: dict[Codec, Codec] = {_DELTA: Delta(HARD), _PLANES: Planes(HARD)}
 CODECS: dict[str, Codec] = {codec.name: codec for codec in (_CONSTANT, _NARROWED, _DELTA, _PLANES)}
 NARROW = frozenset(KINDS)
 """dtypes of what may be the rounding of float32 numbers."""
@@ -37,13 +38,15 @@ class Encoded(NamedTuple):
     bases: tuple[bytes, ...] = ()
 
 
-def encode(raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> Encoded | None:
+def encode(raw: Bytes, dtype: str, bases: Sequence[Base] = (), *, hard: bool = False) -> Encoded | None:
     """Encode a chunk by the codec that fits, with these bases or without; None where none pays.
+
+    ``hard``: as small as it gets, fifty times slower.
 
     What it returns has been decoded again and was equal, so it may take the place of the chunk.
     """
     for codec in _tried(raw, dtype, bases):
-        stored = codec.encode(raw, dtype, bases)
+        stored = (_HARD.get(codec, codec) if hard else codec).encode(raw, dtype, bases)
         if stored is not None:
             used = bases if codec.named(memoryview(stored)) else ()
             return _checked(codec, stored, raw, used)

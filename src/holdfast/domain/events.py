@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -13,6 +14,49 @@ class Event(msgspec.Struct, frozen=True):
     """Something that happened; ``str`` gives the sentence for people."""
 
     run: str
+
+
+class Launched(Event, frozen=True):
+    """An attempt has begun: fresh, or restored.
+
+    Attributes
+    ----------
+    location, repository : str
+        Where the repository is, and its id.
+    attempt, first_attempt : str
+        This one; the one whose training all of the line goes on from.
+    step : int
+        Steps counted so far.
+    config : dict[str, Any]
+        What the script gave as ``config``, flattened.
+    """
+
+    location: str
+    repository: str
+    attempt: str
+    first_attempt: str
+    step: int
+    config: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"run {self.run} has begun its attempt {self.attempt}"
+
+
+class Reported(Event, frozen=True):
+    """``report()`` was called; values as they were given.
+
+    Attributes
+    ----------
+    step : int
+        Steps counted so far.
+    metrics : dict[str, Any]
+    """
+
+    step: int
+    metrics: dict[str, Any]
+
+    def __str__(self) -> str:
+        return f"run {self.run} reported {', '.join(self.metrics)} at step {self.step}"
 
 
 class Started(Event, frozen=True):
@@ -56,13 +100,23 @@ class Rejected(Event, frozen=True):
 
 
 class Saved(Event, frozen=True):
-    """A checkpoint is durable."""
+    """A checkpoint is durable.
+
+    Attributes
+    ----------
+    checkpoint : str
+        Its full name in the repository.
+    metrics : dict[str, float]
+        What was attached to it.
+    """
 
     step: int
     reason: str
     seconds: float
     size_bytes: int
     new_bytes: int
+    checkpoint: str = ""
+    metrics: dict[str, float] = {}
 
     def __str__(self) -> str:
         return f"saved {self.run}@{self.step} ({self.reason}) in {self.seconds:.2f} s"
@@ -103,10 +157,11 @@ class Warned(Event, frozen=True):
 
 
 class Ended(Event, frozen=True):
-    """An attempt is over."""
+    """An attempt is over; ``done`` if its training came to its end."""
 
     step: int
     cause: str
+    done: bool = False
 
     def __str__(self) -> str:
         return f"run {self.run} ends at step {self.step}: {self.cause}"

@@ -32,6 +32,15 @@ def head_attempt(attempts: Sequence[Attempt]) -> Attempt | None:
     return max((a for a in attempts if a.based), key=lambda a: a.id, default=None)
 
 
+def first_attempt(attempts: Sequence[Attempt], attempt: AttemptId) -> AttemptId:
+    """The attempt that began what this one goes on with: the same over all restarts."""
+    bases = {a.id: a.base.attempt for a in attempts if a.based and a.base is not None}
+    known = {a.id for a in attempts}
+    while (older := bases.get(attempt)) in known and older is not None and older < attempt:
+        attempt = older
+    return attempt
+
+
 def chain(
     attempts: Sequence[Attempt], checkpoints: Collection[CheckpointId], head: Attempt | None = None
 ) -> Iterator[CheckpointId]:

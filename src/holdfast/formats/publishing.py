@@ -69,7 +69,8 @@ def publish(run: Run, at: int | str, path: str) -> Published:
         checkpoint = run.resolve(at)
         if _note(target) == _Note(str(checkpoint), _looks(target)):
             return Published(checkpoint, path, is_new=False)
-        export_checkpoint(run, checkpoint, path, only=_models(run, checkpoint), overwrite=True)
+        models = models_in(run, checkpoint)  # all entries where there are none
+        export_checkpoint(run, checkpoint, path, only=models or None, overwrite=True)
         write_beside(_note_path(target), msgspec.json.encode(_Note(str(checkpoint), _looks(target))))
     return Published(checkpoint, path, is_new=True)
 
@@ -85,10 +86,9 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _models(run: Run, checkpoint: CheckpointId) -> list[str] | None:
-    """The entries that are models; None, which means all, where there are none."""
-    tree = SavedState(run, checkpoint).tree
-    return [name for name, value in tree.items() if is_model(value)] or None
+def models_in(run: Run, checkpoint: CheckpointId) -> list[str]:
+    """The entries of a checkpoint that are models."""
+    return [name for name, value in SavedState(run, checkpoint).tree.items() if is_model(value)]
 
 
 def _note_path(target: Path) -> Path:

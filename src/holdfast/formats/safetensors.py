@@ -100,12 +100,12 @@ class _Entry(msgspec.Struct, frozen=True):
 
 
 class FileTensor:
-    """One tensor of an open file, read when it is asked for."""
+    """One tensor of an open file, read when it is asked for; ``start``: where its bytes begin."""
 
     def __init__(self, descriptor: int, spec: TensorSpec, start: int, what: str) -> None:
         self.spec = spec
         self._descriptor = descriptor
-        self._start = start
+        self.start = start
         self._what = what
 
     def read(self) -> npt.NDArray[np.uint8]:
@@ -114,7 +114,7 @@ class FileTensor:
         data = np.empty(self.spec.size_bytes, np.uint8)
         done = 0
         while done < len(data):
-            got = os.preadv(self._descriptor, [data[done:].data], self._start + done)
+            got = os.preadv(self._descriptor, [data[done:].data], self.start + done)
             if got == 0:
                 raise _broken(self._what, "it became shorter while it was read")
             done += got

@@ -10,10 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from holdfast.errors import UsageError
 from holdfast.storage import linux
 
 _STOPPED = "Tt"
 _DEAD = "ZXx"
+_GROUP, _USER, _SYSTEM = 2, 11, 12  # fields of /proc/PID/stat, counted after the command's name
 
 
 class Group:
@@ -61,10 +63,37 @@ class Group:
             return _state(pid) not in _DEAD and os.getpgid(pid) == self.pid
         return False
 
+    def cpu_seconds(self) -> float:
+        """What its living processes have used of processors so far."""
+        ticks = 0
+        for entry in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError, ValueError, IndexError):
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(fields[_GROUP]) == self.pid:
+                    ticks += int(fields[_USER]) + int(fields[_SYSTEM])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def signal_all(self, number: int) -> None:
         """Send it to every process of the group that is left."""
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
+
+
+def started(command: Sequence[str], variables: Mapping[str, str], output: int | None = None) -> Group:
+    """Start a command that somebody typed.
+
+    Raises
+    ------
+    UsageError
+        There is none of this name.
+    """
+    try:
+        return Group(command, variables, output)
+    except OSError as error:
+        raise UsageError(
+            f"The command {command[0]!r} cannot be started: {error.strerror}.",
+            do="Write it behind -- as in a shell: -- python train.py",
+        ) from error
 
 
 def _beginning() -> Callable[[], None]:

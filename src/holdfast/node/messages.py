@@ -6,6 +6,7 @@ import msgspec
 
 from holdfast import errors
 from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.mirrors import Mirror
 from holdfast.domain.publications import Publication
 
 MAX_MESSAGE_BYTES = 64 * 1024
@@ -32,7 +33,7 @@ class Hello(Message, frozen=True):
         For how long to keep the newest snapshot for a successor, should this trainer die.
     compact : bool
         Compact the run's packs whenever there is nothing else to do.
-    mirror, mirror_keep : str or None
+    mirrors : tuple[Mirror, ...]
         Where to bring each checkpoint as well, and what to keep of them there.
     publish : tuple[Publication, ...]
         Plain files to keep current.
@@ -46,8 +47,7 @@ class Hello(Message, frozen=True):
     keep: KeepRule
     memory_seconds: float
     compact: bool = False
-    mirror: str | None = None
-    mirror_keep: str | None = None
+    mirrors: tuple[Mirror, ...] = ()
     publish: tuple[Publication, ...] = ()
 
 
@@ -217,9 +217,10 @@ class Withdrawn(Message, frozen=True):
 
 
 class Uploaded(Message, frozen=True):
-    """The checkpoints up to this sequence, or newer ones in their place, are at the mirror."""
+    """The checkpoints up to this sequence, or newer ones in their place, are at this mirror."""
 
     sequence: int
+    place: str
 
 
 class Told(Message, frozen=True):

@@ -13,7 +13,7 @@ import msgspec
 
 from holdfast.codecs import registry
 from holdfast.domain.manifest import split_digests
-from holdfast.repository import layout, retention
+from holdfast.repository import cold, layout, retention
 from holdfast.repository.assembling import SMALL_BYTES
 from holdfast.repository.batching import Pack, batched, make_links
 from holdfast.repository.deriving import find_rounded, known_rounded
@@ -24,10 +24,11 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.rewriting import Rewriting
 from holdfast.repository.sampling import Gains, Sampler
 
-BATCH_BYTES = 256 * 1024 * 1024
-"""Rewritten before the old packs go: what a compaction needs of free space."""
+BATCH_BYTES = 320 * 1024 * 1024
+"""Rewritten before the old packs go, and free space that it needs: a family's packs, as saves write them."""
 LEAST_DEAD = 0.2
 LEAST_GAIN = 0.03
+LEAST_HARD_GAIN = 0.02
 
 
 class Victim(msgspec.Struct, frozen=True):
@@ -71,6 +72,8 @@ class Plan(msgspec.Struct, frozen=True):
         Of all packs there are.
     only : bool
         Whether it is for some runs only.
+    hard : bool
+        Whether to encode as small as it gets.
     """
 
     repository: Repository
@@ -78,6 +81,7 @@ class Plan(msgspec.Struct, frozen=True):
     victims: list[Victim]
     size_bytes: int
     only: bool
+    hard: bool = False
 
     @property
     def raw_bytes(self) -> int:
@@ -114,17 +118,31 @@ class Compacted(msgspec.Struct):
     unread: int = 0
     busy: bool = False
 
+    def followed_by(self, other: Compacted) -> Compacted:
+        """What two did, one after the other."""
+        return Compacted(
+            self.packs_removed + other.packs_removed,
+            self.packs_written + other.packs_written,
+            self.bytes_before,
+            other.bytes_after,
+            other.waiting,
+            self.unread + other.unread,
+            other.busy,
+        )
+
 
 # -- what to do ------------------------------------------------------------------------------
 
 
-def plan(repository: Repository, names: Collection[str] | None = None) -> Plan:
+def plan(repository: Repository, names: Collection[str] | None = None, *, hard: bool = False) -> Plan:
     """Look at every pack, writing nothing.
 
     Parameters
     ----------
     names : collection of str, optional
         Runs whose packs are meant; else all.
+    hard : bool
+        Look for cold packs that the hardest setting makes smaller than they are, and for nothing else.
 
     Raises
     ------
@@ -141,8 +159,10 @@ def plan(repository: Repository, names: Collection[str] | None = None) -> Plan:
             live.wider |= find_rounded(repository, live)
     meant = sizes.keys() - fixed if names is None else live.wanted & sizes.keys() - fixed
     found = [_looked_at(repository, live, pack_id, sizes[pack_id]) for pack_id in sorted(meant)]
-    chosen = _chosen(repository, live, [v for v in found if v is not None and v.digests])
-    return Plan(repository, live, chosen, sum(sizes.values()), only=names is not None)
+    choose = _hardened if hard else _chosen
+    chosen = choose(repository, live, [v for v in found if v is not None and v.digests])
+    chosen.sort(key=lambda v: max(live.needs[d].place for d in v.digests))
+    return Plan(repository, live, chosen, sum(sizes.values()), only=names is not None, hard=hard)
 
 
 def _pack_sizes(repository: Repository) -> dict[str, int]:
@@ -202,7 +222,17 @@ def _chosen(repository: Repository, live: Live, found: list[Victim]) -> list[Vic
         if {pack, other} <= chosen:
             before = by_pack[pack]
             by_pack[pack] = msgspec.structs.replace(before, gain_bytes=before.gain_bytes + gain_bytes)
-    return sorted((by_pack[p] for p in chosen), key=lambda v: max(live.needs[d].place for d in v.digests))
+    return [by_pack[p] for p in chosen]
+
+
+def _hardened(repository: Repository, live: Live, found: list[Victim]) -> list[Victim]:
+    """Those that are cold, and shrink further as a sample tells."""
+    gains = cold.gains(repository, live, {v.pack: v.digests for v in found})
+    return [
+        msgspec.structs.replace(victim, gain_bytes=round(gains[victim.pack] * victim.stored_bytes))
+        for victim in found
+        if gains.get(victim.pack, 0.0) > LEAST_HARD_GAIN
+    ]
 
 
 def _sampled(
@@ -249,7 +279,7 @@ def apply(
         packs = {victim.pack for victim in batch}
         digests = {digest for victim in batch for digest in victim.digests}
         with repository.holding(saving=True):
-            rewriting = Rewriting(repository, planned.live, packs, digests, advance)
+            rewriting = Rewriting(repository, planned.live, packs, digests, advance, hard=planned.hard)
             result.packs_written += len(rewriting.run())
             result.unread += rewriting.unread
         _count(result, retention.remove_packs(repository, packs, wait_seconds=wait_seconds))

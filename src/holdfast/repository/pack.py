@@ -36,7 +36,7 @@ TAIL_READ_BYTES = 16 * 1024
 MAX_INDEX_BYTES = 1 << 28
 RAW = "raw"
 MAX_DEPTH = 3
-"""Of bases of bases; what is written now has two levels, a delta and what is derived from it."""
+"""Of bases of bases: a delta on a delta, and what is derived from it."""
 
 
 class PackEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid_unknown_fields=True):

@@ -39,6 +39,8 @@ class Rewriting:
         What of them is to be carried over.
     advance : callable
         Told the bytes of each chunk rewritten.
+    hard : bool
+        Encode as small as it gets.
 
     Attributes
     ----------
@@ -53,6 +55,8 @@ class Rewriting:
         packs: Collection[str],
         digests: Collection[bytes],
         advance: Callable[[int], None],
+        *,
+        hard: bool = False,
     ) -> None:
         self._repository = repository
         self._storage = repository.storage
@@ -60,6 +64,7 @@ class Rewriting:
         self._packs = set(packs)
         self._digests = set(digests)
         self._advance = advance
+        self._hard = hard
         self._new: list[str] = []
         self._condemned: list[str] = []
         self.unread = 0
@@ -117,7 +122,7 @@ class Rewriting:
         data = there[member.digest]
         bases = [Base(d, there[d]) for d in member.bases if d in there]
         need = self._live.needs[member.digest]
-        encoded = registry.encode(data, need.dtype, bases)
+        encoded = registry.encode(data, need.dtype, bases, hard=self._hard)
         if encoded is None:
             return Stored(member.digest, len(data), RAW, data, (), need.owner)
         return Stored(member.digest, len(data), encoded.codec, encoded.data, encoded.bases, need.owner)

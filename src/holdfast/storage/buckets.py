@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
 
 from holdfast.errors import UnsupportedError, UsageError
+from holdfast.storage.pacing import Pace, parse_rate, parse_requests
 
 if TYPE_CHECKING:
     from holdfast.storage.objects import ObjectStorage
 
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
 RETRY_SECONDS = 180.0
-_OPTIONS = ("endpoint", "region", "path_style")
+_OPTIONS = ("endpoint", "region", "path_style", "upload_limit", "request_limit")
 _EXAMPLE = "Write for example 's3://bucket/prefix?endpoint=https://minio.example:9000&region=us-east-1'."
 
 
@@ -46,10 +47,12 @@ def open_bucket(url: str) -> ObjectStorage:
         ) from error
     place = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
     config, client = _config(options), _client(options)
+    sending = Pace(parse_rate(options["upload_limit"])) if "upload_limit" in options else None
+    asking = Pace(parse_requests(options["request_limit"])) if "request_limit" in options else None
     patient: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     store = from_url(place, config=config, client_options=client, retry_config=patient)
     once = from_url(place, config=config, client_options=client, retry_config={"max_retries": 0})
-    return ObjectStorage(store, once, url)
+    return ObjectStorage(store, once, url, sending, asking)
 
 
 def _options(url: str, query: str) -> dict[str, str]:

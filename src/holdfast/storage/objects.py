@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from holdfast.storage.base import Buffer
+    from holdfast.storage.pacing import Pace
 
 PART_BYTES = 8 * 1024 * 1024
 """What is larger goes in parts of this size; memory for `PARTS` of them is taken."""
@@ -55,11 +56,17 @@ class ObjectStorage:
         The same place, asked once only: a creation that is repeated may meet itself.
     location : str
         URL, without secrets.
+    sending, asking : Pace, optional
+        Of bytes that leave, and of requests.
     """
 
-    def __init__(self, store: Any, once: Any, location: str) -> None:
+    def __init__(
+        self, store: Any, once: Any, location: str, sending: Pace | None = None, asking: Pace | None = None
+    ) -> None:
         self._stores = store, once
         self._location = location
+        self._sending = sending
+        self._asking = asking
         self._lock = threading.Lock()
         self._has_conditions = False
         self._clock: tuple[float, float] | None = None
@@ -83,12 +90,14 @@ class ObjectStorage:
                 f"{self._location} cannot be reached: a process that used object stores was forked.",
                 do="Start that process with 'spawn', or before anything is loaded or saved.",
             )
+        if self._asking is not None:
+            self._asking.wait(1)
         return self._stores
 
     def put(self, key: str, parts: Iterable[Buffer]) -> None:
         check_key(key)
         raised: list[BaseException] = []
-        copies = _in_parts(_noting(parts, raised))
+        copies = self._paced(_in_parts(_noting(parts, raised)))
         first, second = next(copies, b""), next(copies, None)
         with told_plainly(f"writing {key}", self._location, but=raised):
             if second is None:
@@ -96,6 +105,12 @@ class ObjectStorage:
             else:
                 many: Any = {"use_multipart": True, "chunk_size": PART_BYTES, "max_concurrency": PARTS}
                 obstore.put(self._store, key, chain([first, second], copies), **many)
+
+    def _paced(self, parts: Iterator[bytes]) -> Iterator[bytes]:
+        for part in parts:
+            if self._sending is not None:
+                self._sending.wait(len(part))
+            yield part
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         check_key(key)

@@ -36,14 +36,16 @@ def recovery_seconds(before: Launch, after: Launch) -> float | None:
     return first - before.ended_seconds if first is not None else None
 
 
-def report(command: Sequence[str], history: Sequence[Launch], why_stopped: str, code: int) -> dict[str, Any]:
-    """The history for programs."""
+def report(
+    command: Sequence[str], history: Sequence[Launch], ended: tuple[str, str], code: int
+) -> dict[str, Any]:
+    """The history for programs; ``ended``: for what cause, and why nothing was tried any more."""
     named = next((launch for launch in reversed(history) if launch.run), None)
     return {
         "command": list(command),
         "exit_code": code,
-        "cause": str(history[-1].cause),
-        "why_stopped": why_stopped,
+        "cause": ended[0],
+        "why_stopped": ended[1],
         "repository": named.location if named is not None else None,
         "run": named.run if named is not None else None,
         "seconds": history[-1].ended_seconds - history[0].began_seconds,

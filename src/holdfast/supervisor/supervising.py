@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from holdfast.errors import HoldfastError, UsageError
-from holdfast.node.groups import Group
+from holdfast.errors import HoldfastError
+from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, Page
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
 from holdfast.supervisor import reporting
 from holdfast.supervisor.causes import Cause, signal_of
-from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide
+from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
 from holdfast.supervisor.rules import Rule
 from holdfast.supervisor.signals import Signals
 from holdfast.supervisor.watching import ENDS, Watch, Watching
@@ -39,6 +39,8 @@ class Supervision(msgspec.Struct, frozen=True, kw_only=True):
     watching : Watching
     preempted_code : int
         What a preempted training ends with.
+    skip_batches : int
+        Before a step that failed again and again, how many batches to pass over.
     """
 
     command: tuple[str, ...]
@@ -46,6 +48,7 @@ class Supervision(msgspec.Struct, frozen=True, kw_only=True):
     budget: Budget = Budget()
     watching: Watching = Watching()
     preempted_code: int = 143
+    skip_batches: int = 0
 
 
 class Supervisor:
@@ -67,6 +70,8 @@ class Supervisor:
         self._say = say
         self.history: list[Launch] = []
         self.why_stopped = ""
+        self._skip: dict[int, int] = {}
+        self._told_to_end: Cause | None = None
 
     def run(self) -> int:
         """Return the exit code to end with.
@@ -92,6 +97,11 @@ class Supervisor:
         self.why_stopped = decision.why
         return self._code()
 
+    @property
+    def ended_for(self) -> Cause:
+        """Why it is over: the last launch's cause, unless told to end after that."""
+        return self._told_to_end or self.history[-1].cause
+
     def _launch(self, signals: Signals, overrides: Overrides) -> Launch:
         page = Page()
         output = _log() if signals.terminal_gone else None
@@ -99,7 +109,7 @@ class Supervisor:
         if overrides != Overrides():
             variables |= {VARIABLE: overrides.encoded()}
         try:
-            group = _started(self._how.command, variables, output)
+            group = started(self._how.command, variables, output)
             watch = Watch(group, page, signals, self._how.watching, self._say)
             return watch.launch(watch.until_the_end(), first=not self.history)
         finally:
@@ -110,40 +120,35 @@ class Supervisor:
     def _overrides(self, back: int) -> Overrides:
         """Where the next launch resumes: the newest recovery point, or so many before it."""
         if not back:
-            return Overrides()
+            return Overrides(skip=self._skip)
+        if self._how.skip_batches:
+            self._skip[furthest(self.history)] = self._how.skip_batches
+            self._say(
+                f"{self._how.skip_batches} batches after step {furthest(self.history)} will be passed over."
+            )
         step = _step_back(self.history[-1], back)
         if step is None:
             self._say("there is no earlier recovery point to go back to.")
-            return Overrides()
-        self._say(f"going back to the recovery point at step {step}; nothing is rejected.")
-        return Overrides(resume=step)
+        else:
+            self._say(f"going back to the recovery point at step {step}; nothing is rejected.")
+        return Overrides(resume=step, skip=self._skip)
 
     def _is_told_to_end(self, signals: Signals, seconds: float) -> bool:
         until = time.monotonic() + seconds
         while (left := until - time.monotonic()) > 0:
             if (heard := signals.wait(left)) in ENDS:
-                self.history[-1].cause = ENDS[heard]
+                self._told_to_end = ENDS[heard]
                 return True
         return False
 
     def _code(self) -> int:
         last = self.history[-1]
-        if last.cause is Cause.PREEMPTED:
+        if self.ended_for is Cause.PREEMPTED:
             return self._how.preempted_code
-        if last.cause is Cause.INTERRUPTED:
+        if self.ended_for is Cause.INTERRUPTED:
             return 130
         number = signal_of(last.code)
         return last.code if last.code >= 0 or number is None else 128 + number
-
-
-def _started(command: Sequence[str], variables: Mapping[str, str], output: int | None) -> Group:
-    try:
-        return Group(command, variables, output)
-    except OSError as error:
-        raise UsageError(
-            f"The command {command[0]!r} cannot be started: {error.strerror}.",
-            do="Write it as in a shell: holdfast run -- python train.py",
-        ) from error
 
 
 def _log() -> int:

@@ -22,6 +22,8 @@ from holdfast.supervisor.silence import Bounds, Silence, Suspicion, deadline_sec
 NOTICE_SECONDS = 5.0
 STACKS_SECONDS = 2.0
 _STACKS_LOOK_SECONDS = 0.05
+_WORKING = 0.01
+"""Of a processor, what tells a command that computes from one that waits."""
 ENDS = {signal.SIGTERM: Cause.PREEMPTED, signal.SIGINT: Cause.INTERRUPTED}
 
 
@@ -81,7 +83,7 @@ class Watch:
         self._losses = Losses(how.explosion)
         self._stopped_for: Cause | None = None
         self._detail = self._stacks = ""
-        self._patient_until = 0.0
+        self._patient_until = self._cpu_seconds = 0.0
         self._notices_at = 0.0
 
     def until_the_end(self) -> int:
@@ -129,6 +131,9 @@ class Watch:
     def _judge_silence(self, seen: Seen, silent: float, deadline: float) -> None:
         if self._stopped_for is not None or not self._suspicion.wants_stacks(silent, deadline):
             return
+        if (not seen.pid or seen.phase is Phase.ENDING) and self._works(silent):
+            self._silence.seconds = 0.0
+            return
         stacks = self._ask_stacks(seen)
         if is_debugged(stacks):
             self._say("a debugger holds the training: it is given time.")
@@ -137,6 +142,11 @@ class Watch:
             self._stacks = stacks
             what = f"nothing moved for {silent:.0f} s while {seen.phase.name.lower()}"
             self._stop(Cause.HANG, f"{what}; {deadline:.0f} s are allowed", signal.SIGTERM)
+
+    def _works(self, silent: float) -> bool:
+        """Whether a command outside of its Checkpointer computes; nothing else is known of it."""
+        before, self._cpu_seconds = self._cpu_seconds, self._group.cpu_seconds()
+        return self._cpu_seconds - before > _WORKING * silent
 
     def _ask_stacks(self, seen: Seen) -> str:
         """Where all threads of the trainer are now; empty if there is no trainer to ask."""

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from holdfast.domain import keep_rules
+from holdfast.domain.mirrors import Mirror
 from holdfast.errors import UsageError
 
 MEMORY_SECONDS = 600.0
@@ -51,19 +52,33 @@ def check_staging_memory(size_bytes: object) -> int | None:
     return size_bytes
 
 
-def check_mirror(mirror: object, keep: object) -> str | None:
-    """Where the mirror is, a folder by its whole path; refuses what is no place, and a rule for none."""
-    if mirror is None:
+def check_mirrors(given: object, keep: object) -> tuple[Mirror, ...]:
+    """Where the mirrors are, and what each keeps; refuses what is no place, and rules for none."""
+    if given is None:
         if keep is not None:
             raise UsageError("mirror_keep= is for a mirror, and there is none.", do="Give mirror=, too.")
-        return None
-    if not isinstance(mirror, str | os.PathLike):
+        return ()
+    places = [_mirror_place(one) for one in (given if isinstance(given, list | tuple) else [given])]
+    wanted = keep if isinstance(keep, list | tuple) else [keep] * len(places)
+    rules = [None if rule is None else str(rule) for rule in wanted]
+    if len(set(places)) < len(places) or len(rules) != len(places):
         raise UsageError(
-            f"{mirror!r} is no place for a mirror.", do="Write for example mirror='s3://bucket/x'."
+            f"mirror={given!r} with mirror_keep={keep!r}: one place twice, or not one rule for each.",
+            do="Write one rule for all, or as many as there are mirrors; None keeps everything.",
         )
-    if keep is not None:
-        keep_rules.parse(str(keep))
-    place = os.fspath(mirror)
+    for rule in rules:
+        if rule is not None:
+            keep_rules.parse(rule)
+    return tuple(Mirror(place, rule) for place, rule in zip(places, rules, strict=True))
+
+
+def _mirror_place(given: object) -> str:
+    """A folder by its whole path, or a URL as it is."""
+    if not isinstance(given, str | os.PathLike):
+        raise UsageError(
+            f"{given!r} is no place for a mirror.", do="Write for example mirror='s3://bucket/x'."
+        )
+    place = os.fspath(given)
     return place if "://" in place else str(Path(place).expanduser().absolute())
 
 

@@ -91,7 +91,8 @@ class Background:
         self._flights: dict[int, Flight] = {}
         self._newest: Flight | None = None
         self._decided: list[Outcome] = []
-        self._uploaded = self._deaths = 0
+        self._deaths = 0
+        self._uploaded = {mirror.place: 0 for mirror in hello.mirrors}
         self._fencing = Fencing.chosen(warn)
         self._fenced: tuple[Flight, Fence] | None = None
         self._completing = threading.RLock()
@@ -149,12 +150,15 @@ class Background:
         return decided
 
     def wait_uploaded(self, sequence: int, timeout_seconds: float | None) -> bool:
-        if self._hello.mirror is None or self._instead is not None:
+        if not self._uploaded or self._instead is not None:
             raise UsageError("Nothing is brought to a mirror.", do="Give mirror=.")
         deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while self._uploaded < sequence and self._instead is None and time.monotonic() < deadline:
+        while not self._is_uploaded(sequence) and self._instead is None and time.monotonic() < deadline:
             self._hear_all(max(min(deadline - time.monotonic(), _WAIT_SECONDS), 0.0))
-        return self._uploaded >= sequence
+        return self._is_uploaded(sequence)
+
+    def _is_uploaded(self, sequence: int) -> bool:
+        return min(self._uploaded.values()) >= sequence
 
     def close(self, *, done: bool) -> None:
         self._close_fence()
@@ -341,7 +345,7 @@ class Background:
         if isinstance(message, messages.Told):
             self._warn(message.text)
         elif isinstance(message, messages.Uploaded):
-            self._uploaded = max(self._uploaded, message.sequence)
+            self._uploaded[message.place] = max(self._uploaded[message.place], message.sequence)
         elif isinstance(message, messages.Withdrawn):
             if self._flights.pop(message.sequence, None) is not None:
                 self._decided.append(Outcome(sequence=message.sequence, replaced=True))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from holdfast.domain import keep_rules, save_rules
 from holdfast.domain.changes import flatten_config
-from holdfast.domain.events import Listener
+from holdfast.domain.events import Listener, Reported
 from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
@@ -20,9 +20,10 @@ from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console
+from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
-    check_mirror,
+    check_mirrors,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -85,17 +86,20 @@ class Checkpointer:
     compact : {"never", "idle"}
         Whether the process beside it makes what was saved smaller whenever it has nothing else to
         do, as ``holdfast compact`` does, on one core, at the lowest priority.
-    mirror : str or path, optional
+    mirror : str, path or list of them, optional
         Another repository, such as ``"s3://bucket/prefix"``, to which each checkpoint is brought
         behind training; where this one has none of the run yet, it starts from there.
-    mirror_keep : str, optional
-        What to keep at the mirror, as for ``keep``; by default everything that came there.
+    mirror_keep : str or list, optional
+        What to keep at the mirror, as for ``keep``; by default everything that came there. A list
+        has a rule, or None, for each mirror.
     publish : str or list of str, optional
         Plain files to keep current behind training: ``"best -> out/best.safetensors"``, also
         ``latest`` or a tag.
     staging_memory : int, optional
         Bytes of a GPU's memory that a save in the background may take for copies of what training
         changes at once; by default half of what is free. Beyond it the copy holds up training.
+    listeners : iterable of callables
+        Called with each event of the run, such as those of `holdfast.integrations`.
 
     Raises
     ------
@@ -121,10 +125,11 @@ class Checkpointer:
         background: bool | None = None,
         on_busy: str = "wait",
         compact: str = "never",
-        mirror: str | os.PathLike[str] | None = None,
-        mirror_keep: str | None = None,
+        mirror: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | None = None,
+        mirror_keep: str | Sequence[str | None] | None = None,
         publish: str | list[str] | None = None,
         staging_memory: int | None = None,
+        listeners: Iterable[Listener] = (),
     ) -> None:
         overrides = read_overrides(os.environ)
         check_resume(resume)
@@ -153,13 +158,13 @@ class Checkpointer:
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
             compact=compact,
-            mirror=check_mirror(mirror, mirror_keep) if overrides.repository is None else None,
-            mirror_keep=mirror_keep,
+            mirrors=check_mirrors(mirror, mirror_keep) if overrides.repository is None else (),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
+            skip=overrides.skip,
         )
-        self._listeners: list[Listener] = [console.show]
+        self._listeners: list[Listener] = [console.show, *listeners]
         self._session: Session | None = None
         self._left = False
 
@@ -170,18 +175,24 @@ class Checkpointer:
         try:
             refuse_many_ranks(os.environ)
             signatures.check_given()
-            session = Session(self._repository(), self._state, self._options, self._emit, pulse)
+            repository = self._repository()
+            session = Session(repository, self._state, self._options, self._emit, pulse)
             session.enter()
         except BaseException as error:
             pulse.ends(None, error)
             raise
         self._session, self._left = session, False
+        try:
+            self._emit(launched(repository.run(self._options.run), self._options.config, self.progress.step))
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def _repository(self) -> Repository:
         options = self._options
-        if options.mirror is not None and options.resume != "never":
-            fetch(self._location, options.run, options.mirror)
+        if options.mirrors and options.resume != "never":
+            fetch(self._location, options.run, options.mirrors)
         if options.resume in ("auto", "never"):
             return Repository.create(open_storage(self._location, create=True))
         return Repository.open(open_storage(self._location))
@@ -234,6 +245,7 @@ class Checkpointer:
     def report(self, **metrics: Any) -> None:
         """Attach metrics, such as a validation loss, to the state as it is now."""
         self._entered.report(metrics)
+        self._emit(Reported(self._options.run, self.progress.step, metrics))
 
     def stop(self, reason: str = "stopped") -> None:
         """End the loops at the end of the present turn; a later launch yields no turns."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from holdfast.domain.events import Event, Saved
+from holdfast.domain.events import Event, Launched, Reported, Saved
 
 
 def show(event: Event) -> None:
-    """Print to standard error, where it mixes with no program's output; saves are silent."""
-    if not isinstance(event, Saved):
+    """Print to standard error, where it mixes with no program's output; what is as it should be is silent."""
+    if not isinstance(event, Saved | Launched | Reported):
         print(f"holdfast: {event}", file=sys.stderr, flush=True)
 
 

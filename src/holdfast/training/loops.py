@@ -9,7 +9,7 @@ or, outside our loops, the return of ``step()``. There alone the training state 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from holdfast.domain.progress import Progress
@@ -45,10 +45,13 @@ class Loops:
     host : Host
     seed : int
         The data seed of a fresh run.
+    skip : mapping
+        After so many steps, how many batches are passed over.
     """
 
-    def __init__(self, host: Host, seed: int) -> None:
+    def __init__(self, host: Host, seed: int, skip: Mapping[int, int] | None = None) -> None:
         self._host = host
+        self._skip = dict(skip or {})
         self._passes = Passes(seed)
         self.steps_counted = 0
         self.epochs_counted = 0
@@ -239,12 +242,23 @@ class Loops:
                 except Exception:
                     self._save_before_dying()
                     raise
-                yield from self._turn(batch)
+                if not self._is_passed_over():
+                    yield from self._turn(batch)
             cut = self._passes.cut(batch_pass)
         finally:
             if not self._passes.trained:
                 self._uncounted = uncounted  # an evaluation leaves the training state settled
             self._close(batch_pass, cut)
+
+    def _is_passed_over(self) -> bool:
+        """Whether this batch lies in a window that is to be left out."""
+        at, left = self.steps_counted, self._skip.get(self.steps_counted, 0)
+        if left:
+            self._skip[at] = left - 1
+            self._host.warn(
+                f"a batch after step {at} is passed over, as asked: this run is another from here on."
+            )
+        return left > 0
 
     def _save_before_dying(self) -> None:
         """A signal to the whole group killed the data workers too: that must not cost the save."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
@@ -18,6 +19,7 @@ from holdfast.storage.urls import open_storage
 from holdfast.training import console
 
 if TYPE_CHECKING:
+    from holdfast.domain.mirrors import Mirror
     from holdfast.domain.names import CheckpointId
     from holdfast.repository.run import Run
 
@@ -26,34 +28,50 @@ BUSY_SECONDS = 300.0
 PAUSE_SECONDS = 0.5
 
 
-def fetch(location: str | os.PathLike[str], run: str, mirror: str) -> bool:
+def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror]) -> bool:
     """Bring what the run resumes from, where there is no checkpoint of it here; whether something came.
+
+    Of several mirrors each is asked, so the newest of what they have is here afterwards.
 
     Raises
     ------
     StorageError
-        The mirror does not answer: to begin anew would part the two for ever.
+        Nothing came, and a mirror does not answer: to begin anew would part the two for ever.
     """
     if _is_here(location, run):
         return False
-    done = _asked(location, run, mirror)
+    came, failed = [], {}
+    for mirror in mirrors:
+        done = _asked_until_free(location, run, mirror.place)
+        if done.returncode == 0:
+            came.append(mirror.place)
+        elif done.returncode != NotFoundError.exit_code:
+            failed[mirror.place] = last_error(done.stderr, done.returncode)
+    for place, why in failed.items():
+        if not came:
+            raise StorageError(
+                f"There is no checkpoint of {run} here, and its mirror {place} could not be asked: {why}",
+                do="Mend that, or leave mirror= out to begin anew.",
+            )
+        console.say(f"the mirror {place} could not be asked: {why}")
+    if came:
+        console.say(f"run {run} is not here; what it resumes from came from {' and '.join(came)}")
+    return bool(came)
+
+
+def _asked_until_free(
+    location: str | os.PathLike[str], run: str, place: str
+) -> subprocess.CompletedProcess[str]:
+    done = _asked(location, run, place)
     until = time.monotonic() + BUSY_SECONDS
     while done.returncode == BusyError.exit_code and time.monotonic() < until:
         time.sleep(PAUSE_SECONDS)
-        done = _asked(location, run, mirror)
-    if done.returncode not in (0, NotFoundError.exit_code):
-        why = last_error(done.stderr, done.returncode)
-        raise StorageError(
-            f"There is no checkpoint of {run} here, and its mirror {mirror} could not be asked: {why}",
-            do="Mend that, or leave mirror= out to begin anew.",
-        )
-    if done.returncode == 0:
-        console.say(f"run {run} is not here; what it resumes from came from {mirror}")
-    return done.returncode == 0
+        done = _asked(location, run, place)
+    return done
 
 
 def mend(run: Run, checkpoint: CheckpointId, mirror: str) -> bool:
-    """Let a damaged checkpoint be made whole by what the mirror has; whether it is."""
+    """Let a damaged checkpoint be made whole by what a mirror has; whether it is."""
     address = f"{run.name}@{checkpoint.step}"
     console.say(f"{address} is damaged here; what is lacking is asked of its mirror {mirror}")
     done = _run("verify", address, "--repair-from", mirror, "-R", run.storage.location)

@@ -49,9 +49,12 @@ def open_way(
         warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
     if options.compact == "idle":
         warn("packs are not compacted while this runs: nothing saves in the background.")
-    if options.mirror is not None:
-        warn(f"nothing is brought to {options.mirror} while this runs: nothing saves in the background.")
-    return Blocking(persister(base))
+    for mirror in options.mirrors:
+        warn(f"nothing is brought to {mirror.place} while this runs: nothing saves in the background.")
+    own = persister(base)
+    if isinstance(own, PublishingPersister):
+        own.publish()  # an attempt before may have died before it did
+    return Blocking(own)
 
 
 def introduce(
@@ -76,8 +79,7 @@ def introduce(
         keep=options.keep,
         memory_seconds=options.memory_seconds,
         compact=options.compact == "idle",
-        mirror=options.mirror,
-        mirror_keep=options.mirror_keep,
+        mirrors=options.mirrors,
         publish=options.publish,
     )
     return Background(

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from holdfast.domain.keep_rules import KeepRule
+from holdfast.domain.mirrors import Mirror
 from holdfast.domain.publications import Publication
 from holdfast.domain.save_rules import SaveRule
 
@@ -22,10 +23,12 @@ class Options(msgspec.Struct, frozen=True):
         Bytes that staging may take of a device's memory.
     memory_seconds : float
         For how long memory is held for a successor of this process, should it die.
-    mirror, mirror_keep : str or None
+    mirrors : tuple[Mirror, ...]
         Where each checkpoint is brought as well, and the keep rule there.
     publish : tuple[Publication, ...]
         Plain files that are kept current, by their whole paths.
+    skip : dict[int, int]
+        After so many steps pass over so many batches.
     """
 
     run: str
@@ -42,8 +45,8 @@ class Options(msgspec.Struct, frozen=True):
     background: bool
     on_busy: str
     compact: str
-    mirror: str | None
-    mirror_keep: str | None
+    mirrors: tuple[Mirror, ...]
     publish: tuple[Publication, ...]
     staging_memory: int | None
     memory_seconds: float
+    skip: dict[int, int] = {}

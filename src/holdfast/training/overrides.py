@@ -27,12 +27,15 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         Rules in place of the script's.
     resume : int or None
         The step to go on from, once; nothing is rejected.
+    skip : dict[int, int]
+        After so many steps pass over so many batches: what comes there breaks training.
     """
 
     repository: str | None = None
     save: str | None = None
     keep: str | None = None
     resume: int | None = None
+    skip: dict[int, int] = {}
 
     def place(self, repository: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
         return repository if self.repository is None else self.repository

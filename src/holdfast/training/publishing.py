@@ -61,9 +61,13 @@ class PublishingPersister(Persister):
 
     def persist(self, draft: Draft, tags: Sequence[str] = (), *, details: Details | None = None) -> Persisted:
         persisted = super().persist(draft, tags, details=details)
+        self.publish()
+        return persisted
+
+    def publish(self) -> None:
+        """Make every file current."""
         for wanted in self._publications:
             self._publish(wanted)
-        return persisted
 
     def _publish(self, wanted: Publication) -> None:
         from holdfast.formats.publishing import publish_if_there

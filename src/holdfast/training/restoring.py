@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from holdfast.domain import tree
 from holdfast.domain.changes import Resolution, compare_environment, compare_given, decide_changes
 from holdfast.domain.events import Event, Rejected, Warned
 from holdfast.domain.manifest import Manifest
+from holdfast.domain.mirrors import Mirror
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import (
     DamagedError,
@@ -83,8 +84,8 @@ class Restorer:
         Of this process, to be compared.
     in_memory : callable, optional
         Gives the bytes of those tensors of a checkpoint, by its name, that are in memory; not trusted.
-    mirror : str, optional
-        What is damaged is mended by what this repository has, before another checkpoint is taken.
+    mirrors : sequence of Mirror
+        What is damaged is mended by what these have, before another checkpoint is taken.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Restorer:
         environment: Mapping[str, Mapping[str, str]] | None = None,
         emit: Callable[[Event], None],
         in_memory: Callable[[str], Mapping[str, Bytes]] | None = None,
-        mirror: str | None = None,
+        mirrors: Sequence[Mirror] = (),
     ) -> None:
         self._run = run
         self._state = state
@@ -106,7 +107,7 @@ class Restorer:
         self._environment = environment
         self._emit = emit
         self._in_memory = in_memory
-        self._mirror = mirror
+        self._mirrors = mirrors
 
     def newest(self, *, only: Iterable[str] | None = None, strict: bool = True) -> Restored | None:
         """Restore the newest recovery point that verifies, walking back past damaged ones.
@@ -212,7 +213,7 @@ class Restorer:
         try:
             return self._read(checkpoint, only, strict=strict)
         except DamagedError:
-            if self._mirror is None or not mend(self._run, checkpoint, self._mirror):
+            if not any(mend(self._run, checkpoint, mirror.place) for mirror in self._mirrors):
                 raise
         self._run.repository.index.refresh()
         return self._read(checkpoint, only, strict=strict)

@@ -59,6 +59,7 @@ class _Open(msgspec.Struct, frozen=True):
     asked: list[Save]
     loud: bool
     insist: bool
+    metrics: dict[str, float]
 
 
 class Saver:
@@ -159,7 +160,9 @@ class Saver:
             return False
         draft = self._draft(point, reason, metrics)
         progress = point.progress
-        self._open[draft.sequence] = _Open(progress.step, progress.epoch, reason, asked, loud, insist)
+        self._open[draft.sequence] = _Open(
+            progress.step, progress.epoch, reason, asked, loud, insist, metrics
+        )
         for save in asked:
             save._wait, save._wait_uploaded = self._wait_for(save), self._way.wait_uploaded
         try:
@@ -304,6 +307,8 @@ class Saver:
                 outcome.seconds,
                 outcome.size_bytes,
                 outcome.new_bytes,
+                str(outcome.checkpoint),
+                saved.metrics,
             )
         )
 

@@ -78,7 +78,7 @@ class Session:
         self._due, self._due_in_memory = Due(options.save), Due(options.memory)
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
-        self.loops = Loops(self, registry.data_seed())
+        self.loops = Loops(self, registry.data_seed(), options.skip)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
 
@@ -149,7 +149,7 @@ class Session:
             environment=surroundings,
             emit=self._emit,
             in_memory=self._legacy.tensors if self._legacy is not None else None,
-            mirror=options.mirror,
+            mirrors=options.mirrors,
         )
         self.restored = restore_for_launch(restorer, self._run, options.resume)
         if self.restored is None:
@@ -396,4 +396,4 @@ class Session:
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._pulse.ends(cause, error)
-        self._emit(Ended(self._run.name, self.loops.steps_counted, cause))
+        self._emit(Ended(self._run.name, self.loops.steps_counted, cause, done=error is None))

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from holdfast import save
 from holdfast.domain.tensors import TensorRef
 from holdfast.domain.tree import Component
 from holdfast.repository import records
@@ -295,6 +296,25 @@ def test_compact_says_what_it_would_do_then_does_it(place, digits, holdfast):
     assert holdfast("compact").out.startswith("Nothing to compact in ")
     assert holdfast("compact", "--dry-run").out.startswith("Nothing to compact in ")
     assert holdfast("compact", "nope").code == 3
+
+
+def test_compact_squeezes_what_is_cold(place, holdfast, monkeypatch):
+    for module in ("compact", "assembling"):
+        monkeypatch.setattr(f"holdfast.repository.{module}.SMALL_BYTES", 1)
+    chance = np.random.default_rng(3)
+    words = chance.integers(0, 256, (40, 6), np.uint8)
+    for step in range(1, 9):
+        data = words[chance.integers(0, 40, 50_000)].reshape(-1)
+        save(place.path, {"words": data}, step=step, run="long")
+    told = holdfast("compact", "--cold", "--dry-run", "--json").json
+    assert told["packs"] >= 3
+    usual = holdfast("compact", "--json").json
+    done = holdfast("compact", "--cold", "--json").json
+    assert done["packs_written"] >= 1
+    assert done["bytes_after"] < done["bytes_before"] == usual["bytes_after"]
+    assert holdfast("verify").code == 0
+    again = holdfast("compact", "--cold", "--json").json
+    assert (again["packs_written"], again["bytes_after"]) == (0, done["bytes_after"])
 
 
 def test_compact_leaves_old_packs_under_a_reader(place, digits, holdfast, monkeypatch):

@@ -84,11 +84,30 @@ def make_lightning(place: Path) -> None:
     loop.fit(Net(), loader)
 
 
+def make_distributed(rank: int, place: Path) -> None:
+    """Two ranks, each with its part of the weights."""
+    import torch.distributed as dist
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.tensor import Shard, distribute_tensor
+
+    where = f"file://{place.parent}/rendezvous"
+    dist.init_process_group("gloo", init_method=where, rank=rank, world_size=2)
+    mesh = dist.init_device_mesh("cpu", (2,))
+    torch.manual_seed(3)
+    whole = {"w": torch.randn(5, 3), "v": torch.randn(7).to(torch.bfloat16)}
+    model: dict[str, object] = {name: distribute_tensor(t, mesh, [Shard(0)]) for name, t in whole.items()}
+    model["all"] = torch.arange(4)
+    dcp.save({"model": model, "step": 30}, checkpoint_id=str(place))
+    dist.destroy_process_group()
+
+
 def main() -> None:
-    for name in ("trainer", "lightning"):
+    for name in ("trainer", "lightning", "distributed"):
         shutil.rmtree(HERE / name, ignore_errors=True)
     make_trainer(HERE / "trainer")
     make_lightning(HERE / "lightning")
+    torch.multiprocessing.spawn(make_distributed, (HERE / "distributed" / "step-30",), nprocs=2)
+    (HERE / "distributed" / "rendezvous").unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -237,6 +237,24 @@ def test_who_may_only_read_can_read(s3: str, told: Told) -> None:
         assert "access was denied" in told("tag", "main", "a", "--repository", place, exit_code=7)
 
 
+def test_what_leaves_for_a_store_is_paced(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("holdfast.storage.pacing.Pace.__init__.__defaults__", (lambda: 0.0, slept.append))
+    storage = open_storage(f"{place}&upload_limit=8MB/s")
+    storage.put("packs/aa/b.pack", [np.ones(20 << 20, np.uint8)])
+    assert slept == pytest.approx([1.05, 2.1], abs=0.01)
+    assert len(storage.get("packs/aa/b.pack")) == 20 << 20
+
+
+def test_a_store_is_asked_as_often_as_allowed(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr("holdfast.storage.pacing.Pace.__init__.__defaults__", (lambda: 0.0, slept.append))
+    storage = open_storage(f"{place}&request_limit=10/s")
+    for number in range(4):
+        assert storage.stat(f"a{number}") is None
+    assert slept == pytest.approx([0.1, 0.2, 0.3])
+
+
 def test_what_was_left_on_trial_is_swept_when_it_is_old(place: str) -> None:
     storage = open_storage(place)
     assert isinstance(storage, KeepsTemporaries)

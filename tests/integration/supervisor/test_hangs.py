@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -105,3 +108,15 @@ def test_nothing_is_a_hang_if_asked(supervise: Supervise) -> None:
     run = supervise("slow@25", flags=(*STRICT, "--no-hang"), TRAINEE_SLOW_SECONDS=str(5 * LEAST_SECONDS))
     assert run.wait() == 0
     assert run.causes == ["finished"]
+
+
+BEHIND = "import holdfast\nwith holdfast.Checkpointer('r', {'a': 1}) as c:\n for _ in c.steps(2): pass\n"
+
+
+@pytest.mark.parametrize("before", ["", BEHIND])
+@pytest.mark.parametrize(("does", "code"), [("sum(range(10**6))", 0), ("time.sleep(1)", 143)])
+def test_outside_of_a_checkpointer_work_is_no_hang(tmp_path: Path, before: str, does: str, code: int) -> None:
+    script = f"{before}import time\nt = time.time()\nwhile time.time() < t + 8: {does}"
+    flags = (*STRICT, "--slow-at-least", "1.5", "--on", "hang: stop")
+    command = [sys.executable, "-m", "holdfast", "run", *flags, "--", sys.executable, "-c", script]
+    assert subprocess.run(command, cwd=tmp_path, check=False, timeout=60).returncode == code

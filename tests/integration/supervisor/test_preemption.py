@@ -168,6 +168,8 @@ def test_told_to_end_while_it_waits_it_ends(supervise: Supervise) -> None:
     run.until("starting again in 10 s")
     run.process.terminate()
     assert run.wait() == 143
+    assert run.report["cause"] == "preempted"
+    assert run.causes == ["host-memory"]
 
 
 def test_nothing_is_left_running_that_the_training_started(supervise: Supervise) -> None:

@@ -109,6 +109,17 @@ def test_a_step_that_always_fails_is_approached_from_further_back_and_then_given
     assert not list(run.place.glob("runs/digits/rejected/*"))  # going back rejects nothing
 
 
+def test_a_poisoned_window_of_data_is_passed_over_if_asked(supervise: Supervise) -> None:
+    run = supervise("poison@5", flags=("--on", "exception: restart 3, back 2", "--skip-batches", "2"))
+    assert run.wait() == 0
+    assert run.causes == ["exception", "exception", "finished"]
+    seen = holdfast.open(run.place)["digits"].latest.load()["seen"]
+    assert len(seen) == 40  # steps
+    assert [item for epoch, item in seen if epoch == 0] == [0, 1, 2, 3, 4]  # 5 is poisoned, 6 goes with it
+    assert [item for epoch, item in seen if epoch == 1] == list(range(7))
+    assert "this run is another from here on" in run.said
+
+
 def test_a_poisoned_state_is_left_behind_by_going_back(supervise: Supervise, whole: dict[str, Any]) -> None:
     run = supervise("kill@35x2", flags=("--on", "crash: restart 5, back 2"))
     assert run.wait() == 0

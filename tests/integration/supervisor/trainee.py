@@ -178,11 +178,17 @@ def main(place: Path, faults: list[str]) -> None:
     with holdfast.Checkpointer(place, state, run="digits", save="every 10 steps", keep="all") as ckpt:
         for epoch in ckpt.epochs(steps=STEPS):
             for item in ckpt.batches(range(7)):
+                if f"poison@{item}" in faults and epoch == 0:
+                    raise ValueError(f"item {item} cannot be read")
                 loss = train(item)
                 state["seen"].append([epoch, item])
                 time.sleep(WORK_SECONDS)
                 step = ckpt.progress.step + 1
-                now = [f.partition("@")[0] for f in faults if f[:6] != "early@" and happens(place, f, step)]
+                now = [
+                    f.partition("@")[0]
+                    for f in faults
+                    if f[:6] not in ("early@", "poison") and happens(place, f, step)
+                ]
                 slow.wanted = "slowsave" in now
                 for name in set(now) - {"evaluate", "slowsave"}:
                     loss = act(name) or loss

@@ -21,6 +21,7 @@ from tests.integration.training.launching import count, wait_until
 
 import holdfast
 from agents import agents_of
+from holdfast.domain.mirrors import Mirror
 from holdfast.errors import HoldfastError, StorageError, UsageError
 from holdfast.node.lease import claiming
 from holdfast.repository.repository import Repository
@@ -183,7 +184,7 @@ def test_what_a_killed_launch_still_fetches_is_waited_for(tmp_path: Path) -> Non
     thread = threading.Thread(target=hold)
     thread.start()
     holding.wait()
-    assert fetch(here, "main", str(mirror))
+    assert fetch(here, "main", [Mirror(str(mirror))])
     thread.join()
     assert time.monotonic() - seen >= 11
     assert steps_in(here) == [6]
@@ -257,6 +258,62 @@ def test_what_cannot_be_a_mirror_is_refused(tmp_path: Path) -> None:
         holdfast.Checkpointer(tmp_path, {}, mirror_keep="last 2")
     with pytest.raises(UsageError):
         holdfast.Checkpointer(tmp_path, {}, mirror="x", mirror_keep="lst 2")
+    with pytest.raises(UsageError, match="one place twice"):
+        holdfast.Checkpointer(tmp_path, {}, mirror=["x", "x"])
+    with pytest.raises(UsageError, match="not one rule for each"):
+        holdfast.Checkpointer(tmp_path, {}, mirror=["x", "y"], mirror_keep=["last 2"])
+
+
+def test_each_of_several_mirrors_keeps_what_it_is_told(tmp_path: Path) -> None:
+    here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
+    state = {"w": np.zeros(1000)}
+    places, rules = [near, far], ["last 2", None]
+    with holdfast.Checkpointer(here, state, save=None, mirror=places, mirror_keep=rules) as ckpt:
+        for _ in range(4):
+            ckpt.step()
+            ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+            assert all(ckpt.progress.step in steps_in(place) for place in places)
+    assert comes([1, 2, 3, 4], far)
+    assert comes([3, 4], near)
+    assert gone(here)
+
+
+def test_of_several_mirrors_one_may_be_down(tmp_path: Path, capsys: Said) -> None:
+    here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
+    state = {"w": np.zeros(1000)}
+    with holdfast.Checkpointer(here, state, save=None, mirror=[near, far]) as ckpt:
+        near.write_text("no folder")
+        ckpt.step()
+        save = ckpt.save()
+        assert comes([1], far)
+        with pytest.raises(TimeoutError):
+            save.wait_uploaded(0.5)
+    shutil.rmtree(here)
+    with holdfast.Checkpointer(here, state, save=None, mirror=[near, far]) as ckpt:
+        assert ckpt.progress.step == 1
+        near.unlink()  # it is back, and gets all of it
+        ckpt.step()
+        ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+    said = capsys.readouterr().err
+    assert f"the mirror {near} could not be asked" in said
+    assert f"what it resumes from came from {far}" in said
+    assert steps_in(near) == steps_in(far) == [1, 2]
+    assert gone(here)
+
+
+def test_the_newest_of_what_several_mirrors_have_is_taken(tmp_path: Path) -> None:
+    here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
+    state = {"w": np.zeros(1000)}
+    with holdfast.Checkpointer(here, state, save=None, mirror=near) as ckpt:
+        ckpt.step()
+        ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+    with holdfast.Checkpointer(here, state, save=None, mirror=far) as ckpt:
+        ckpt.step()
+        ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+    assert gone(here)
+    shutil.rmtree(here)
+    assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
+    assert holdfast.open(here)["main"].latest.step == 2
 
 
 def test_without_an_agent_it_is_said_that_nothing_is_mirrored(tmp_path: Path, capsys: Said) -> None:

@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 60.0
 
 
 def sync(here: Path, there: str) -> Errand:
-    return Errand(f"{there} lags behind", [["sync", str(here), there, "main"]], 1, 0, uploads=True)
+    return Errand(f"{there} lags behind", [["sync", str(here), there, "main"]], 1, 0, uploads_to=there)
 
 
 def until(condition: Callable[[], bool]) -> bool:
@@ -72,7 +72,7 @@ def test_a_round_that_is_done_says_how_far(here: Path, tmp_path: Path) -> None:
     rounds.look(idle=True)
     rounds.committed(2)  # perhaps too late for this round
     assert until(lambda: ended(rounds))
-    assert told == [Uploaded(1)]
+    assert told == [Uploaded(1, str(tmp_path / "there"))]
     assert rounds.is_open
     assert holdfast.open(tmp_path / "there")["main"].latest.step == 1
 
@@ -84,7 +84,7 @@ def test_what_another_trainer_saved_does_not_count_for_this_one(here: Path, tmp_
     rounds.look(idle=True)
     rounds.serve_another()
     assert until(lambda: ended(rounds))
-    assert told == [Uploaded(0)]
+    assert told == [Uploaded(0, str(tmp_path / "there"))]
 
 
 def test_a_failure_is_told_once_in_its_own_words(here: Path, tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from holdfast.domain.manifest import split_digests
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError
 from holdfast.repository import assembling, chunks, compact, families, layout
-from holdfast.repository.families import DEPTH, MEMBERS
+from holdfast.repository.families import MEMBERS
 from holdfast.repository.pack import BASED_MAGIC, MAGIC, PackEntry, read_index
 from holdfast.repository.repairing import inspect
 from holdfast.repository.repository import Repository
@@ -137,7 +137,7 @@ def test_chains_are_short(storage: LocalStorage, run: Run) -> None:
             depths[entry.digest] = max((depths[d] + 1 for d in below), default=0)
             roots[entry.digest] = roots[below[0]] if below else entry.digest
             members[roots[entry.digest]] = members.get(roots[entry.digest], 0) + 1
-        assert max(depths.values()) == DEPTH
+        assert max(depths.values()) == 2
         assert max(members.values()) == MEMBERS
 
 
@@ -150,15 +150,15 @@ def test_a_second_run_has_nothing_to_do(storage: LocalStorage, run: Run) -> None
     assert packs(storage) == before
 
 
-@pytest.fixture(params=[1, 2])
-def depth(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Deltas of deltas are nothing that is written now, but read."""
-    monkeypatch.setattr(families, "DEPTH", request.param)
+@pytest.fixture(params=[3, 9], ids=["hub", "star"])
+def hub(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Families without one were written before; both are read."""
+    monkeypatch.setattr(families, "HUB", request.param)
     return int(request.param)
 
 
 @pytest.mark.parametrize("gone", [{1}, {2}, {3}, {4}, {2, 4}, {3, 4}, {1, 2, 3}, {2, 3, 4}])
-@pytest.mark.usefixtures("depth")
+@pytest.mark.usefixtures("hub")
 def test_whatever_is_removed_the_rest_restores(storage: LocalStorage, run: Run, gone: set[int]) -> None:
     known = saved(run, range(1, 5))
     compacted(storage)
@@ -308,20 +308,21 @@ def test_another_copy_is_tried_when_a_base_is_damaged(
 
 
 def test_a_damaged_delta_spoils_only_what_builds_on_it(
-    storage: LocalStorage, run: Run, tmp_path: Path, depth: int
+    storage: LocalStorage, run: Run, tmp_path: Path, hub: int
 ) -> None:
-    known = saved(run, range(1, 4))
+    known = saved(run, range(1, 5))
     compacted(storage)
-    middle = next(e for e in deltas(storage) if e.digest in run.manifest(at(known, 2)).digests())
-    damage(storage, tmp_path / "repository", middle.digest)
-    assert read(fresh(storage).run("digits"), at(known, 3)) == state(3)
+    oldest = next(e for e in deltas(storage) if e.digest in run.manifest(at(known, 1)).digests())
+    damage(storage, tmp_path / "repository", oldest.digest)
+    for step in (3, 4):
+        assert read(fresh(storage).run("digits"), at(known, step)) == state(step)
     with pytest.raises(DamagedError):
-        read(fresh(storage).run("digits"), at(known, 2))
-    if depth == 1:
-        assert read(fresh(storage).run("digits"), at(known, 1)) == state(1)
-    else:
+        read(fresh(storage).run("digits"), at(known, 1))
+    if hub == 3:
         with pytest.raises(DamagedError):
-            read(fresh(storage).run("digits"), at(known, 1))
+            read(fresh(storage).run("digits"), at(known, 2))
+    else:
+        assert read(fresh(storage).run("digits"), at(known, 2)) == state(2)
 
 
 def test_a_pack_that_is_gone_is_missing_not_damaged(storage: LocalStorage, run: Run) -> None:
@@ -361,7 +362,7 @@ def test_large_packs_grow_together_while_there_is_room_in_their_families(
         assert planned.expected_bytes < planned.size_bytes or not planned.victims
         assert compact.plan(fresh(storage)).victims == []
         assert_restores(fresh(storage).run("digits"), known)
-    assert written == [0, 1, 1, 1, 0, 1, 1, 1]  # noise alone gains nothing, nor does a fifth by the four
+    assert written == [0, 1, 1, 1, 1] * 2  # noise alone gains nothing, nor does a sixth by the five
     assert len(deltas(storage)) == 2 * (MEMBERS - 1) * 6
     assert len(packs(storage)) == 2
 
@@ -429,7 +430,7 @@ def test_a_delta_costs_no_more_reading_than_its_family(
     for checkpoint, of in known.items():
         read_bytes = single = 0
         assert read(counting, checkpoint) == of
-        assert read_bytes <= (1 + DEPTH) * sum(map(len, of.values()))
+        assert read_bytes <= 3 * sum(map(len, of.values()))
         assert single == 0
 
 

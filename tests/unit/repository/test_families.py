@@ -5,12 +5,13 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.repository.assembling import PACK_BYTES, SEGMENT_BYTES, SMALL_BYTES, Shelves, Stored, in_order
 from holdfast.repository.batching import Pack, batched, make_links
-from holdfast.repository.families import DEPTH, MEMBERS, divided, families
+from holdfast.repository.families import MEMBERS, divided, families
 from holdfast.repository.pack import MAX_DEPTH
 
 digests = st.lists(st.integers(0, 30).map(lambda n: b"%d" % n), unique=True)
@@ -32,15 +33,25 @@ def test_families_hold_each_once_short_and_without_circles(
         met: dict[bytes, int] = {}
         for member in family:
             assert all(base in met for base in member.bases)
-            assert member.depth == max((met[base] + 1 for base in member.bases), default=0) <= DEPTH
+            assert member.depth == max((met[base] + 1 for base in member.bases), default=0) <= 2
             met[member.digest] = member.depth
 
 
 def test_a_long_chain_has_a_new_start_every_few() -> None:
-    newer = {name(n): name(n + 1) for n in range(10)}
-    found = families([name(n) for n in reversed(range(10))], newer, {})
-    assert [len(family) for family in found] == [MEMBERS, MEMBERS, 10 - 2 * MEMBERS]
-    assert [m.bases for m in found[0]] == [(), (name(9),), (name(9),), (name(9),)]
+    newer = {name(n): name(n + 1) for n in range(12)}
+    found = families([name(n) for n in reversed(range(12))], newer, {})
+    assert [len(family) for family in found] == [MEMBERS, MEMBERS, 12 - 2 * MEMBERS]
+
+
+@pytest.mark.parametrize(
+    ("length", "bases"),
+    [(1, {}), (2, {1: 0}), (3, {1: 0, 2: 0}), (4, {1: 0, 3: 0, 2: 3}), (5, {1: 0, 3: 0, 2: 3, 4: 3})],
+)
+def test_old_ones_build_on_one_that_is_near_them(length: int, bases: dict[int, int]) -> None:
+    """Counted from the newest."""
+    newer = {name(n): name(n - 1) for n in range(1, length)}
+    (found,) = families([name(n) for n in range(length)], newer, {})
+    assert {int(m.digest): int(m.bases[0]) for m in found if m.bases} == bases
 
 
 @given(
@@ -109,7 +120,7 @@ def test_as_many_checkpoints_as_a_family_has_members() -> None:
     links = {a: {b: 1} for a, b in pairwise(names)}
     links = {p: links.get(p, {}) | {q: 1 for q in links if p in links[q]} for p in names}
     packs = [Pack(p, 10, owner=9 - n) for n, p in enumerate(names)]
-    assert batched(packs, links, 50) == [list("abcd"), list("efgh")]
+    assert batched(packs, links, 60) == [list("abcde"), list("fgh")]
     assert batched(packs, links, 80) == [list(names)]
     assert batched(packs, links, 30) == [list("abc"), list("def"), list("gh")]
 

@@ -1,0 +1,131 @@
+"""``holdfast prove``: whether a script resumes exactly."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from holdfast.cli import output, text
+from holdfast.cli.options import JsonOption, as_dict
+from holdfast.cli.scripts import command_words, refuse_elsewhere
+
+if TYPE_CHECKING:
+    from holdfast.drill.comparing import Difference
+    from holdfast.drill.proving import Verdict
+
+EXAMPLES = (
+    "holdfast prove -- python train.py --steps 60",
+    "holdfast prove --kills 10 --seed 7 --folder proof -- python train.py --steps 200",
+    "holdfast prove --json -- python train.py",
+)
+TAKES_COMMAND = True
+_FEW = 5
+
+
+def command(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[COMMAND]...", help="The training, as in a shell; best after --.", show_default=False
+        ),
+    ] = None,
+    *,
+    kills: Annotated[int, typer.Option("--kills", metavar="N", min=1, help="How often to kill it.")] = 3,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed", metavar="N", help="Of the moments of the kills; else at random.", show_default=False
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder",
+            metavar="FOLDER",
+            help="Save and print there, and leave it; must not exist.",
+            show_default=False,
+        ),
+    ] = None,
+    patience: Annotated[
+        float,
+        typer.Option("--patience", metavar="SECONDS", min=1, help="Give up after so long without progress."),
+    ] = 600.0,
+    json: JsonOption = False,
+) -> None:
+    """Run a script without interruption, then again with kills at random moments, and compare every step.
+
+    The script runs as it is, but saves every step to a folder of its own, whatever it names itself; its
+    checkpoints and mirrors are not touched. Ends with 0 if the two are equal bit for bit, else with 1
+    and the first step and tensor that differ, and what is likely to be the cause.
+    """
+    from holdfast.drill.proving import Proof, prove
+
+    refuse_elsewhere("prove")
+    words = command_words(what, "prove")
+    chosen = secrets.randbelow(10**6) if seed is None else seed
+    with _scratch(folder) as place:
+        proof = Proof(command=words, folder=str(place), kills=kills, seed=chosen, patience_seconds=patience)
+        output.note(f"Killing it {text.several(kills, 'time')} at random moments (--seed {chosen}).")
+        verdict = prove(proof, lambda line: output.note(line[0].upper() + line[1:]))
+    if json:
+        told = as_dict(verdict) | {"exact": verdict.exact, "seed": chosen}
+        output.print_json(told)
+    else:
+        _tell(verdict)
+    if not verdict.exact:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _scratch(folder: Path | None) -> Iterator[Path]:
+    from holdfast.errors import UsageError
+
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            raise UsageError(f"{folder} is there already.", do="Name a folder that is not.") from None
+        yield folder.absolute()
+        return
+    made = Path(tempfile.mkdtemp(prefix="holdfast-prove-"))
+    try:
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _tell(verdict: Verdict) -> None:
+    compared = f"{text.several(verdict.steps, 'checkpoint')}, {text.several(verdict.tensors, 'tensor')}"
+    if verdict.exact:
+        times = text.several(len(verdict.kills), "time")
+        output.say(f"Exact: killed {times}, and every step is equal bit for bit ({compared}).")
+        return
+    output.say("NOT exact.")
+    if verdict.failure:
+        output.say(f"The killed training is not whole: {verdict.failure}")
+    if verdict.difference is not None:
+        _tell_difference(verdict.difference)
+        output.say(f"Likely: {verdict.likely}")
+
+
+def _tell_difference(found: Difference) -> None:
+    after = f", which was made after a resume from step {found.resumed}" if found.resumed is not None else ""
+    output.say(f"First difference: step {found.step} of the run {found.run}{after}.")
+    parts = (
+        ("tensors", found.tensors),
+        ("values", found.values),
+        ("random generators", found.rng),
+        ("position in the data", found.position),
+        ("metrics", found.metrics),
+    )
+    for name, names in parts:
+        if names:
+            more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+            output.say(f"  {name}: {', '.join(names[:_FEW])}{more}")
