@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import HoldfastError, NotFoundError, StorageError
+from holdfast.errors import HoldfastError, NotFoundError, SealedError, StorageError, UsageError
 from holdfast.node import messages
 from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, read_record
 from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
@@ -125,6 +125,8 @@ def _repository(location: str) -> Repository:
         return Repository.open(open_storage(location))
     except NotFoundError as error:  # the trainer has just used it: it may come back
         raise StorageError(f"The repository {location} has vanished.", do="Put it back.") from error
+    except (SealedError, UsageError) as error:  # so may the key
+        raise StorageError(error.what, do=error.do) from error
 
 
 def _draft(record: SnapshotRecord, slot: Slot) -> Draft:

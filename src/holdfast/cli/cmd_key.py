@@ -159,10 +159,13 @@ def _generate(file: str | None, *, signing: bool, json: bool) -> None:
     from holdfast.errors import UsageError
     from holdfast.repository import signatures
     from holdfast.repository.keyring import raw
+    from holdfast.repository.layout import CONFIG
 
     if file is None:
         raise UsageError("Which file shall hold the key?", do="Write 'holdfast key generate FILE'.")
     path = Path(file).expanduser()
+    if any((folder / CONFIG).exists() for folder in path.absolute().parents):
+        raise UsageError(f"{path} would lie beside the data.", do="Keep keys outside of every repository.")
     key, public = signatures.generate() if signing else (raw.generate(), None)
     _write(path, key)
     if json:

@@ -8,7 +8,7 @@ import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import HoldfastError, StorageError, SupersededError
+from holdfast.errors import HoldfastError, StorageError, SupersededError, UsageError
 from holdfast.repository.commit import Committed, Draft, commit
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
@@ -73,7 +73,10 @@ class Persister:
         self._retention.before()
         self._check_space(draft)
         draft.parent = self._parent
-        committed = commit(self._run, draft, details=details)
+        try:
+            committed = commit(self._run, draft, details=details)
+        except UsageError as error:  # the key that signs was there at the launch: it may come back
+            raise StorageError(error.what, do=error.do) from error
         self._parent = committed.id
         self._typical_bytes = max(committed.new_bytes, self._typical_bytes or 0)
         untagged = self._tag(committed.id, tags)

@@ -203,7 +203,8 @@ def read_config(storage: Storage) -> records.RepositoryConfig:
         raise DamagedError(error.what, do=f"'holdfast repair {storage.location}' rebuilds it.") from error
     if not MIN_CHUNK_BYTES <= config.chunk_bytes <= MAX_CHUNK_BYTES:
         raise DamagedError(f"The chunk size in {layout.CONFIG} of {storage.location} is out of bounds.")
-    if config.format > records.SEALED_FORMAT_VERSION:
+    newest = records.FORMAT_VERSION if config.sealed is None else records.SEALED_FORMAT_VERSION
+    if config.format > newest:
         raise FormatError(
             f"The repository {storage.location} has format {config.format}, newer than this version.",
             do="Upgrade holdfast.",

@@ -139,6 +139,9 @@ def test_generated_files_are_the_owners_and_never_replace_another(here, holdfast
     assert text not in out
     assert stat.S_IMODE((here / "a.key").stat().st_mode) == 0o600
     assert holdfast("key", "generate", str(here / "a.key"))[0] == 2
+    library.save(here / "data", {"w": 1}, step=1)
+    code, _, err = holdfast("key", "generate", str(here / "data" / "runs" / "b.key"))
+    assert (code, "beside the data" in err) == (2, True)
     assert (here / "a.key").read_text().strip() == text
     give(monkeypatch, HOLDFAST_KEY_FILE=str(here / "a.key"))
     save(here / "ckpts", 1)

@@ -164,3 +164,44 @@ def test_objects_of_a_sealed_repository_print_no_secret(here: Path) -> None:
     shown = repr(repository) + repr(repository.storage) + repr(holdfast.open(here / "store"))
     assert repr(secret) not in shown
     assert secret.hex() not in shown
+
+
+def test_a_signing_key_that_is_away_for_a_while_costs_a_save_and_not_the_training(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOLDFAST_BACKGROUND", "0")
+    key = Path("sign.key")
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            key.rename("away")
+        if t == 4:
+            Path("away").rename(key)
+
+    count(here / "store", each=each, until=8, save="every 1 step", keep="all")
+    told = capsys.readouterr().err
+    assert "could not be saved" in told
+    assert "sign.key cannot be read" in told
+    assert steps_in(here / "store")[-1] == 8
+    assert 3 not in steps_in(here / "store")
+
+
+def test_an_agent_without_its_key_costs_a_save_and_not_the_training(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It was killed, and the next one cannot open the repository."""
+    key = Path("my.key")
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 2:
+            agent = agent_of(ckpt)
+            key.rename("away")
+            os.kill(agent, signal.SIGKILL)
+        if t == 4:
+            assert wait_until(lambda: ckpt._entered._saver.poll() or ckpt._entered._saver.paused(), 60.0)
+            Path("away").rename(key)
+
+    state = count(here / "store", each=each, until=8, save="every 1 step", keep="all")
+    assert state["log"] == list(range(8))
+    assert "could not be saved" in capsys.readouterr().err
+    assert steps_in(here / "store")[-1] == 8
