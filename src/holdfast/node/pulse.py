@@ -124,11 +124,21 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page:
-    """The supervisor's side: an anonymous file for one launch."""
+    """The supervisor's side: an anonymous file for one launch.
 
-    def __init__(self) -> None:
-        self._descriptor = os.memfd_create("holdfast-pulse", os.MFD_CLOEXEC)
-        os.truncate(self._descriptor, PAGE_BYTES)
+    Parameters
+    ----------
+    place : str, optional
+        That of another process, to look into; it stays readable when that process is dead.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is no page at this place.
+    """
+
+    def __init__(self, place: str | None = None) -> None:
+        self._descriptor = _new_page() if place is None else os.open(place, os.O_RDWR | os.O_CLOEXEC)
         self._map = mmap.mmap(self._descriptor, PAGE_BYTES)
         self._words = memoryview(self._map)[:_STORY_AT].cast("q")
         self._numbers = memoryview(self._map)[:_STORY_AT].cast("d")
@@ -173,6 +183,12 @@ class Page:
         self._numbers.release()
         self._map.close()
         os.close(self._descriptor)
+
+
+def _new_page() -> int:
+    descriptor = os.memfd_create("holdfast-pulse", os.MFD_CLOEXEC)
+    os.truncate(descriptor, PAGE_BYTES)
+    return descriptor
 
 
 class Pulse:

@@ -117,3 +117,20 @@ def test_a_place_that_is_none_is_nobody_who_listens(tmp_path: Path) -> None:
     for place in ("", "/nowhere", str(tmp_path), str(tmp_path / "small")):
         assert isinstance(open_pulse({PLACE_VARIABLE: place}), Unwatched)
     assert isinstance(open_pulse({}), Unwatched)
+
+
+def test_another_process_may_look_into_a_page(page: Page) -> None:
+    onlooker = Page(page.place)
+    pulse = Pulse(page.place)
+    pulse.begins("here", "digits", 7)
+    assert onlooker.look().step == 7
+    assert onlooker.story().run == "digits"
+    onlooker.close()
+
+
+def test_where_there_is_no_page_nobody_can_look(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValueError, match="mmap"):
+        Page(str(tmp_path / "empty"))
+    with pytest.raises(OSError, match="No such file"):
+        Page(str(tmp_path / "none"))
