@@ -116,7 +116,7 @@ def send(pid: int, number: int) -> None:
 
 def lives(pid: int) -> bool:
     """Whether there is such a process, and it is not waiting for its end to be noticed."""
-    return _state(pid) not in _DEAD
+    return pid > 0 and _state(pid) not in _DEAD
 
 
 def is_paused(pid: int) -> bool:

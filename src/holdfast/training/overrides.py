@@ -1,7 +1,7 @@
 """What a program above decides in place of the script: where to resume, where and when to save.
 
-Settings are arguments of the Checkpointer; this is for `holdfast run`, `holdfast prove` and `holdfast drill`, which
-start scripts that they must not change.
+Settings are arguments of the Checkpointer; this is for `holdfast run`, `holdfast prove` and
+`holdfast drill`, which start scripts that they must not change.
 """
 
 from __future__ import annotations
