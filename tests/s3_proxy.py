@@ -10,7 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 Meddle = Callable[[str, dict[str, str]], "int | str | None"]
-"""Given method and headers, which it may change: a status to refuse with, or "lose" to lose the answer."""
+"""Given method and headers, which it may change: a status to refuse with, or what to do to the request.
+
+``lose`` its answer; ``cut`` half of its answer off; do it ``twice``.
+"""
 
 
 @contextmanager
@@ -28,17 +31,18 @@ def meddling(endpoint: str, meddle: Meddle) -> Iterator[str]:
             if isinstance(what, int):
                 self._answer(what, {}, b"")
                 return
-            upstream = http.client.HTTPConnection(target)
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            data = answer.read()
-            upstream.close()
+            for _ in range(2 if what == "twice" else 1):
+                upstream = http.client.HTTPConnection(target)
+                upstream.request(self.command, self.path, body, headers)
+                answer = upstream.getresponse()
+                data = answer.read()
+                upstream.close()
             if what == "lose":
                 self.close_connection = True
                 return
-            self._answer(answer.status, dict(answer.getheaders()), data)
+            self._answer(answer.status, dict(answer.getheaders()), data, whole=what != "cut")
 
-        def _answer(self, status: int, headers: dict[str, str], data: bytes) -> None:
+        def _answer(self, status: int, headers: dict[str, str], data: bytes, *, whole: bool = True) -> None:
             self.send_response_only(status)
             length = headers.pop("Content-Length", str(len(data)))
             for name, value in headers.items():
@@ -47,7 +51,8 @@ def meddling(endpoint: str, meddle: Meddle) -> Iterator[str]:
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data)
+                self.wfile.write(data if whole else data[: len(data) // 2])
+            self.close_connection |= not whole
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any
 

@@ -10,7 +10,7 @@ import holdfast
 import torture_model as model
 from holdfast.cli import app
 from holdfast.errors import HoldfastError, NotFoundError
-from holdfast.repository import compact
+from holdfast.repository import cold, compact
 from holdfast.training.views import RunView
 from torture_training import check_state
 from torture_world import CHANCE, Fact, World, WrongError, require
@@ -130,9 +130,13 @@ def rename(world: World, run: str, new: str) -> None:
 
 
 def rewrite(place: str) -> None:
-    """Compact, in batches of any size."""
+    """Compact, in batches of any size, now and then with everything taken for cold and worth it."""
     compact.BATCH_BYTES = CHANCE.choice([1 << 20, 8 << 20, compact.BATCH_BYTES])
-    command("compact", "-R", place)
+    if CHANCE.random() < 0.4:
+        cold.WARM, compact.LEAST_HARD_GAIN = 0, -1.0
+        command("compact", "--cold", "-R", place)
+    else:
+        command("compact", "-R", place)
 
 
 def command(*words: str) -> None:

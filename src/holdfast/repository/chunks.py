@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from holdfast.repository.chunk_cache import ChunkCache
+
     Bytes = npt.NDArray[np.uint8]
 
 WORKERS = 2
@@ -43,15 +45,18 @@ class ChunkReader:
     read and verified before it, like any other.
     """
 
-    def __init__(self, storage: Storage, index: ChunkIndex) -> None:
+    def __init__(self, storage: Storage, index: ChunkIndex, cache: ChunkCache | None = None) -> None:
         self._storage = storage
         self._index = index
+        self._cache = cache
 
     def begin(self, hints: Iterable[str]) -> ReadAhead:
         """Start to read what these packs hold, before it is known what of it will be asked for.
 
         As much as there are buffers for; `read` takes it over.
         """
+        if self._cache is not None:  # which may have all of it
+            return ReadAhead(self._storage)
         stretches = list(islice(coalesce(self._held_by(hints)), BUFFERS))
         ahead = ReadAhead(self._storage)
         ahead.extend(stretches)
@@ -87,8 +92,32 @@ class ChunkReader:
         dict[bytes, str]
             The chunks of which no good copy is left, each with the reason.
         """
+        if self._cache is None:
+            return self._read(set(digests), list(hints), sink, ahead)
+        wanted = set(digests).difference(self._cached(digests, sink, self._cache))
+        lacking = self._read(wanted, list(hints), self._caching(sink, self._cache), ahead)
+        if wanted:
+            self._cache.trim()
+        return lacking
+
+    def _cached(self, digests: Collection[bytes], sink: Sink, cache: ChunkCache) -> Iterator[bytes]:
+        for digest in digests:
+            chunk = cache.take(digest)
+            if chunk is not None:
+                sink(digest, chunk)
+                yield digest
+
+    def _caching(self, sink: Sink, cache: ChunkCache) -> Sink:
+        def taking(digest: bytes, chunk: Bytes) -> None:
+            sink(digest, chunk)
+            cache.keep(digest, chunk)
+
+        return taking
+
+    def _read(
+        self, wanted: set[bytes], hints: list[str], sink: Sink, ahead: ReadAhead | None
+    ) -> dict[bytes, str]:
         reasons: dict[bytes, str] = {}
-        wanted, hints = set(digests), list(hints)
         with ReadAhead(self._storage) if ahead is None else ahead as reading:
             for _ in range(ROUNDS):
                 lacking = self._index.cover(wanted, hints)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
 from holdfast.errors import DamagedError, NotFoundError
@@ -85,6 +85,7 @@ class ReadAhead:
         """What was asked for, in order; several threads may draw. Its bytes are valid until the next."""
         while (read := self._next()) is not None:
             yield read
+            read.end()  # also of what nobody looked at: its buffer must not be written to any more
             with self._lock:
                 self._free.append(read.buffer)
                 self._fill()
@@ -126,6 +127,11 @@ class _Read:
     def bytes(self) -> Bytes:
         """The bytes of the stretch, fewer where the pack is cut short or gone."""
         return self._read() if self._future is None else self._future.result()
+
+    def end(self) -> None:
+        """Return when nothing is being read any more."""
+        if self._future is not None:
+            wait([self._future])
 
     def _read(self) -> Bytes:
         """Read whole blocks, so that nothing has to be moved to its place."""

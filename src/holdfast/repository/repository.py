@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fnmatch
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,6 +16,7 @@ from holdfast.domain.manifest_file import decode_manifest
 from holdfast.domain.names import validate_run
 from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, StorageError, UsageError
 from holdfast.repository import layout, records
+from holdfast.repository.chunk_cache import chosen_cache
 from holdfast.repository.chunks import ChunkReader
 from holdfast.repository.index import ChunkIndex
 from holdfast.repository.keyring.given import given_keys
@@ -53,7 +55,7 @@ class Repository:
         self.id = config.id
         self.chunk_bytes = config.chunk_bytes
         self.index = ChunkIndex(storage)
-        self.reader = ChunkReader(storage, self.index)
+        self.reader = ChunkReader(storage, self.index, chosen_cache(storage, os.environ))
         self.dependable: set[str] = set()
         self.doubtful: set[str] = set()
         self.marks: dict[tuple[str, str], frozenset[str]] = {}

@@ -44,7 +44,7 @@ def note(run: Run, checkpoint: CheckpointId) -> bool:
     record = SeenRecord(run.storage.location, run.name, str(checkpoint))
     try:
         _replace(_path(run), msgspec.json.encode(record))
-    except OSError:
+    except (OSError, RuntimeError):  # no folder of its own: nobody's home
         return False
     return True
 
@@ -73,7 +73,7 @@ def check(run: Run) -> CheckpointId | None:
 
 def forget(run: Run) -> None:
     """What was seen of a run is gone because somebody asked for that here."""
-    with suppress(OSError):
+    with suppress(OSError, RuntimeError):
         _path(run).unlink(missing_ok=True)
 
 
@@ -91,7 +91,7 @@ def _is_signed(run: Run, checkpoint: CheckpointId, trusted: Collection[str]) -> 
 def _remembered(run: Run) -> CheckpointId | None:
     try:
         record = msgspec.json.decode(_path(run).read_bytes(), type=SeenRecord)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, RuntimeError, UnicodeDecodeError, msgspec.MsgspecError):
         return None
     return CheckpointId.parse(record.checkpoint)
 

@@ -7,11 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
+from holdfast.domain.quantities import parse_bytes
 from holdfast.errors import UsageError
 
-_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(k|M|G)?B(?:/s)?")
 _REQUESTS = re.compile(r"(\d+(?:\.\d+)?)/s")
-_UNITS = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 class Pace:
@@ -53,11 +52,10 @@ def parse_rate(text: str) -> float:
     UsageError
         It is no such text.
     """
-    found = _RATE.fullmatch(text.strip())
-    rate = float(found[1]) * _UNITS[found[2]] if found else 0.0
-    if rate < 1:
+    rate = parse_bytes(text.strip().removesuffix("/s"))
+    if not rate:
         raise UsageError(f"{text!r} is no rate.", do="Write for example '20MB/s'.")
-    return rate
+    return float(rate)
 
 
 def parse_requests(text: str) -> float:

@@ -58,7 +58,7 @@ class SealedStorage:
 
     def __init__(self, inner: Storage, secret: bytes, repository_id: str) -> None:
         self.inner = inner
-        self.secret = secret
+        self._secret = secret
         self._repository_id = repository_id
         self._bounces = Bounces()
         self._ciphers: dict[str, ObjectCipher] = {}
@@ -156,7 +156,7 @@ class SealedStorage:
         return cipher
 
     def _cipher(self, key: str, header: bytes) -> ObjectCipher:
-        return ObjectCipher(self.secret, self._repository_id, key, header)
+        return ObjectCipher(self._secret, self._repository_id, key, header)
 
     def _forget(self, key: str) -> None:
         with self._lock:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,6 +25,7 @@ from holdfast.training.flights import Flight, committed, finish, late, outcome, 
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
+from holdfast.training.uploads import Uploads
 from holdfast.training.ways import Blocking, Outcome
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Background:
         self._newest: Flight | None = None
         self._decided: list[Outcome] = []
         self._deaths = 0
-        self._uploaded = {mirror.place: 0 for mirror in hello.mirrors}
+        self._uploads = Uploads(hello.mirrors)
         self._fencing = Fencing.chosen(warn)
         self._fenced: tuple[Flight, Fence] | None = None
         self._completing = threading.RLock()
@@ -150,15 +150,11 @@ class Background:
         return decided
 
     def wait_uploaded(self, sequence: int, timeout_seconds: float | None) -> bool:
-        if not self._uploaded or self._instead is not None:
-            raise UsageError("Nothing is brought to a mirror.", do="Give mirror=.")
-        deadline = math.inf if timeout_seconds is None else time.monotonic() + timeout_seconds
-        while not self._is_uploaded(sequence) and self._instead is None and time.monotonic() < deadline:
-            self._hear_all(max(min(deadline - time.monotonic(), _WAIT_SECONDS), 0.0))
-        return self._is_uploaded(sequence)
-
-    def _is_uploaded(self, sequence: int) -> bool:
-        return min(self._uploaded.values()) >= sequence
+        if self._instead is not None:
+            raise UsageError("Nothing is brought to a mirror any more.", do="Start the training again.")
+        return self._uploads.wait(
+            sequence, timeout_seconds, self._hear_all, lambda: self._instead is not None
+        )
 
     def close(self, *, done: bool) -> None:
         self._close_fence()
@@ -345,7 +341,7 @@ class Background:
         if isinstance(message, messages.Told):
             self._warn(message.text)
         elif isinstance(message, messages.Uploaded):
-            self._uploaded[message.place] = max(self._uploaded[message.place], message.sequence)
+            self._uploads.note(message.place, message.sequence)
         elif isinstance(message, messages.Withdrawn):
             if self._flights.pop(message.sequence, None) is not None:
                 self._decided.append(Outcome(sequence=message.sequence, replaced=True))

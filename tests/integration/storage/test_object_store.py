@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -253,6 +254,37 @@ def test_a_store_is_asked_as_often_as_allowed(place: str, monkeypatch: pytest.Mo
     for number in range(4):
         assert storage.stat(f"a{number}") is None
     assert slept == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_a_cache_spares_the_store_and_a_part_is_read_alone(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+
+    def noting(method: str, headers: dict[str, str]) -> None:
+        start, _, stop = headers.get("range", "").removeprefix("bytes=").partition("-")
+        size = int(stop) + 1 - int(start) if start.isdigit() and stop.isdigit() else 0
+        if method == "GET" and size > 2 << 20:  # small objects are asked for with room to spare
+            read.append(size)
+
+    model, rest = np.random.default_rng(0).random((2, 1_000_000))
+    with meddling(s3, noting) as endpoint:
+        place = s3_server.url(endpoint, uuid.uuid4().hex)
+        holdfast.save(place, {"model": model, "rest": rest}, step=1)
+        into = {"model": np.zeros(1_000_000), "rest": np.zeros(1_000_000)}
+        read.clear()
+        holdfast.load(place, into, only="model")
+        assert (into["model"] == model).all()
+        assert into["rest"].sum() == 0
+        assert 8_000_000 <= sum(read) < 8_500_000
+        monkeypatch.setenv("HOLDFAST_CACHE", str(tmp_path / "cache"))
+        for expected in (16_000_000, 0):
+            read.clear()
+            into = {"model": np.zeros(1_000_000), "rest": np.zeros(1_000_000)}
+            holdfast.load(place, into)
+            assert (into["model"] == model).all()
+            assert (into["rest"] == rest).all()
+            assert expected <= sum(read) < expected + 1_000_000
 
 
 def test_what_was_left_on_trial_is_swept_when_it_is_old(place: str) -> None:

@@ -73,7 +73,7 @@ def test_agent_errands_and_mirror_have_the_key_and_show_it_to_nobody(here: Path)
         assert steps_in(place) == [1, 2, 3]
         for checkpoint in run_of(place).checkpoints():
             assert signatures.signer(run_of(place), run_of(place).manifest(checkpoint), checkpoint) == PUBLIC
-    secret = run_of(store).storage.secret  # type: ignore[attr-defined]
+    secret = run_of(store).storage._secret  # type: ignore[attr-defined]
     files = [p for p in here.rglob("*") if p.is_file() and p.suffix != ".key"]
     for shown in [*said, *(path.read_bytes() for path in files)]:
         for key in (KEY, SIGNING, secret.hex()):
@@ -160,7 +160,7 @@ def test_tracebacks_and_errors_show_no_key(here: Path, failure: str, monkeypatch
 def test_objects_of_a_sealed_repository_print_no_secret(here: Path) -> None:
     holdfast.save(here / "store", {"w": 1}, step=1)
     repository = Repository.open(LocalStorage(here / "store"))
-    secret = repository.storage.secret  # type: ignore[attr-defined]
+    secret = repository.storage._secret  # type: ignore[attr-defined]
     shown = repr(repository) + repr(repository.storage) + repr(holdfast.open(here / "store"))
     assert repr(secret) not in shown
     assert secret.hex() not in shown

@@ -193,3 +193,33 @@ def test_reading_ahead_can_be_ended_twice() -> None:
     ahead = ReadAhead(MemoryStorage())
     with ahead, ahead:
         assert len(ahead) == 0
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_what_nobody_looks_at_is_over_before_its_memory_serves_another_read() -> None:
+    """Else the slow read writes over what is being decoded by then."""
+    lock, busy, shared = threading.Lock(), Counter[int](), threading.Event()
+
+    class Slow(MemoryStorage):
+        """The first read takes as long as the others will."""
+
+        def read_into(self, key: str, start: int, buffer: npt.NDArray[np.uint8]) -> int:
+            address = buffer.ctypes.data
+            with lock:
+                busy[address] += 1
+                if busy[address] > 1:
+                    shared.set()
+            if start == 0:
+                shared.wait(0.5)
+            got = super().read_into(key, start, buffer)
+            with lock:
+                busy[address] -= 1
+            return got
+
+    storage = Slow()
+    chunks = distinct(200, 1000)
+    put(storage, PACKS[0], chunks)
+    reads, _ = reader(storage)
+    with reads.begin(PACKS[:1]) as ahead:
+        assert not reads.read({digest(chunk) for chunk in chunks[150:]}, [], Given(), ahead)
+    assert not shared.is_set()

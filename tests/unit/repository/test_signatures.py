@@ -280,7 +280,11 @@ def test_what_was_seen_is_kept_for_the_owner_alone(
     save(run, run.attempts()[-1].id, 4, 4)
     (path,) = (tmp_path / "state").rglob("*.json")
     assert path.stat().st_mode & 0o077 == 0
-    path.write_text("junk")
-    assert seen.check(run) is None
+    for junk in (b"junk", b"\xff", b"{}", b""):
+        path.write_bytes(junk)
+        assert seen.check(run) is None
     monkeypatch.setenv("XDG_STATE_HOME", "/dev/null")
     assert seen.note(run, run.checkpoints()[-1]) is False
+    monkeypatch.setenv("XDG_STATE_HOME", "~nobody-of-that-name/x")
+    assert seen.note(run, run.checkpoints()[-1]) is False
+    assert seen.check(run) is None
