@@ -142,10 +142,6 @@ def _check(save: str, run_flags: str, html: Path | None) -> None:
 
 
 def _give(report: Report, html: Path | None, *, json: bool) -> None:
-    if html is not None:
-        from holdfast.drill.page import page
-
-        html.write_text(page(report))
     if json:
         told = as_dict(report)
         for one, outcome in zip(told["outcomes"], report.outcomes, strict=True):
@@ -153,6 +149,10 @@ def _give(report: Report, html: Path | None, *, json: bool) -> None:
         output.print_json(told | {"held": report.held})
     else:
         _tell(report)
+    if html is not None:  # last: if that fails, the rest is told
+        from holdfast.drill.page import page
+
+        html.write_text(page(report), encoding="utf-8")
 
 
 def _tell(report: Report) -> None:

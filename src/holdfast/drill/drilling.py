@@ -164,12 +164,13 @@ def _outcome(
 ) -> Outcome:
     training = Supervised(how, fault.name, how.way, fault)
     course = _Course(how, training, fault, aim)
+    failure, others, found, why = "", list[Made](), None, ""
     try:
         failure = course.follow()
         others = list(made(training.repository, on_line=fault.spoils_state))
         found, why = judged(whole, others, again, say)
     except HoldfastError as error:
-        failure, others, found, why = str(error), [], None, ""
+        failure = failure or str(error)
     finally:
         training.end()
     return Outcome(
@@ -218,11 +219,11 @@ class _Course:
             patience.look((self.moments[-1:], self._mend_at))
             time.sleep(LOOK_SECONDS)
         self._mend()
+        said = f"; it said:\n{self._training.scratch.said}" if code else ""
         if self.strike is None:
             why = f"the training was over before the fault could strike at step {self._aim.step}"
-            return f"{why}: {self._lacking}" if self._lacking else why
-        said = self._training.scratch.said
-        return f"the training was given up with exit code {code}; it said:\n{said}" if code else ""
+            return f"{why}: {self._lacking}{said}" if self._lacking else f"{why}{said}"
+        return f"the training was given up with exit code {code}{said}" if code else ""
 
     def _act(self, moment: Moment) -> None:
         if self.strike is None and moment.step >= self._aim.step:
