@@ -26,7 +26,7 @@ from holdfast.repository.repository import Repository
 
 _INSIDE = Path(__file__).with_name("inside")
 _LEAVE_SECONDS = 60.0
-"""For agents: they end once all is durable, and at the mirror."""
+"""For what goes on behind a training: until all is durable, and at the mirror."""
 _PAUSE_SECONDS = 0.05
 
 
@@ -164,14 +164,19 @@ class Supervised:
             self._group.signal_all(signal.SIGSTOP)  # it would start the training again
             self.kill_launch()
             self._group.signal_all(signal.SIGKILL)
-            signal_all(self.agents(), signal.SIGKILL)
+            signal_all(self._behind(), signal.SIGKILL)
         until = time.monotonic() + _LEAVE_SECONDS
-        while self.agents() and time.monotonic() < until:
+        while self._behind() and time.monotonic() < until:
             time.sleep(_PAUSE_SECONDS)
-        left = self.agents()
+        left = self._behind()
         signal_all(left, signal.SIGKILL)
         wait_gone([self.leader, self.supervisor, *left])
         self._let_page_go()
+
+    def _behind(self) -> list[int]:
+        """Agents, and what brings checkpoints to a mirror, which may outlive them."""
+        place = str(self.place)
+        return [*self.agents(), *(pid for pid in psutil.pids() if any(place in w for w in _words(pid)))]
 
     def _let_page_go(self) -> None:
         if self._page is not None:
