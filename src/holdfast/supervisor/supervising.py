@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from holdfast.domain.events import LaunchBegan
 from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, Page
 from holdfast.supervisor import reporting
@@ -18,7 +19,7 @@ from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, 
 from holdfast.supervisor.earlier import step_back
 from holdfast.supervisor.rules import Rule
 from holdfast.supervisor.signals import Signals
-from holdfast.supervisor.watching import ENDS, Watch, Watching
+from holdfast.supervisor.watching import ENDS, Audience, Watch, Watching
 from holdfast.training.overrides import VARIABLE, Overrides
 
 LOG_NAME = "holdfast-run.log"
@@ -54,17 +55,18 @@ class Supervisor:
     Parameters
     ----------
     how : Supervision
-    say : callable
-        Takes a line for people.
+    audience : Audience
+        Who is told what.
 
     Attributes
     ----------
     history : list[Launch]
     """
 
-    def __init__(self, how: Supervision, say: Callable[[str], None]) -> None:
+    def __init__(self, how: Supervision, audience: Audience) -> None:
         self._how = how
-        self._say = say
+        self._audience = audience
+        self._say = audience.say
         self.history: list[Launch] = []
         self.why_stopped = ""
         self._skip: dict[int, int] = {}
@@ -89,6 +91,7 @@ class Supervisor:
                 if launch.stacks:
                     self._say(f"where its threads were:\n{launch.stacks}")
                 self._say(reporting.ended(launch, decision))
+                self._audience.emit(reporting.ended_event(self.history, decision))
                 if isinstance(decision, Restart) and self._is_told_to_end(signals, decision.wait_seconds):
                     decision = Stop("asked to end while it waited")
         self.why_stopped = decision.why
@@ -107,7 +110,9 @@ class Supervisor:
             variables |= {VARIABLE: overrides.encoded()}
         try:
             group = started(self._how.command, variables, output)
-            watch = Watch(group, page, signals, self._how.watching, self._say)
+            number = len(self.history) + 1
+            self._audience.emit(LaunchBegan("", number, self._how.command, overrides.resume))
+            watch = Watch(group, page, signals, self._how.watching, self._audience, number)
             return watch.launch(watch.until_the_end(), first=not self.history)
         finally:
             page.close()
