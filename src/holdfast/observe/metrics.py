@@ -25,6 +25,7 @@ FAMILIES = (
     Family("running", "gauge", "1 while a launch is under way, else 0."),
     Family("launches_total", "counter", "Launches begun."),
     Family("restarts_total", "counter", "Launches that were followed by another, by the cause of their end."),
+    Family("launches_without_progress", "gauge", "Launches in a row that got no further than before."),
     Family("lost_steps_total", "counter", "Steps that had to be made again."),
     Family(
         "recovery_duration_seconds",
@@ -60,7 +61,8 @@ class Metrics:
         self._waiting: deque[Record] = deque(maxlen=MOST_WAITING)
         self._location: str | None = None
         self._saved_at: float | None = None
-        self._failures = 0
+        self._failures = self._in_vain = 0
+        self._furthest = -1
         self._mirrors: set[str] = set()
         self._seen = Seen()
         self._lock = threading.Lock()
@@ -117,6 +119,9 @@ class Metrics:
         self._set("running", 0)
         if record["restarts"]:
             self._count("restarts_total", cause=record["cause"])
+        self._in_vain = self._in_vain + 1 if record["step"] <= self._furthest else 0
+        self._furthest = max(self._furthest, record["step"])
+        self._set("launches_without_progress", self._in_vain)
         self._count("lost_steps_total", record["lost_steps"] or 0)
         if record["recovery_seconds"] is not None:
             self._series.observe("recovery_duration_seconds", record["recovery_seconds"], self._labels())

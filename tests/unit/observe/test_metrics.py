@@ -97,6 +97,14 @@ def test_launches_by_cause() -> None:
     assert found["recovery_duration_seconds_sum"] == 2.0
 
 
+def test_launches_that_get_no_further() -> None:
+    metrics = Metrics()
+    steps = [(12, 0), (12, 1), (11, 2), (20, 0), (5, 1)]
+    for step, in_vain in steps:
+        found = taken(metrics, ended("crash", step=step, lost_steps=None))
+        assert found["launches_without_progress"] == in_vain
+
+
 def test_restores_and_damage() -> None:
     restored = Restored("digits", 20, Progress(step=20), 0.7)
     found = taken(Metrics(), Rejected("digits", 30, "bad", recorded=True), restored)
