@@ -69,9 +69,9 @@ class Agent:
         self._ended = self._life.over
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        self._worker = Worker(self._tell, self._awake)
-        self._rounds: list[Rounds] = []
         self._log = event_log(os.environ, "agent", lambda text: None)
+        self._worker = Worker(self._tell, self._awake, self._log)
+        self._rounds: list[Rounds] = []
 
     def serve(self) -> None:
         """Until nobody needs it any more."""

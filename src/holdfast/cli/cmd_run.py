@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import output
-from holdfast.cli.observing import audience
+from holdfast.cli.observing import Wanted, audience
 from holdfast.cli.scripts import command_words, refuse_elsewhere, say
 from holdfast.cli.table import print_table
 
@@ -201,6 +201,15 @@ def command(
             show_default=False,
         ),
     ] = None,
+    traces_url: Annotated[
+        str | None,
+        typer.Option(
+            "--traces-url",
+            metavar="URL",
+            help="Post traces of saves and recoveries there, as OTLP over HTTP.",
+            show_default=False,
+        ),
+    ] = None,
     nproc_per_node: Annotated[
         str,
         typer.Option("--nproc-per-node", metavar="N", help="As torchrun has it; this version can do 1 only."),
@@ -251,7 +260,8 @@ def command(
         preempted_code=preempted_exit_code,
         skip_batches=skip_batches,
     )
-    with audience(metrics_host, metrics_port, notify_url, notify_command) as listening:
+    wanted = Wanted(metrics_host, metrics_port, notify_url, notify_command, traces_url)
+    with audience(wanted) as listening:
         supervisor = Supervisor(how, listening)
         code = supervisor.run()
     _tell(supervisor, how, code, report)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.cli.scripts import say
 
@@ -18,10 +18,18 @@ if TYPE_CHECKING:
     from holdfast.supervisor.watching import Audience
 
 
+class Wanted(NamedTuple):
+    """What is to be shown to whom; None: nothing."""
+
+    metrics_host: str
+    metrics_port: int | None
+    notify_url: str | None
+    notify_command: str | None
+    traces_url: str | None
+
+
 @contextmanager
-def audience(
-    metrics_host: str, metrics_port: int | None, notify_url: str | None, notify_command: str | None
-) -> Iterator[Audience]:
+def audience(wanted: Wanted) -> Iterator[Audience]:
     """All who are told of a supervised command, for as long as this lasts.
 
     Raises
@@ -34,12 +42,10 @@ def audience(
 
     os.environ[TRACE_VARIABLE] = trace = secrets.token_hex(16)
     with ExitStack() as stack:
-        takers: list[Callable[[Record], None]] = []
-        for told in _notified(stack, notify_url, notify_command):
-            takers.append(told)
-        wanted = takers or metrics_port is not None
-        place = _log_place(stack, needed=bool(wanted))
-        look = _served(stack, place, trace, takers, (metrics_host, metrics_port)) if wanted else _unseen
+        takers = list(_senders(stack, wanted))
+        is_followed = bool(takers) or wanted.metrics_port is not None
+        place = _log_place(stack, needed=is_followed)
+        look = _served(stack, place, trace, takers, wanted) if is_followed else _unseen
         yield Audience(say=say, emit=event_log(os.environ, "supervisor", say), look=look)
 
 
@@ -62,18 +68,24 @@ def _log_place(stack: ExitStack, *, needed: bool) -> Path:
     return Path(place or STANDARD_ERROR)
 
 
-def _notified(stack: ExitStack, url: str | None, command: str | None) -> Iterator[Callable[[Record], None]]:
-    from holdfast.observe.notifying import Notifier, by_command, by_url
+def _senders(stack: ExitStack, wanted: Wanted) -> Iterator[Callable[[Record], None]]:
+    """Those who send what the log says to somebody."""
+    from holdfast.observe.notifying import Notifier, by_command
+    from holdfast.observe.otlp import HEADERS_VARIABLE, SpanSender, headers_given
+    from holdfast.observe.posting import poster
 
-    ways = [
-        ("the address for notifications", by_url(url)) if url is not None else None,
-        ("the command for notifications", by_command(command)) if command is not None else None,
-    ]
-    for way in ways:
-        if way is not None:
-            notifier = Notifier(*way, say)
-            stack.callback(notifier.close)
-            yield notifier.take
+    senders: list[Notifier | SpanSender] = []
+    if wanted.notify_url is not None:
+        send = poster(wanted.notify_url, "notifications", {})
+        senders.append(Notifier("the address for notifications", send, say))
+    if wanted.notify_command is not None:
+        senders.append(Notifier("the command for notifications", by_command(wanted.notify_command), say))
+    if wanted.traces_url is not None:
+        headers = headers_given(os.environ.get(HEADERS_VARIABLE, ""))
+        senders.append(SpanSender(poster(wanted.traces_url, "traces", headers), say))
+    for sender in senders:
+        stack.callback(sender.close)
+        yield sender.take
 
 
 def _served(
@@ -81,7 +93,7 @@ def _served(
     place: Path,
     trace: str,
     takers: list[Callable[[Record], None]],
-    address: tuple[str, int | None],
+    wanted: Wanted,
 ) -> Callable[[Seen], None]:
     """Follow the log from now on; returns who takes the page of the trainer."""
     from holdfast.observe.metrics import Metrics
@@ -96,9 +108,8 @@ def _served(
         observer.look()
         return metrics.text()
 
-    host, port = address
-    if port is not None:
-        server = Server(host, port, text)
+    if wanted.metrics_port is not None:
+        server = Server(wanted.metrics_host, wanted.metrics_port, text)
         stack.callback(server.close)
         say(f"metrics are at {server.url}.")
     return metrics.look

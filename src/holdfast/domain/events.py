@@ -127,6 +127,20 @@ class Saved(Event, frozen=True):
         return f"saved {self.run}@{self.step} ({self.reason}) in {self.seconds:.2f} s"
 
 
+class Persisted(Event, frozen=True):
+    """An agent has made a snapshot durable; its trainer may be dead by then."""
+
+    attempt: str
+    step: int
+    checkpoint: str
+    seconds: float
+    size_bytes: int
+    new_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.run}@{self.step} is durable after {self.seconds:.2f} s"
+
+
 class SaveFailed(Event, frozen=True):
     """A save did not happen; training goes on."""
 
@@ -221,6 +235,17 @@ class LaunchBegan(Event, frozen=True):
 
     def __str__(self) -> str:
         return f"launch {self.launch} has begun"
+
+
+class Recovered(Event, frozen=True):
+    """A launch after another has made its first step, so many seconds after the end of that one."""
+
+    launch: int
+    step: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"launch {self.launch} trains at step {self.step}, {self.seconds:.1f} s after the one before"
 
 
 class LaunchAsked(Event, frozen=True):

@@ -78,6 +78,8 @@ class Metrics:
             "launched": self._launched,
             "launch_began": self._launch_began,
             "launch_ended": self._launch_ended,
+            "recovered": self._recovered,
+            "persisted": self._durable,
         }
 
     def take(self, record: Record) -> None:
@@ -123,8 +125,9 @@ class Metrics:
         self._furthest = max(self._furthest, record["step"])
         self._set("launches_without_progress", self._in_vain)
         self._count("lost_steps_total", record["lost_steps"] or 0)
-        if record["recovery_seconds"] is not None:
-            self._series.observe("recovery_duration_seconds", record["recovery_seconds"], self._labels())
+
+    def _recovered(self, record: Record) -> None:
+        self._series.observe("recovery_duration_seconds", record["seconds"], self._labels())
 
     def _launched(self, record: Record) -> None:
         self._location = record["location"]
@@ -153,11 +156,15 @@ class Metrics:
         if self._saved_at is not None:
             self._set("save_interval_seconds", record["time"] - self._saved_at)
         self._saved_at = record["time"]
+        self._durable(record)
+        for mirror in self._mirrors:
+            self._count("mirror_backlog_checkpoints", mirror=mirror)
+
+    def _durable(self, record: Record) -> None:
+        """There is a checkpoint, even if the trainer does not live to know."""
         self._set("last_checkpoint_timestamp_seconds", record["time"])
         self._set("last_checkpoint_step", record["step"])
         self._set("last_checkpoint_size_bytes", record["size_bytes"])
-        for mirror in self._mirrors:
-            self._count("mirror_backlog_checkpoints", mirror=mirror)
 
     def _save_failed(self, record: Record) -> None:
         """Only the 1st, 2nd, 4th ... failure in a row is told of."""

@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 
 from holdfast.errors import UsageError
 from holdfast.node.delivery import Delivery
 from holdfast.observe.following import Record
+from holdfast.observe.posting import PATIENCE_SECONDS, Send
 
-PATIENCE_SECONDS = 10.0
-"""For one message; at the end for all that are left."""
 _FIRST_ONLY = frozenset({"save_failed", "upload_failed"})
 _ALWAYS = frozenset({"launch_ended", "launch_asked", "rejected", "saving_resumed"})
-Send = Callable[[bytes], None]
 
 
 def is_worth_telling(record: Record) -> bool:
@@ -51,30 +47,6 @@ class Notifier:
 
     def close(self) -> None:
         self._delivery.close(PATIENCE_SECONDS)
-
-
-def by_url(url: str) -> Send:
-    """Posts messages there.
-
-    Raises
-    ------
-    UsageError
-        It is no address that can be posted to.
-    """
-    if not url.startswith(("http://", "https://")):
-        raise UsageError("The address for notifications is none.", do="Give one that begins with https://.")
-
-    def send(data: bytes) -> None:
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        try:
-            urllib.request.urlopen(request, timeout=PATIENCE_SECONDS).close()  # its scheme was checked
-        except urllib.error.HTTPError as error:
-            error.close()
-            if 400 <= error.code < 500 and error.code not in (408, 429):
-                raise ValueError(f"it answers {error.code}") from None
-            raise OSError(f"it answers {error.code}") from None
-
-    return send
 
 
 def by_command(command: str) -> Send:

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.domain.events import LaunchBegan
+from holdfast.domain.events import LaunchBegan, Recovered
 from holdfast.node.groups import started
-from holdfast.node.pulse import PLACE_VARIABLE, Page
+from holdfast.node.pulse import PLACE_VARIABLE, Page, Seen
 from holdfast.supervisor import reporting
 from holdfast.supervisor.causes import Cause, signal_of
 from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
@@ -70,6 +70,7 @@ class Supervisor:
         self.history: list[Launch] = []
         self.why_stopped = ""
         self._skip: dict[int, int] = {}
+        self._is_back = False
         self._told_to_end: Cause | None = None
 
     def run(self) -> int:
@@ -112,12 +113,24 @@ class Supervisor:
             group = started(self._how.command, variables, output)
             number = len(self.history) + 1
             self._audience.emit(LaunchBegan("", number, self._how.command, overrides.resume))
-            watch = Watch(group, page, signals, self._how.watching, self._audience, number)
-            return watch.launch(watch.until_the_end(), first=not self.history)
+            self._is_back = not self.history
+            audience = msgspec.structs.replace(self._audience, look=self._look)
+            watch = Watch(group, page, signals, self._how.watching, audience, number)
+            code = watch.until_the_end()
+            self._look(page.look())
+            return watch.launch(code, first=not self.history)
         finally:
             page.close()
             if output is not None:
                 os.close(output)
+
+    def _look(self, seen: Seen) -> None:
+        self._audience.look(seen)
+        if not self._is_back and seen.first_step_seconds is not None:
+            self._is_back = True
+            before = self.history[-1]
+            seconds = seen.first_step_seconds - before.ended_seconds
+            self._audience.emit(Recovered(before.run, len(self.history) + 1, seen.step, seconds))
 
     def _overrides(self, back: int) -> Overrides:
         """Where the next launch resumes: the newest recovery point, or so many before it."""

@@ -18,6 +18,7 @@ from holdfast.domain.events import (
     LaunchBegan,
     Launched,
     LaunchEnded,
+    Recovered,
     Rejected,
     Reported,
     Restored,
@@ -55,6 +56,7 @@ class Life:
     def _events(self, step: int) -> Iterator[Event]:
         yield LaunchBegan("", 1, ("python",))
         yield Launched("digits", self._place, "id", "1-a", "1-a", step, {})
+        yield Recovered("digits", 2, step, 1.5)
         yield Restored("digits", step, Progress(step=step), 0.3)
         yield Rejected("digits", step, "bad", recorded=True)
         yield Reported("digits", step, {"grad_norm": 2.0})

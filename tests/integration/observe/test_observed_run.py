@@ -39,13 +39,14 @@ def test_the_log_tells_the_whole_story(supervise: Supervise, tmp_path: Path) -> 
     told = records(log)
     assert len({record["trace"] for record in told}) == 1
     assert [record["time"] for record in told] == sorted(record["time"] for record in told)
-    story = [record for record in told if record["event"] not in ("warned", "launched")]
+    story = [record for record in told if record["event"] not in ("warned", "launched", "recovered")]
     names = [record["event"] for record in story]
     assert names == [
         *("launch_began", "started", "saved", "saved", "launch_ended"),
         *("launch_began", "restored", "saved", "ended", "launch_ended"),
         *("launch_began", "restored", "saved", "ended", "launch_ended"),
     ]
+    assert [r["launch"] for r in told if r["event"] == "recovered"] == [2, 3]
     assert [r["cause"] for r in story if r["event"] == "launch_ended"] == ["crash", "exception", "finished"]
     assert [r["step"] for r in story if r["event"] == "restored"] == [20, 30]
     assert [r["lost_steps"] for r in story if r["event"] == "launch_ended"] == [None, 4, 1]
@@ -78,6 +79,20 @@ def test_metrics_of_a_live_run_and_notifications(supervise: Supervise) -> None:
     assert "holdfast_repository_free_bytes" in text
     assert [message["cause"] for message in hook.received] == ["crash", "crash", "finished"]
     assert hook.received[0]["text"] == "holdfast: launch 1 of digits ended at step 24: crash (SIGKILL)"
+
+
+def test_the_agent_has_its_say(supervise: Supervise, tmp_path: Path) -> None:
+    log = tmp_path / "logs"
+    log.mkdir()
+    run = supervise("kill@25", HOLDFAST_LOG=str(log), HOLDFAST_BACKGROUND="1", TRAINEE_STEP_SECONDS="0.02")
+    assert run.wait() == 0
+    told = records(log / "digits.jsonl")
+    by_agent = [record for record in told if record["process"] == "agent"]
+    assert [record["step"] for record in by_agent if record["event"] == "persisted"] == [10, 20, 30, 40]
+    durable = {record["checkpoint"] for record in told if record["event"] == "saved"}
+    assert durable <= {record["checkpoint"] for record in by_agent}
+    (trace,) = {record["trace"] for record in told}
+    assert {r["trace"] for r in records(log / "holdfast.jsonl")} == {trace}
 
 
 def test_a_log_that_cannot_be_written_costs_nothing_else(supervise: Supervise, tmp_path: Path) -> None:

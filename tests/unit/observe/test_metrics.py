@@ -15,6 +15,8 @@ from holdfast.domain.events import (
     LaunchBegan,
     Launched,
     LaunchEnded,
+    Persisted,
+    Recovered,
     Rejected,
     Reported,
     Restored,
@@ -71,6 +73,12 @@ def test_saves() -> None:
     assert found["save_duration_seconds_sum"] == 1.0
 
 
+def test_a_checkpoint_that_the_trainer_did_not_live_to_see() -> None:
+    found = taken(Metrics(), saved(10), Persisted("digits", "1-a", 20, "x", 0.1, 100, 60))
+    assert (found["last_checkpoint_step"], found["last_checkpoint_timestamp_seconds"]) == (20, 101)
+    assert found['saves_total{result="saved"}'] == 1
+
+
 def test_failures_that_were_not_told_of_are_counted_too() -> None:
     metrics = Metrics()
     failures = [SaveFailed("digits", 1, "full", number) for number in (1, 2, 4, 8)]
@@ -89,8 +97,9 @@ def test_launches_by_cause() -> None:
     found = taken(metrics, Started("digits", "here"))
     assert (found["launches_total"], found["running"]) == (1, 1)
     again = ended("hang", launch=2, lost_steps=3, recovery_seconds=2.0)
+    back = Recovered("digits", 2, 21, 2.0)
     over = ended("finished", restarts=False)
-    found = taken(metrics, ended("crash"), began, again, began, over)
+    found = taken(metrics, ended("crash"), began, back, again, began, over)
     assert found['restarts_total{cause="crash"}'] == found['restarts_total{cause="hang"}'] == 1
     assert 'restarts_total{cause="finished"}' not in found
     assert (found["launches_total"], found["running"], found["lost_steps_total"]) == (3, 0, 3)

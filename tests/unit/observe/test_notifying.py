@@ -13,7 +13,8 @@ from tests.webhook import Webhook
 
 from holdfast.errors import UsageError
 from holdfast.node import delivery
-from holdfast.observe.notifying import Notifier, by_command, by_url, is_worth_telling
+from holdfast.observe.notifying import Notifier, by_command, is_worth_telling
+from holdfast.observe.posting import poster
 
 ENDED = {"event": "launch_ended", "message": "launch 1 of digits ended", "run": "digits"}
 
@@ -41,7 +42,7 @@ def test_what_is_worth_telling(record: dict[str, Any], is_told: bool) -> None:
 def test_a_server_that_is_down_gets_it_later() -> None:
     said: list[str] = []
     with Webhook(503, 500, 200) as hook:
-        notifier = Notifier("the address", by_url(hook.url), said.append)
+        notifier = Notifier("the address", poster(hook.url, "notifications", {}), said.append)
         notifier.take({"event": "saved"})
         notifier.take(ENDED)
         notifier.close()
@@ -52,7 +53,7 @@ def test_a_server_that_is_down_gets_it_later() -> None:
 def test_what_a_server_refuses_is_said_and_left_out() -> None:
     said: list[str] = []
     with Webhook(404, 200) as hook:
-        notifier = Notifier("the address", by_url(hook.url), said.append)
+        notifier = Notifier("the address", poster(hook.url, "notifications", {}), said.append)
         notifier.take(ENDED)
         notifier.take(ENDED | {"step": 2})
         notifier.close()
@@ -81,7 +82,7 @@ def test_a_command_that_fails_is_not_tried_again() -> None:
 @pytest.mark.parametrize("url", ["ftp://x", "/etc/passwd", ""])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UsageError):
-        by_url(url)
+        poster(url, "notifications", {})
 
 
 @pytest.mark.parametrize("command", ["'", "", "  "])
