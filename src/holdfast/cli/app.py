@@ -38,6 +38,7 @@ VERBS = (
     "run",
     "lfs-agent",
     "prove",
+    "drill",
     "save",
     "status",
     "doctor",

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,10 +10,10 @@ import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, as_dict
+from holdfast.cli.proofs import scratch, tell_difference
 from holdfast.cli.scripts import command_words, refuse_elsewhere
 
 if TYPE_CHECKING:
-    from holdfast.drill.comparing import Difference
     from holdfast.drill.proving import Verdict
 
 EXAMPLES = (
@@ -26,7 +22,6 @@ EXAMPLES = (
     "holdfast prove --json -- python train.py",
 )
 TAKES_COMMAND = True
-_FEW = 5
 
 
 def command(
@@ -70,7 +65,7 @@ def command(
     refuse_elsewhere("prove")
     words = command_words(what, "prove")
     chosen = secrets.randbelow(10**6) if seed is None else seed
-    with _scratch(folder) as place:
+    with scratch(folder, "prove") as place:
         proof = Proof(command=words, folder=str(place), kills=kills, seed=chosen, patience_seconds=patience)
         output.note(f"Killing it {text.several(kills, 'time')} at random moments (--seed {chosen}).")
         verdict = prove(proof, lambda line: output.note(line[0].upper() + line[1:]))
@@ -83,24 +78,6 @@ def command(
         raise typer.Exit(1)
 
 
-@contextmanager
-def _scratch(folder: Path | None) -> Iterator[Path]:
-    from holdfast.errors import UsageError
-
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            raise UsageError(f"{folder} is there already.", do="Name a folder that is not.") from None
-        yield folder.absolute()
-        return
-    made = Path(tempfile.mkdtemp(prefix="holdfast-prove-"))
-    try:
-        yield made
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
-
-
 def _tell(verdict: Verdict) -> None:
     compared = f"{text.several(verdict.steps, 'checkpoint')}, {text.several(verdict.tensors, 'tensor')}"
     if verdict.exact:
@@ -111,21 +88,5 @@ def _tell(verdict: Verdict) -> None:
     if verdict.failure:
         output.say(f"The killed training is not whole: {verdict.failure}")
     if verdict.difference is not None:
-        _tell_difference(verdict.difference)
+        tell_difference(verdict.difference)
         output.say(f"Likely: {verdict.likely}")
-
-
-def _tell_difference(found: Difference) -> None:
-    after = f", which was made after a resume from step {found.resumed}" if found.resumed is not None else ""
-    output.say(f"First difference: step {found.step} of the run {found.run}{after}.")
-    parts = (
-        ("tensors", found.tensors),
-        ("values", found.values),
-        ("random generators", found.rng),
-        ("position in the data", found.position),
-        ("metrics", found.metrics),
-    )
-    for name, names in parts:
-        if names:
-            more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-            output.say(f"  {name}: {', '.join(names[:_FEW])}{more}")

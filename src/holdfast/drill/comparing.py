@@ -68,11 +68,18 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         return next(iter([*self.tensors, *self.values, *self.rng, *self.position, *self.metrics]), "")
 
 
-def made(repository: Repository) -> Iterator[Made]:
-    """Everything that is there, by run and step; of an interrupted run also what was made twice."""
+def made(repository: Repository, *, on_line: bool = False) -> Iterator[Made]:
+    """Everything that is there, by run and step; of an interrupted run also what was made twice.
+
+    Parameters
+    ----------
+    on_line : bool
+        Only what leads to where the run stands, without dead branches.
+    """
     for run in repository.runs():
         bases = {attempt.id: attempt.base for attempt in run.attempts()}
-        for checkpoint in sorted(run.checkpoints(), key=lambda c: (c.step, c.order)):
+        there = run.lineage() if on_line else run.checkpoints()
+        for checkpoint in sorted(there, key=lambda c: (c.step, c.order)):
             base = bases.get(checkpoint.attempt)
             yield _made(run, checkpoint, base.step if base is not None else None)
 

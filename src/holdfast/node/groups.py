@@ -60,7 +60,7 @@ class Group:
     def holds(self, pid: int) -> bool:
         """Whether a process of this group has that id and is alive."""
         with suppress(OSError):
-            return _state(pid) not in _DEAD and os.getpgid(pid) == self.pid
+            return lives(pid) and os.getpgid(pid) == self.pid
         return False
 
     def cpu_seconds(self) -> float:
@@ -112,6 +112,11 @@ def send(pid: int, number: int) -> None:
     """Signal one process; nothing if it is dead."""
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is such a process, and it is not waiting for its end to be noticed."""
+    return pid > 0 and _state(pid) not in _DEAD
 
 
 def is_paused(pid: int) -> bool:

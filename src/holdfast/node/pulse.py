@@ -126,11 +126,21 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Page:
-    """The supervisor's side: an anonymous file for one launch."""
+    """The supervisor's side: an anonymous file for one launch.
 
-    def __init__(self) -> None:
-        self._descriptor = os.memfd_create("holdfast-pulse", os.MFD_CLOEXEC)
-        os.truncate(self._descriptor, PAGE_BYTES)
+    Parameters
+    ----------
+    place : str, optional
+        That of another process, to look into; it stays readable when that process is dead.
+
+    Raises
+    ------
+    OSError, ValueError
+        There is no page at this place.
+    """
+
+    def __init__(self, place: str | None = None) -> None:
+        self._descriptor = _new_page() if place is None else os.open(place, os.O_RDWR | os.O_CLOEXEC)
         self._map = mmap.mmap(self._descriptor, PAGE_BYTES)
         self._words = memoryview(self._map)[:_STORY_AT].cast("q")
         self._numbers = memoryview(self._map)[:_STORY_AT].cast("d")
@@ -194,6 +204,12 @@ def _seen(w: memoryview[int], numbers: memoryview[float]) -> Seen:
         loss=loss if math.isfinite(loss) else None,
         longest_seconds=tuple(w[_LONGEST + phase] / 1e9 for phase in Phase),
     )
+
+
+def _new_page() -> int:
+    descriptor = os.memfd_create("holdfast-pulse", os.MFD_CLOEXEC)
+    os.truncate(descriptor, PAGE_BYTES)
+    return descriptor
 
 
 class Pulse:

@@ -21,6 +21,7 @@ from holdfast.supervisor.rules import Rule
 from holdfast.supervisor.signals import Signals
 from holdfast.supervisor.watching import ENDS, Audience, Watch, Watching
 from holdfast.training.overrides import VARIABLE, Overrides
+from holdfast.training.overrides import read as read_overrides
 
 LOG_NAME = "holdfast-run.log"
 """Where a training prints whose terminal is gone."""
@@ -71,6 +72,7 @@ class Supervisor:
         self.why_stopped = ""
         self._skip: dict[int, int] = {}
         self._is_back = False
+        self._given = read_overrides(os.environ)
         self._told_to_end: Cause | None = None
 
     def run(self) -> int:
@@ -135,7 +137,7 @@ class Supervisor:
     def _overrides(self, back: int) -> Overrides:
         """Where the next launch resumes: the newest recovery point, or so many before it."""
         if not back:
-            return Overrides(skip=self._skip)
+            return msgspec.structs.replace(self._given, skip=self._skip)
         if self._how.skip_batches:
             self._skip[furthest(self.history)] = self._how.skip_batches
             self._say(
@@ -147,7 +149,7 @@ class Supervisor:
             self._say("there is no earlier recovery point to go back to.")
         else:
             self._say(f"going back to the recovery point at step {step}; nothing is rejected.")
-        return Overrides(resume=step, skip=self._skip)
+        return msgspec.structs.replace(self._given, resume=step, skip=self._skip)
 
     def _is_told_to_end(self, signals: Signals, seconds: float) -> bool:
         until = time.monotonic() + seconds

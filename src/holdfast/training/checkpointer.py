@@ -24,7 +24,6 @@ from holdfast.training import console
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
-    check_mirrors,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -159,7 +158,7 @@ class Checkpointer:
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
             compact=compact,
-            mirrors=check_mirrors(mirror, mirror_keep) if overrides.repository is None else (),
+            mirrors=overrides.mirrors(mirror, mirror_keep),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),

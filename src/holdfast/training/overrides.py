@@ -1,7 +1,7 @@
 """What a program above decides in place of the script: where to resume, where and when to save.
 
-Settings are arguments of the Checkpointer; this is for `holdfast run` and `holdfast prove`, which start
-scripts that they must not change.
+Settings are arguments of the Checkpointer; this is for `holdfast run`, `holdfast prove` and
+`holdfast drill`, which start scripts that they must not change.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from collections.abc import Mapping
 
 import msgspec
 
+from holdfast.domain.mirrors import Mirror
 from holdfast.errors import UsageError
+from holdfast.training.arguments import check_mirrors
 
 VARIABLE = "HOLDFAST_OVERRIDES"
 
@@ -27,6 +29,8 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         Rules in place of the script's.
     resume : int or None
         The step to go on from, once; nothing is rejected.
+    mirror : str or None
+        With ``repository``: a mirror, all the same.
     skip : dict[int, int]
         After so many steps pass over so many batches: what comes there breaks training.
     """
@@ -35,6 +39,7 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     save: str | None = None
     keep: str | None = None
     resume: int | None = None
+    mirror: str | None = None
     skip: dict[int, int] = {}
 
     def place(self, repository: str | os.PathLike[str] | None) -> str | os.PathLike[str] | None:
@@ -44,6 +49,11 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         if self.resume is not None:
             return self.resume
         return resume if self.repository is None else "auto"
+
+    def mirrors(self, mirror: object, keep: object) -> tuple[Mirror, ...]:
+        if self.repository is None:
+            return check_mirrors(mirror, keep)
+        return check_mirrors(self.mirror, None)
 
     def encoded(self) -> str:
         """As it goes into the environment."""
@@ -66,5 +76,5 @@ def read(variables: Mapping[str, str]) -> Overrides:
     except msgspec.MsgspecError as error:
         raise UsageError(
             f"{VARIABLE} cannot be understood: {error}.",
-            do="It is for 'holdfast run' and 'holdfast prove': unset it.",
+            do="It is for programs of Holdfast that start others: unset it.",
         ) from error

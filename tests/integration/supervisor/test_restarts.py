@@ -15,6 +15,7 @@ from tests import killing
 from tests.integration.supervisor.supervised import Supervised, undisturbed
 
 import holdfast
+from holdfast.training.overrides import Overrides
 
 Supervise = Callable[..., Supervised]
 SOON = ("--on", "host-memory: restart 3", "--on", "device-memory: restart 3", "--on", "disk-full: restart 3")
@@ -155,6 +156,19 @@ def test_a_poisoned_state_is_left_behind_by_going_back(supervise: Supervise, who
     assert run.wait() == 0
     assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20]
     assert killing.left_behind(run.place, "digits") == whole
+
+
+def test_a_launch_that_goes_back_keeps_the_place_that_a_program_above_gave(
+    supervise: Supervise, tmp_path: Path
+) -> None:
+    given = Overrides(repository=str(tmp_path / "given"), save="every 10 steps", keep="all")
+    run = supervise(
+        "kill@35x2", flags=("--on", "crash: restart 5, back 2"), HOLDFAST_OVERRIDES=given.encoded()
+    )
+    assert run.wait() == 0
+    assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20]
+    assert not run.place.exists()
+    assert holdfast.open(tmp_path / "given")["digits"].latest.step == 40
 
 
 def test_the_budget_of_restarts_ends(supervise: Supervise) -> None:

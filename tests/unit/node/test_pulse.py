@@ -145,3 +145,20 @@ def test_what_is_no_page_is_not_looked_at(tmp_path: Path) -> None:
         ):
             assert glance(place) is None
         assert glance(f"/proc/{os.getpid()}/fd/{file.fileno()}") is None  # too short
+
+
+def test_another_process_may_look_into_a_page(page: Page) -> None:
+    onlooker = Page(page.place)
+    pulse = Pulse(page.place)
+    pulse.begins("here", "digits", 7)
+    assert onlooker.look().step == 7
+    assert onlooker.story().run == "digits"
+    onlooker.close()
+
+
+def test_where_there_is_no_page_nobody_can_look(tmp_path: Path) -> None:
+    (tmp_path / "empty").touch()
+    with pytest.raises(ValueError, match="mmap"):
+        Page(str(tmp_path / "empty"))
+    with pytest.raises(OSError, match="No such file"):
+        Page(str(tmp_path / "none"))

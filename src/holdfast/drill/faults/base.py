@@ -1,0 +1,129 @@
+"""What a fault is, and what it can reach."""
+
+from __future__ import annotations
+
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+from holdfast.errors import HoldfastError
+from holdfast.node import groups
+from holdfast.repository.repository import Repository
+
+INSIDE_VARIABLE = "HOLDFAST_DRILL"
+"""``NAME:SIGNAL``: what the training does to itself on which signal."""
+INSIDE_SIGNAL = int(signal.SIGRTMIN) + 6 if hasattr(signal, "SIGRTMIN") else 0
+_GONE_SECONDS = 20.0
+
+
+class Scene(Protocol):
+    """A supervised training, as a fault meets it.
+
+    Attributes
+    ----------
+    trainer, leader, supervisor : int
+        Processes: the one that trains, the command that was started, `holdfast run`.
+    mirror : Path or None
+        Where checkpoints are brought to as well.
+    """
+
+    trainer: int
+    leader: int
+    mirror: Path | None
+
+    @property
+    def supervisor(self) -> int: ...
+
+    @property
+    def repository(self) -> Repository: ...
+
+    @property
+    def place(self) -> Path: ...
+
+    def agents(self) -> list[int]:
+        """The processes that make its snapshots durable."""
+        ...
+
+    def kill_launch(self) -> None:
+        """End everything of the present launch, at once."""
+        ...
+
+
+class Fault:
+    """One thing that goes wrong.
+
+    Attributes
+    ----------
+    name, meaning : str
+        As on the command line; what happens, in a few words.
+    lasts_seconds : float
+        From `strike` to `mend`.
+    inside : bool
+        Whether the training has to do it to itself.
+    mirrored : bool
+        Whether the training is to have a mirror.
+    starts_again : bool
+        Whether the supervisor dies, too, and somebody else has to start it again.
+    spoils_state : bool
+        Whether what is saved afterwards may be wrong until the run goes back: then only what it stands on
+        in the end is compared.
+    """
+
+    name: ClassVar[str]
+    meaning: ClassVar[str]
+    lasts_seconds: ClassVar[float] = 0.0
+    inside: ClassVar[bool] = False
+    mirrored: ClassVar[bool] = False
+    starts_again: ClassVar[bool] = False
+    spoils_state: ClassVar[bool] = False
+
+    def lacks(self, scene: Scene) -> str:
+        """What has to be there first; empty once it is."""
+        return ""
+
+    def strike(self, scene: Scene) -> None:
+        """Let it happen.
+
+        Raises
+        ------
+        HoldfastError
+            It cannot be made to happen here.
+        """
+        raise NotImplementedError
+
+    def mend(self, scene: Scene) -> None:
+        """Put right what does not pass by itself."""
+
+
+class InBackground(Fault):
+    """Needs the process that saves in the background, which may still be on its way."""
+
+    def lacks(self, scene: Scene) -> str:
+        return "" if scene.agents() else "nothing saves in the background"
+
+
+def signal_all(pids: list[int], number: int) -> None:
+    for pid in pids:
+        groups.send(pid, number)
+
+
+def wait_gone(pids: list[int]) -> None:
+    """Wait until these processes do nothing any more."""
+    until = time.monotonic() + _GONE_SECONDS
+    while any(groups.lives(pid) for pid in pids):
+        if time.monotonic() > until:
+            raise HoldfastError(
+                "A process that was killed does not end.", do="Look whether its disk answers."
+            )
+        time.sleep(0.01)
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has something of its own to do on a signal, which else would end it."""
+    with suppress(OSError, StopIteration, ValueError):
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+        return bool(int(caught, 16) >> (number - 1) & 1)
+    return False
