@@ -86,7 +86,8 @@ def event_log(variables: Mapping[str, str], process: str, say: Callable[[str], N
     if not place:
         return unheard
     writer = Writer(process, socket.gethostname(), os.getpid(), variables.get(TRACE_VARIABLE) or None)
-    return EventLog(place, writer, say)
+    whole = place if place == STANDARD_ERROR else str(Path(place).absolute())  # the script may go elsewhere
+    return EventLog(whole, writer, say)
 
 
 def _begin_another(path: Path, descriptor: int) -> None:

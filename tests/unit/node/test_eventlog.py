@@ -132,6 +132,17 @@ def test_without_the_variable_nobody_listens() -> None:
     assert event_log({"HOLDFAST_LOG": ""}, "trainer", print) is unheard
 
 
+def test_a_script_that_goes_to_another_folder_still_has_its_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    log = event_log({"HOLDFAST_LOG": "log"}, "trainer", print)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    log(Ended("digits", 1, "x"))
+    assert [record["process"] for record in lines(tmp_path / "log")] == ["trainer"]
+
+
 WRITES = """
 import sys
 from holdfast.domain.event_lines import Writer
