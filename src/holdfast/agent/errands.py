@@ -20,6 +20,8 @@ from typing import IO, NamedTuple
 import msgspec
 import psutil
 
+from holdfast.domain import events
+from holdfast.domain.events import Listener, unheard
 from holdfast.node.commands import environment, last_error
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import Hello, Message, Told, Uploaded
@@ -49,6 +51,8 @@ class Errand(msgspec.Struct, frozen=True):
         The mirror at which checkpoints are afterwards.
     at_once : bool
         Do it when training begins, too: an attempt before may have died before it was done.
+    run : str
+        Whose.
     gently : bool
         On one core at the lowest priority, and given up after a failure; else it is tried until it works.
     """
@@ -57,6 +61,7 @@ class Errand(msgspec.Struct, frozen=True):
     commands: list[list[str]]
     checkpoints: int
     need_bytes: int
+    run: str = ""
     gently: bool = False
     uploads_to: str | None = None
     at_once: bool = False
@@ -70,7 +75,8 @@ def errands_of(hello: Hello) -> list[Errand]:
         if mirror.keep is not None:
             keep = ["--keep", mirror.keep, "--yes"]
             commands.append(["prune", hello.run, *keep, "--repository", mirror.place])
-        found.append(Errand(f"{mirror.place} lags behind", commands, 1, 256 << 20, uploads_to=mirror.place))
+        lags = f"{mirror.place} lags behind"
+        found.append(Errand(lags, commands, 1, 256 << 20, hello.run, uploads_to=mirror.place))
     for wanted in hello.publish:
         address = f"{hello.run}@{wanted.at}"
         commands = [["publish", address, wanted.path, "--repository", hello.location]]
@@ -88,6 +94,7 @@ class _Round(NamedTuple):
     said: IO[bytes]
     checkpoints: int
     newest: int
+    began_seconds: float
 
 
 class Rounds:
@@ -98,11 +105,14 @@ class Rounds:
     errand : Errand
     tell : callable
         Given messages for the trainer: once that it fails, once that it works again; what is at the mirror.
+    emit : callable
+        Takes every upload, and every one that failed, as an event.
     """
 
-    def __init__(self, errand: Errand, tell: Callable[[Message], None]) -> None:
+    def __init__(self, errand: Errand, tell: Callable[[Message], None], emit: Listener = unheard) -> None:
         self.errand = errand
         self._tell = tell
+        self._emit = emit
         self._new = 1 if errand.at_once else 0
         self._newest = 0
         self._failures = 0
@@ -167,7 +177,7 @@ class Rounds:
             return
         if self.errand.gently:
             _give_way(process.pid)
-        self._running, self._new = _Round(process, said, self._new, self._newest), 0
+        self._running, self._new = _Round(process, said, self._new, self._newest, time.monotonic()), 0
 
     def _collect(self) -> None:
         if self._running is None or self._running.process.poll() is None:
@@ -180,8 +190,10 @@ class Rounds:
             self._new += ended.checkpoints
             self._failed(last_error(text, ended.process.returncode))
             return
-        if self.errand.uploads_to is not None:
-            self._tell(Uploaded(ended.newest, self.errand.uploads_to))
+        if (mirror := self.errand.uploads_to) is not None:
+            self._tell(Uploaded(ended.newest, mirror))
+            took_seconds = time.monotonic() - ended.began_seconds
+            self._emit(events.Uploaded(self.errand.run, mirror, ended.checkpoints, self._new, took_seconds))
         if self._failures:
             self._failures = 0
             self._tell(Told(f"{self.errand.commands[0][0]} works again."))
@@ -192,6 +204,8 @@ class Rounds:
         pause_seconds = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
         self._not_before = time.monotonic() + pause_seconds
         self._failures += 1
+        if (mirror := self.errand.uploads_to) is not None:
+            self._emit(events.UploadFailed(self.errand.run, mirror, why, self._new, self._failures))
 
 
 def _started(

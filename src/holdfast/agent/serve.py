@@ -17,6 +17,7 @@ from holdfast.agent.holdings import Holdings
 from holdfast.agent.work import Worker
 from holdfast.node.arena import Slot
 from holdfast.node.channel import Channel, ChannelClosedError, listen
+from holdfast.node.eventlog import event_log
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import (
     Done,
@@ -68,7 +69,8 @@ class Agent:
         self._ended = self._life.over
         self._woken, self._wake = os.pipe()
         os.set_blocking(self._wake, False)
-        self._worker = Worker(self._tell, self._awake)
+        self._log = event_log(os.environ, "agent", lambda text: None)
+        self._worker = Worker(self._tell, self._awake, self._log)
         self._rounds: list[Rounds] = []
 
     def serve(self) -> None:
@@ -234,7 +236,7 @@ class Agent:
         for rounds in self._rounds:
             rounds.serve_another() if kept else rounds.end()
         if not kept:
-            self._rounds = [Rounds(errand, self._tell) for errand in errands]
+            self._rounds = [Rounds(errand, self._tell, self._log) for errand in errands]
 
     # -- what the trainer says ---------------------------------------------------------
 

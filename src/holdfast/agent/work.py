@@ -7,6 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable
 
+from holdfast.domain import events
+from holdfast.domain.events import Listener, unheard
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import HoldfastError, NotFoundError, SealedError, StorageError, UsageError
 from holdfast.node import messages
@@ -31,10 +33,13 @@ class Worker:
         Takes a message for the trainer; never raises.
     on_idle : callable
         Called whenever nothing is left to do.
+    emit : callable
+        Takes every checkpoint as an event.
     """
 
-    def __init__(self, tell: Tell, on_idle: Callable[[], None]) -> None:
+    def __init__(self, tell: Tell, on_idle: Callable[[], None], emit: Listener = unheard) -> None:
         self._tell = tell
+        self._emit = emit
         self._on_idle = on_idle
         self._jobs: deque[tuple[Staged, Slot] | Hello] = deque()
         self._ready = threading.Condition()
@@ -73,7 +78,7 @@ class Worker:
 
     def _do(self, job: tuple[Staged, Slot] | Hello) -> None:
         if isinstance(job, Hello):
-            self._attempt = _Attempt(job, lambda text: self._tell(Told(text)))
+            self._attempt = _Attempt(job, lambda text: self._tell(Told(text)), self._emit)
             return
         staged, slot = job
         assert self._attempt is not None, "a trainer introduces itself first"
@@ -87,9 +92,10 @@ class Worker:
 class _Attempt:
     """One attempt of a run, as its trainer introduced it; opened when its first snapshot comes."""
 
-    def __init__(self, hello: Hello, warn: Callable[[str], None]) -> None:
+    def __init__(self, hello: Hello, warn: Callable[[str], None], emit: Listener) -> None:
         self._hello = hello
         self._warn = warn
+        self._emit = emit
         self._persister: Persister | None = None
 
     def persist(self, staged: Staged, slot: Slot) -> Done:
@@ -98,12 +104,20 @@ class _Attempt:
         if record.attempt != self._hello.attempt:
             raise HoldfastError(f"A snapshot of attempt {record.attempt} came from {self._hello.attempt}.")
         persisted = self._opened().persist(_draft(record, slot), staged.tags, details=record.details)
-        return _done(
-            staged.sequence,
-            persisted,
-            seconds=time.monotonic() - started,
-            cpu_seconds=time.process_time() - cpu,
+        seconds, committed = time.monotonic() - started, persisted.committed
+        self._emit(
+            events.Persisted(
+                self._hello.run,
+                self._hello.attempt,
+                committed.id.step,
+                str(committed.id),
+                seconds,
+                committed.summary.size_bytes,
+                committed.new_bytes,
+            )
         )
+        cpu_seconds = time.process_time() - cpu
+        return _done(staged.sequence, persisted, seconds=seconds, cpu_seconds=cpu_seconds)
 
     def _opened(self) -> Persister:
         if self._persister is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import output
+from holdfast.cli.observing import Wanted, audience
 from holdfast.cli.scripts import command_words, refuse_elsewhere, say
 from holdfast.cli.table import print_table
 
@@ -25,6 +26,7 @@ EXAMPLES = (
     "holdfast run --max-restarts 5 --report report.json -- python train.py",
     "holdfast run --on 'exception: stop' --hang-at-least 60 -- python train.py",
     "holdfast run --notice-url http://169.254.169.254/spot/instance-action -- python train.py",
+    "holdfast run --metrics-port 9464 --notify-url https://hooks.example.com/training -- python train.py",
     "holdfast run --rules",
 )
 TAKES_COMMAND = True
@@ -166,6 +168,48 @@ def command(
             show_default=False,
         ),
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="PORT",
+            min=0,
+            max=65535,
+            help="Serve metrics for Prometheus there; 0: at any port that is free.",
+            show_default=False,
+        ),
+    ] = None,
+    metrics_host: Annotated[
+        str,
+        typer.Option("--metrics-host", metavar="ADDRESS", help="At which address of this machine."),
+    ] = "127.0.0.1",
+    notify_url: Annotated[
+        str | None,
+        typer.Option(
+            "--notify-url",
+            metavar="URL",
+            help="Post there what goes wrong and how it ends, as JSON.",
+            show_default=False,
+        ),
+    ] = None,
+    notify_command: Annotated[
+        str | None,
+        typer.Option(
+            "--notify-command",
+            metavar="COMMAND",
+            help="Run this with the same on its standard input.",
+            show_default=False,
+        ),
+    ] = None,
+    traces_url: Annotated[
+        str | None,
+        typer.Option(
+            "--traces-url",
+            metavar="URL",
+            help="Post traces of saves and recoveries there, as OTLP over HTTP.",
+            show_default=False,
+        ),
+    ] = None,
     nproc_per_node: Annotated[
         str,
         typer.Option("--nproc-per-node", metavar="N", help="As torchrun has it; this version can do 1 only."),
@@ -216,8 +260,10 @@ def command(
         preempted_code=preempted_exit_code,
         skip_batches=skip_batches,
     )
-    supervisor = Supervisor(how, say)
-    code = supervisor.run()
+    wanted = Wanted(metrics_host, metrics_port, notify_url, notify_command, traces_url)
+    with audience(wanted) as listening:
+        supervisor = Supervisor(how, listening)
+        code = supervisor.run()
     _tell(supervisor, how, code, report)
     if requeue:
         _requeue(supervisor)

@@ -2,33 +2,52 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from holdfast.cli import output, text
+from holdfast.cli.live import refuse_together, show_live
 from holdfast.cli.options import JsonOption, MaybeRuns, RepositoryOption, find_runs, open_repository
 from holdfast.cli.table import print_table
 from holdfast.cli.told import RESTART_CAUSE, live_holders, run_json
 
 if TYPE_CHECKING:
+    from holdfast.node.process import ProcessIdentity
     from holdfast.repository.records import EndRecord
+    from holdfast.repository.repository import Repository
     from holdfast.repository.run import Run
 
-EXAMPLES = ("holdfast status", "holdfast status digits", "watch -n 10 holdfast status")
+EXAMPLES = (
+    "holdfast status",
+    "holdfast status digits",
+    "holdfast status --watch --interval 5",
+)
+WatchOption = Annotated[bool, typer.Option("--watch", help="Keep showing it, until Ctrl-C.")]
+IntervalOption = Annotated[
+    float,
+    typer.Option("--interval", metavar="SECONDS", min=0.1, help="Between two looks of --watch."),
+]
 
 
 def command(
     run: MaybeRuns = None,
     repository: RepositoryOption = None,
+    watch: WatchOption = False,
+    interval: IntervalOption = 2.0,
     json: JsonOption = False,
 ) -> None:
     """Show live runs, or RUN whether live or not: process, attempt, last checkpoint, memory, last failure.
 
-    Memory is what the process that saves in the background holds: for which step, and how much.
+    Memory is what the process that saves in the background holds: for which step, and how much. The
+    live view has the step, the loss, and the longest save of trainings below 'holdfast run'.
     """
     opened = open_repository(repository)
-    told = [_told(found) for found in find_runs(opened, run)]
-    if run is None:
-        told = [t for t in told if t["state"] == "live" or t["memory"] is not None]
+    if watch:
+        refuse_together(json)
+        show_live(lambda: _all_told(opened, run), interval)
+        return
+    told = _all_told(opened, run)
     if json:
         output.print_json({"repository": opened.storage.location, "runs": told})
     elif told:
@@ -37,13 +56,63 @@ def command(
         output.say("No run is live. 'holdfast ls' lists all runs.")
 
 
+def _all_told(repository: Repository, wanted: str | None) -> list[dict[str, Any]]:
+    told = [_told(found) for found in find_runs(repository, wanted)]
+    if wanted is not None:
+        return told
+    return [t for t in told if t["state"] == "live" or t["memory"] is not None]
+
+
 def _told(run: Run) -> dict[str, Any]:
     from holdfast.repository.overview import overview
 
-    seen = overview(run)
+    seen, holders = overview(run), live_holders(run)
     last = _last_failure(run)
     failure = {"cause": last.cause, "step": last.step, "ended_seconds": last.ended_seconds} if last else None
-    return {**run_json(seen, live_holders(run)), "memory": _memory(run), "last_failure": failure}
+    return {
+        **run_json(seen, holders),
+        "pulse": _pulse(holders),
+        "next_step": _next_step(run),
+        "memory": _memory(run),
+        "last_failure": failure,
+    }
+
+
+def _pulse(holders: list[ProcessIdentity]) -> dict[str, Any] | None:
+    """What a trainer on this machine, below a supervisor, is at."""
+    import psutil
+
+    from holdfast.node.pulse import PLACE_VARIABLE, Phase, glance
+
+    for holder in holders:
+        try:
+            place = psutil.Process(holder.pid).environ().get(PLACE_VARIABLE) if holder.visible() else None
+        except (psutil.Error, OSError):
+            place = None
+        seen = glance(place) if place else None
+        if seen is not None and seen.pid == holder.pid:
+            longest_save = seen.longest_seconds[Phase.SAVING]
+            phase = seen.phase.name.lower()
+            return {
+                "phase": phase,
+                "step": seen.step,
+                "loss": seen.loss,
+                "longest_save_seconds": longest_save,
+            }
+    return None
+
+
+def _next_step(run: Run) -> int | None:
+    """Where the next checkpoint is due, if they go on coming as the two newest did."""
+    from itertools import islice
+
+    from holdfast.errors import DamagedError
+
+    try:
+        newest = [checkpoint.step for checkpoint in islice(run.recovery_points(), 2)]
+    except DamagedError:
+        return None
+    return 2 * newest[0] - newest[1] if len(newest) == 2 else None
 
 
 def _memory(run: Run) -> dict[str, Any] | None:

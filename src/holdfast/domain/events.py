@@ -63,6 +63,7 @@ class Started(Event, frozen=True):
     """A run begins from nothing."""
 
     location: str
+    attempt: str = ""
 
     def __str__(self) -> str:
         return f"run {self.run} starts; checkpoints go to {self.location}"
@@ -75,6 +76,7 @@ class Restored(Event, frozen=True):
     progress: Progress
     seconds: float
     place: str | None = None
+    attempt: str = ""
 
     def __str__(self) -> str:
         p = self.progress
@@ -108,6 +110,8 @@ class Saved(Event, frozen=True):
         Its full name in the repository.
     metrics : dict[str, float]
         What was attached to it.
+    burden_seconds : float
+        What training paid for it.
     """
 
     step: int
@@ -117,9 +121,24 @@ class Saved(Event, frozen=True):
     new_bytes: int
     checkpoint: str = ""
     metrics: dict[str, float] = {}
+    burden_seconds: float = 0.0
 
     def __str__(self) -> str:
         return f"saved {self.run}@{self.step} ({self.reason}) in {self.seconds:.2f} s"
+
+
+class Persisted(Event, frozen=True):
+    """An agent has made a snapshot durable; its trainer may be dead by then."""
+
+    attempt: str
+    step: int
+    checkpoint: str
+    seconds: float
+    size_bytes: int
+    new_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.run}@{self.step} is durable after {self.seconds:.2f} s"
 
 
 class SaveFailed(Event, frozen=True):
@@ -167,4 +186,127 @@ class Ended(Event, frozen=True):
         return f"run {self.run} ends at step {self.step}: {self.cause}"
 
 
+class Uploaded(Event, frozen=True):
+    """What was saved until a round began is at a mirror.
+
+    Attributes
+    ----------
+    checkpoints : int
+        How many were new.
+    backlog : int
+        How many have come meanwhile, and are not there yet.
+    """
+
+    place: str
+    checkpoints: int
+    backlog: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.checkpoints} checkpoints of {self.run} are at {self.place} after {self.seconds:.1f} s"
+
+
+class UploadFailed(Event, frozen=True):
+    """A mirror could not be brought up to date; it is tried again."""
+
+    place: str
+    reason: str
+    backlog: int
+    failures: int
+
+    def __str__(self) -> str:
+        return f"WARNING: {self.place} lags {self.backlog} checkpoints of {self.run} behind: {self.reason}"
+
+
+class LaunchBegan(Event, frozen=True):
+    """A supervisor has started its command.
+
+    Attributes
+    ----------
+    launch : int
+        The supervisor's first is 1.
+    resume : int or None
+        Where it was told to go on; None: at the newest recovery point.
+    """
+
+    launch: int
+    command: tuple[str, ...]
+    resume: int | None = None
+
+    def __str__(self) -> str:
+        return f"launch {self.launch} has begun"
+
+
+class Recovered(Event, frozen=True):
+    """A launch after another has made its first step, so many seconds after the end of that one."""
+
+    launch: int
+    step: int
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"launch {self.launch} trains at step {self.step}, {self.seconds:.1f} s after the one before"
+
+
+class LaunchAsked(Event, frozen=True):
+    """A supervisor asks a launch to end."""
+
+    launch: int
+    step: int
+    cause: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"launch {self.launch} is asked to end: {self.cause} ({self.detail})"
+
+
+class LaunchEnded(Event, frozen=True):
+    """A launch is over, and what follows is decided.
+
+    Attributes
+    ----------
+    launch : int
+    cause, detail : str
+        Why it ended.
+    exit_code : int
+    seconds : float
+    resumed : int or None
+        The step that it went on from.
+    step, steps : int
+        Its last one; how many it counted.
+    lost_steps : int or None
+        Those of the launch before that it made again.
+    recovery_seconds : float or None
+        From the end of the launch before to its first step.
+    restarts : bool
+        Whether there will be another.
+    wait_seconds : float
+        Until then.
+    why : str
+        If not: why nothing is tried any more.
+    """
+
+    launch: int
+    cause: str
+    detail: str
+    exit_code: int
+    seconds: float
+    resumed: int | None
+    step: int
+    steps: int
+    lost_steps: int | None
+    recovery_seconds: float | None
+    restarts: bool
+    wait_seconds: float
+    why: str
+
+    def __str__(self) -> str:
+        what = f"launch {self.launch} of {self.run or 'no run'} ended at step {self.step}: {self.cause}"
+        return f"{what} ({self.detail})" if self.detail else what
+
+
 Listener = Callable[[Event], None]
+
+
+def unheard(event: Event) -> None:
+    """Listens for nobody."""

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from holdfast.domain.events import Ended, Event, Launched, Reported, Saved
 from holdfast.errors import UsageError
 from holdfast.frameworks import registry
-from holdfast.integrations.delivery import Delivery
 from holdfast.integrations.mlflow_runs import FollowedRun, Identity, found, is_hopeless, make_client
+from holdfast.node.delivery import Delivery
+from holdfast.training import console
 from holdfast.training.views import Checkpoint
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ class Tracking:
     def _begin(self, event: Launched) -> None:
         identity = Identity(event.repository, event.location, event.run, event.first_attempt)
         self._run = FollowedRun(self._client, self._experiment, identity)
-        self._delivery = Delivery(f"MLflow at {self._client.tracking_uri}", is_hopeless)
+        self._delivery = Delivery(f"MLflow at {self._client.tracking_uri}", is_hopeless, console.say)
         self._put(lambda run: run.begin(event.attempt, event.step))
         self._put(lambda run: run.add_parameters(event.config))
 

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from holdfast.node.eventlog import PLACE_VARIABLE, STANDARD_ERROR
+
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -48,10 +50,12 @@ def spawn_agent(address: bytes, call_off: int, listener: int | None) -> subproce
 
 
 def _findable(environment: Mapping[str, str]) -> dict[str, str]:
-    """With key files by their whole paths: an agent is in another folder."""
+    """With key files and the log by their whole paths: an agent is in another folder."""
     files = {
         name: os.pathsep.join(str(Path(path).expanduser().absolute()) for path in value.split(os.pathsep))
         for name, value in environment.items()
         if name.startswith("HOLDFAST_") and name.endswith("KEY_FILE") and value
     }
-    return {**environment, **files}
+    log = environment.get(PLACE_VARIABLE, STANDARD_ERROR)
+    placed = {PLACE_VARIABLE: str(Path(log).absolute())} if log not in ("", STANDARD_ERROR) else {}
+    return {**environment, **files, **placed}

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
+from holdfast.domain.events import LaunchEnded
 from holdfast.supervisor.causes import Cause
 from holdfast.supervisor.deciding import Launch, Restart, Stop
 
@@ -21,6 +22,28 @@ def ended(launch: Launch, decision: Restart | Stop) -> str:
     if decision.wait_seconds >= 1:
         return f"{what}; starting again in {decision.wait_seconds:.0f} s."
     return f"{what}; starting again."
+
+
+def ended_event(history: Sequence[Launch], decision: Restart | Stop) -> LaunchEnded:
+    """The last launch, for programs."""
+    launch = history[-1]
+    before = history[-2] if len(history) > 1 else None
+    return LaunchEnded(
+        launch.run,
+        launch=len(history),
+        cause=launch.cause,
+        detail=launch.detail,
+        exit_code=launch.code,
+        seconds=launch.ended_seconds - launch.began_seconds,
+        resumed=launch.resumed,
+        step=launch.step,
+        steps=launch.steps,
+        lost_steps=lost_steps(before, launch) if before is not None else None,
+        recovery_seconds=recovery_seconds(before, launch) if before is not None else None,
+        restarts=isinstance(decision, Restart),
+        wait_seconds=decision.wait_seconds if isinstance(decision, Restart) else 0.0,
+        why="" if isinstance(decision, Restart) else decision.why,
+    )
 
 
 def lost_steps(before: Launch, after: Launch) -> int | None:

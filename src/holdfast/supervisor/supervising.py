@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
+from holdfast.domain.events import LaunchBegan, Recovered
 from holdfast.node.groups import started
-from holdfast.node.pulse import PLACE_VARIABLE, Page
+from holdfast.node.pulse import PLACE_VARIABLE, Page, Seen
 from holdfast.supervisor import reporting
 from holdfast.supervisor.causes import Cause, signal_of
 from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
 from holdfast.supervisor.earlier import step_back
 from holdfast.supervisor.rules import Rule
 from holdfast.supervisor.signals import Signals
-from holdfast.supervisor.watching import ENDS, Watch, Watching
+from holdfast.supervisor.watching import ENDS, Audience, Watch, Watching
 from holdfast.training.overrides import VARIABLE, Overrides
 from holdfast.training.overrides import read as read_overrides
 
@@ -55,20 +56,22 @@ class Supervisor:
     Parameters
     ----------
     how : Supervision
-    say : callable
-        Takes a line for people.
+    audience : Audience
+        Who is told what.
 
     Attributes
     ----------
     history : list[Launch]
     """
 
-    def __init__(self, how: Supervision, say: Callable[[str], None]) -> None:
+    def __init__(self, how: Supervision, audience: Audience) -> None:
         self._how = how
-        self._say = say
+        self._audience = audience
+        self._say = audience.say
         self.history: list[Launch] = []
         self.why_stopped = ""
         self._skip: dict[int, int] = {}
+        self._is_back = False
         self._given = read_overrides(os.environ)
         self._told_to_end: Cause | None = None
 
@@ -91,6 +94,7 @@ class Supervisor:
                 if launch.stacks:
                     self._say(f"where its threads were:\n{launch.stacks}")
                 self._say(reporting.ended(launch, decision))
+                self._audience.emit(reporting.ended_event(self.history, decision))
                 if isinstance(decision, Restart) and self._is_told_to_end(signals, decision.wait_seconds):
                     decision = Stop("asked to end while it waited")
         self.why_stopped = decision.why
@@ -109,12 +113,26 @@ class Supervisor:
             variables |= {VARIABLE: overrides.encoded()}
         try:
             group = started(self._how.command, variables, output)
-            watch = Watch(group, page, signals, self._how.watching, self._say)
-            return watch.launch(watch.until_the_end(), first=not self.history)
+            number = len(self.history) + 1
+            self._audience.emit(LaunchBegan("", number, self._how.command, overrides.resume))
+            self._is_back = not self.history
+            audience = msgspec.structs.replace(self._audience, look=self._look)
+            watch = Watch(group, page, signals, self._how.watching, audience, number)
+            code = watch.until_the_end()
+            self._look(page.look())
+            return watch.launch(code, first=not self.history)
         finally:
             page.close()
             if output is not None:
                 os.close(output)
+
+    def _look(self, seen: Seen) -> None:
+        self._audience.look(seen)
+        if not self._is_back and seen.first_step_seconds is not None:
+            self._is_back = True
+            before = self.history[-1]
+            seconds = seen.first_step_seconds - before.ended_seconds
+            self._audience.emit(Recovered(before.run, len(self.history) + 1, seen.step, seconds))
 
     def _overrides(self, back: int) -> Overrides:
         """Where the next launch resumes: the newest recovery point, or so many before it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from holdfast.domain.events import LaunchAsked, Listener, unheard
 from holdfast.node import groups
 from holdfast.node.groups import Group
 from holdfast.node.memory import kills_for_want
@@ -53,6 +54,24 @@ class Watching(msgspec.Struct, frozen=True, kw_only=True):
     explosion: float = 0.0
 
 
+class Audience(msgspec.Struct, frozen=True, kw_only=True):
+    """Who is told what.
+
+    Attributes
+    ----------
+    say : callable
+        Takes a line for people.
+    emit : callable
+        Takes every event.
+    look : callable
+        Takes the page at every look.
+    """
+
+    say: Callable[[str], None]
+    emit: Listener = unheard
+    look: Callable[[Seen], None] = lambda seen: None
+
+
 class Watch:
     """Watches a group that has just been started.
 
@@ -64,18 +83,21 @@ class Watch:
     signals : Signals
         Of this process.
     how : Watching
-    say : callable
-        Takes a line for people.
+    audience : Audience
+        Who is told what.
+    number : int
+        The launch's, from 1.
     """
 
     def __init__(
-        self, group: Group, page: Page, signals: Signals, how: Watching, say: Callable[[str], None]
+        self, group: Group, page: Page, signals: Signals, how: Watching, audience: Audience, number: int
     ) -> None:
         self._group = group
         self._page = page
         self._signals = signals
         self._how = how
-        self._say = say
+        self._audience = audience
+        self._number = number
         self._began = time.monotonic()
         self._kills = kills_for_want()
         self._had_lost_terminal = signals.terminal_gone
@@ -98,6 +120,7 @@ class Watch:
 
     def _turn(self, heard: signal.Signals | None) -> None:
         seen, now = self._page.look(), time.monotonic()
+        self._audience.look(seen)
         if heard in ENDS:
             self._stop(ENDS[heard], heard.name, heard)
         elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._group.holds(seen.pid):
@@ -136,7 +159,7 @@ class Watch:
             return
         stacks = self._ask_stacks(seen)
         if is_debugged(stacks):
-            self._say("a debugger holds the training: it is given time.")
+            self._audience.say("a debugger holds the training: it is given time.")
             self._silence.seconds = 0.0
         elif self._suspicion.hangs(silent, deadline, stacks):
             self._stacks = stacks
@@ -169,7 +192,9 @@ class Watch:
         """Ask the launch to end; asked again (a second Ctrl-C), it is told again."""
         if self._stopped_for is None or cause in ENDS.values():
             if self._stopped_for is None:
-                self._say(f"{cause}: {why}; asking the training to end.")
+                self._audience.say(f"{cause}: {why}; asking the training to end.")
+                step, run = self._page.look().step, self._page.story().run
+                self._audience.emit(LaunchAsked(run, self._number, step, cause, why))
                 self._patient_until = time.monotonic() + self._how.grace_seconds
             self._stopped_for, self._detail = cause, why
         pid = self._page.look().pid

@@ -21,7 +21,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing
-from holdfast.training.flights import Flight, committed, finish, late, outcome, record_of, torn
+from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -366,11 +366,7 @@ class Background:
         """Nothing is lost: the snapshots are in this process's memory, too."""
         self._agent.end()
         self._deaths += 1
-        for sequence, checkpoint in committed(self._run, self._hello.attempt).items():
-            flight = self._flights.get(sequence)
-            if flight is not None and (landed := finish(flight, checkpoint, self._persister(checkpoint))):
-                del self._flights[sequence]
-                self._decided.append(landed)
+        self._decided += landed(self._run, self._hello.attempt, self._flights, self._persister)
         if self._deaths > PATIENCE_DEATHS:
             self._save_by_itself("its agent keeps dying")
             return

@@ -15,6 +15,7 @@ from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
 from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
+from holdfast.node.eventlog import event_log
 from holdfast.node.pulse import Unwatched, open_pulse
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
@@ -163,7 +164,8 @@ class Checkpointer:
             memory_seconds=chosen_memory_seconds(),
             skip=overrides.skip,
         )
-        self._listeners: list[Listener] = [console.show, *listeners]
+        log = event_log(os.environ, "trainer", console.say)
+        self._listeners: list[Listener] = [console.show, log, *listeners]
         self._session: Session | None = None
         self._left = False
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -78,6 +79,17 @@ def finish(flight: Flight, checkpoint: CheckpointId, persister: Persister) -> Ou
     flight.durable = True
     done = Done(flight.draft.sequence, checkpoint=str(checkpoint))
     return msgspec.structs.replace(outcome(done, flight), untagged=untagged)
+
+
+def landed(
+    run: Run, attempt: str, flights: dict[int, Flight], persister: Callable[[CheckpointId | None], Persister]
+) -> Iterator[Outcome]:
+    """Take from the flights those that are checkpoints, though nobody said so any more."""
+    for sequence, checkpoint in committed(run, attempt).items():
+        flight = flights.get(sequence)
+        if flight is not None and (found := finish(flight, checkpoint, persister(checkpoint))):
+            del flights[sequence]
+            yield found
 
 
 def outcome(done: Done, flight: Flight) -> Outcome:

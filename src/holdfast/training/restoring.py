@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from holdfast.domain import tree
+from holdfast.domain import events, tree
 from holdfast.domain.changes import Resolution, compare_environment, compare_given, decide_changes
 from holdfast.domain.events import Event, Rejected, Warned
 from holdfast.domain.manifest import Manifest
@@ -66,6 +66,11 @@ class Restored(msgspec.Struct, frozen=True):
     seconds: float
     skipped: list[str]
     from_memory: bool = False
+
+    def event(self, run: str, attempt: str) -> events.Restored:
+        """What is told of it."""
+        progress, place = self.manifest.summary.progress, "memory" if self.from_memory else None
+        return events.Restored(run, progress.step, progress, self.seconds, place, attempt)
 
 
 class Restorer:

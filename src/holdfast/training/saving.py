@@ -309,6 +309,7 @@ class Saver:
                 outcome.new_bytes,
                 str(outcome.checkpoint),
                 saved.metrics,
+                outcome.burden_seconds,
             )
         )
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from holdfast.domain import events
 from holdfast.domain.events import Ended, Event, Started, Warned
 from holdfast.domain.names import validate_tag
 from holdfast.errors import HoldfastError, UsageError
@@ -153,7 +152,7 @@ class Session:
         )
         self.restored = restore_for_launch(restorer, self._run, options.resume)
         if self.restored is None:
-            self._emit(Started(self._run.name, self._run.storage.location))
+            self._emit(Started(self._run.name, self._run.storage.location, str(self._attempt)))
             return
         self._continue_from(self.restored)
 
@@ -169,8 +168,7 @@ class Session:
             restore_rng(rng)
         self._mark(self._due, self._due_in_memory)
         self.loops.metrics = dict(restored.manifest.summary.metrics)
-        name, place = self._run.name, "memory" if restored.from_memory else None
-        self._emit(events.Restored(name, progress.step, progress, restored.seconds, place))
+        self._emit(restored.event(self._run.name, str(self._attempt)))
 
     @property
     def _here(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -85,6 +86,25 @@ def test_what_another_trainer_saved_does_not_count_for_this_one(here: Path, tmp_
     rounds.serve_another()
     assert until(lambda: ended(rounds))
     assert told == [Uploaded(0, str(tmp_path / "there"))]
+
+
+def test_each_try_to_reach_a_mirror_is_an_event(here: Path, tmp_path: Path) -> None:
+    emitted: list[Any] = []
+    (tmp_path / "there").write_text("in the way")
+    rounds = Rounds(sync(here, str(tmp_path / "there")), lambda message: None, emitted.append)
+    rounds.committed(1)
+    for number in (1, 2):
+        rounds._not_before = 0.0
+        rounds.look(idle=True)
+        assert until(lambda: ended(rounds))
+        assert (emitted[-1].failures, emitted[-1].backlog) == (number, 1)
+    (tmp_path / "there").unlink()
+    rounds._not_before = 0.0
+    rounds.look(idle=True)
+    rounds.committed(2)
+    assert until(lambda: ended(rounds))
+    assert (emitted[-1].checkpoints, emitted[-1].backlog) == (1, 1)
+    assert [type(event).__name__ for event in emitted] == ["UploadFailed", "UploadFailed", "Uploaded"]
 
 
 def test_a_failure_is_told_once_in_its_own_words(here: Path, tmp_path: Path) -> None:

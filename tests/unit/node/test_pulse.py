@@ -21,6 +21,7 @@ from holdfast.node.pulse import (
     Seen,
     Story,
     Unwatched,
+    glance,
     open_pulse,
 )
 
@@ -117,6 +118,33 @@ def test_a_place_that_is_none_is_nobody_who_listens(tmp_path: Path) -> None:
     for place in ("", "/nowhere", str(tmp_path), str(tmp_path / "small")):
         assert isinstance(open_pulse({PLACE_VARIABLE: place}), Unwatched)
     assert isinstance(open_pulse({}), Unwatched)
+
+
+def test_anybody_may_glance_at_a_page(page: Page, tmp_path: Path) -> None:
+    assert glance(page.place) == Seen()
+
+    def train() -> None:
+        pulse = Pulse(page.place)
+        pulse.begins("/data/ckpts", "digits", 40)
+        pulse.stepped(41, lambda: 0.5)
+
+    assert in_child(train) == 0
+    assert glance(page.place) == page.look()
+    assert page.look().step == 41
+
+
+def test_what_is_no_page_is_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100)
+    with (tmp_path / "file").open("rb") as file:
+        for place in (
+            "",
+            "/etc/passwd",
+            str(tmp_path / "file"),
+            "/proc/1/fd/../environ",
+            "/proc/self/fd/99999",
+        ):
+            assert glance(place) is None
+        assert glance(f"/proc/{os.getpid()}/fd/{file.fileno()}") is None  # too short
 
 
 def test_another_process_may_look_into_a_page(page: Page) -> None:

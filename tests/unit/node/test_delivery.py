@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from holdfast.integrations import delivery
-from holdfast.integrations.delivery import Delivery
+from holdfast.node import delivery
+from holdfast.node.delivery import Delivery
+from holdfast.training import console
 
 PATIENCE_SECONDS = 30.0
 Said = pytest.CaptureFixture[str]
@@ -18,7 +19,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def made() -> Delivery:
-    return Delivery("the server", lambda error: isinstance(error, ValueError))
+    return Delivery("the server", lambda error: isinstance(error, ValueError), console.say)
 
 
 def test_tasks_are_done_in_their_order(capsys: Said) -> None:

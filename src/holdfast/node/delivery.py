@@ -6,8 +6,6 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from holdfast.training import console
-
 CAPACITY = 10_000
 PAUSES_SECONDS = (1.0, 5.0, 15.0, 60.0)
 """Between tries; the last one again and again."""
@@ -23,10 +21,15 @@ class Delivery:
         Of the server, for people.
     is_hopeless : callable
         Whether an error says that trying again is no use: that task is left out.
+    say : callable
+        Takes a line for people.
     """
 
-    def __init__(self, name: str, is_hopeless: Callable[[Exception], bool]) -> None:
+    def __init__(
+        self, name: str, is_hopeless: Callable[[Exception], bool], say: Callable[[str], None]
+    ) -> None:
         self._name = name
+        self._say = say
         self._is_hopeless = is_hopeless
         self._tasks: deque[Task] = deque()
         self._changed = threading.Condition()
@@ -57,7 +60,7 @@ class Delivery:
             self._is_closed = True
             self._lost += len(self._tasks)
         if self._lost:
-            console.say(f"{self._lost} messages to {self._name} are lost.")
+            self._say(f"{self._lost} messages to {self._name} are lost.")
 
     def _work(self) -> None:
         while (task := self._next()) is not None:
@@ -79,7 +82,7 @@ class Delivery:
         with self._changed:
             self._tasks.popleft()
         if self._failures:
-            console.say(f"{self._name} works again.")
+            self._say(f"{self._name} works again.")
         self._failures = 0
 
     def _failed(self, error: Exception) -> None:
@@ -88,10 +91,10 @@ class Delivery:
             with self._changed:
                 self._tasks.popleft()
                 self._lost += 1
-            console.say(f"{self._name} refuses something: {why}")
+            self._say(f"{self._name} refuses something: {why}")
             return
         if not self._failures:
-            console.say(f"{self._name} does not take what it is sent; training goes on. {why}")
+            self._say(f"{self._name} does not take what it is sent; training goes on. {why}")
         pause_seconds = PAUSES_SECONDS[min(self._failures, len(PAUSES_SECONDS) - 1)]
         self._failures += 1
         with self._changed:
