@@ -155,11 +155,14 @@ def test_a_disk_that_fills_up_during_a_sync(image: Image, monkeypatch: pytest.Mo
 
 
 def fill(filler: Path, run: Run, left_bytes: int) -> None:
+    """Fill what is free but so much, again after a moment: XFS gives back what was deleted a little later."""
     with filler.open("wb") as file:
-        for piece_bytes in (1 << 20, 64 << 10, 4 << 10, 512):
-            try:
-                while (run.storage.free_bytes() or 0) > left_bytes:
-                    os.write(file.fileno(), bytes(piece_bytes))
-                    os.fsync(file.fileno())
-            except OSError:
-                continue
+        for pause_seconds in (0.3, 0.0):
+            for piece_bytes in (1 << 20, 64 << 10, 4 << 10, 512):
+                try:
+                    while (run.storage.free_bytes() or 0) > left_bytes:
+                        os.write(file.fileno(), bytes(piece_bytes))
+                        os.fsync(file.fileno())
+                except OSError:
+                    continue
+            time.sleep(pause_seconds)
