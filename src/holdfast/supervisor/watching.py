@@ -126,7 +126,7 @@ class Watch:
         elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._group.holds(seen.pid):
             groups.send(seen.pid, heard)  # earlier, it would kill
         if self._stopped_for is not None:
-            self._lose_patience(now)
+            self._lose_patience(seen, now)
             return
         self._look_for_notices(now)
         self._judge(seen, now)
@@ -142,7 +142,7 @@ class Watch:
             self._stop(Cause.PREEMPTED, notice, signal.SIGTERM)
 
     def _judge(self, seen: Seen, now: float) -> None:
-        silent = self._silence.look(seen, now, lambda: groups.is_paused(seen.pid or self._group.pid))
+        silent = self._silent(seen, now)
         if self._how.bounds is not None:
             self._judge_silence(seen, silent, deadline_seconds(seen, self._how.bounds))
         limit = self._how.not_finite_steps
@@ -203,12 +203,20 @@ class Watch:
         else:
             self._group.signal_all(number)
 
-    def _lose_patience(self, now: float) -> None:
-        """Kill what has not ended in time; a preempted training that saves is left to do so."""
-        if self._page.look().phase is Phase.SAVING and self._stopped_for is not Cause.HANG:
+    def _lose_patience(self, seen: Seen, now: float) -> None:
+        """Kill what has not ended in time; a preempted training that saves, and does not hang, may."""
+        is_saving = seen.phase is Phase.SAVING and self._stopped_for is not Cause.HANG
+        if is_saving and not self._is_late(seen, now):
             self._patient_until = now + self._how.grace_seconds  # and then it has to leave
         elif now > self._patient_until:
             self._group.signal_all(signal.SIGKILL)
+
+    def _silent(self, seen: Seen, now: float) -> float:
+        return self._silence.look(seen, now, lambda: groups.is_paused(seen.pid or self._group.pid))
+
+    def _is_late(self, seen: Seen, now: float) -> bool:
+        silent = self._silent(seen, now)
+        return self._how.bounds is not None and silent >= deadline_seconds(seen, self._how.bounds)
 
     def _end_orphan(self, pid: int, code: int) -> None:
         """The command was a wrapper, and died before its trainer: let that save."""

@@ -64,6 +64,13 @@ def test_a_save_that_takes_longer_than_the_grace_is_waited_for(supervise: Superv
     assert run.report["launches"][0]["exit_code"] == 143
 
 
+def test_a_save_that_hangs_is_not_waited_for_for_ever(supervise: Supervise) -> None:
+    flags = ("--grace-seconds", "1", "--slow-at-least", "5")
+    run = supervise("stop@20", "slowsave@20", flags=flags, TRAINEE_SLOW_SECONDS="600")
+    assert run.wait() == 143
+    assert run.report["launches"][0]["exit_code"] == -9
+
+
 def test_what_was_preempted_goes_on_as_if_nothing_had_happened(
     supervise: Supervise, whole: dict[str, Any]
 ) -> None:
