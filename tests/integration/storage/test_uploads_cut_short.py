@@ -128,7 +128,7 @@ def test_trouble_with_any_request_is_overcome_or_told(
 ) -> None:
     assert sync(here, s3_server.url(endpoint, uuid.uuid4().hex)) == 0
     requests = len(wire.sent)
-    for number in range(2, requests, max(requests // 4, 1)):
+    for number in range(2, requests, max(requests // 3, 1)):
         prefix = uuid.uuid4().hex
         place = s3_server.url(endpoint, prefix)
         wire.sent.clear()
