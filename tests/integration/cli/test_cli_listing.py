@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import time
 
 import numpy as np
@@ -155,8 +156,9 @@ def test_five_thousand_checkpoints_list_quickly(build_many, place, holdfast):
     started = time.process_time()
     assert holdfast("ls", "many").out.count("\n") == 5001
     assert time.process_time() - started < 2
+    gc.collect()  # what other tests have left is not walked in the middle of this
     started = time.process_time()
     latest = Repository.open(LocalStorage(place.path)).run("many").latest()
-    assert time.process_time() - started < 2
+    assert time.process_time() - started < 0.5
     assert latest is not None
     assert latest.step == 50_000
