@@ -12,8 +12,8 @@ import typer
 
 from holdfast.cli import output
 from holdfast.cli.options import JsonOption, as_dict
-from holdfast.cli.proofs import scratch, tell_difference
-from holdfast.cli.scripts import command_words, refuse_elsewhere
+from holdfast.cli.proofs import FolderOption, PatienceOption, scratch, tell_difference
+from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere
 from holdfast.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -32,12 +32,7 @@ RUN_FLAGS = (
 
 
 def command(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[COMMAND]...", help="The training, as in a shell; best after --.", show_default=False
-        ),
-    ] = None,
+    what: CommandArgument = None,
     *,
     faults: Annotated[
         str | None,
@@ -67,23 +62,12 @@ def command(
             "--run-flags", metavar="FLAGS", help="Of 'holdfast run', which supervises the training."
         ),
     ] = RUN_FLAGS,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--folder",
-            metavar="FOLDER",
-            help="Save and print there, and leave it; must not exist.",
-            show_default=False,
-        ),
-    ] = None,
+    folder: FolderOption = None,
     html: Annotated[
         Path | None,
         typer.Option("--html", metavar="FILE", help="Write a page with timelines there.", show_default=False),
     ] = None,
-    patience: Annotated[
-        float,
-        typer.Option("--patience", metavar="SECONDS", min=1, help="Give up after so long without progress."),
-    ] = 600.0,
+    patience: PatienceOption = 600.0,
     json: JsonOption = False,
 ) -> None:
     """Let faults happen to a training, and say what each cost and whether the end state was exact.

@@ -33,7 +33,7 @@ def command(
     subject: Annotated[
         str | None,
         typer.Argument(
-            metavar="[FILE|ID]", help="The file to generate, or the key to remove.", show_default=False
+            metavar="FILE|ID", help="The file to generate, or the key to remove.", show_default=False
         ),
     ] = None,
     label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What you call the new key.")] = "",

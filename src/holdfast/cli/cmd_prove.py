@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import secrets
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, as_dict
-from holdfast.cli.proofs import scratch, tell_difference
-from holdfast.cli.scripts import command_words, refuse_elsewhere
+from holdfast.cli.proofs import FolderOption, PatienceOption, scratch, tell_difference
+from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere
 
 if TYPE_CHECKING:
     from holdfast.drill.proving import Verdict
@@ -25,12 +24,7 @@ TAKES_COMMAND = True
 
 
 def command(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[COMMAND]...", help="The training, as in a shell; best after --.", show_default=False
-        ),
-    ] = None,
+    what: CommandArgument = None,
     *,
     kills: Annotated[int, typer.Option("--kills", metavar="N", min=1, help="How often to kill it.")] = 3,
     seed: Annotated[
@@ -39,19 +33,8 @@ def command(
             "--seed", metavar="N", help="Of the moments of the kills; else at random.", show_default=False
         ),
     ] = None,
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--folder",
-            metavar="FOLDER",
-            help="Save and print there, and leave it; must not exist.",
-            show_default=False,
-        ),
-    ] = None,
-    patience: Annotated[
-        float,
-        typer.Option("--patience", metavar="SECONDS", min=1, help="Give up after so long without progress."),
-    ] = 600.0,
+    folder: FolderOption = None,
+    patience: PatienceOption = 600.0,
     json: JsonOption = False,
 ) -> None:
     """Run a script without interruption, then again with kills at random moments, and compare every step.

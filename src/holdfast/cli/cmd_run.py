@@ -11,7 +11,7 @@ import typer
 
 from holdfast.cli import output
 from holdfast.cli.observing import Wanted, audience
-from holdfast.cli.scripts import command_words, refuse_elsewhere, say
+from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere, say
 from holdfast.cli.table import print_table
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ TAKES_COMMAND = True
 
 
 def command(
-    what: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[COMMAND]...", help="The training, as in a shell; best after --.", show_default=False
-        ),
-    ] = None,
+    what: CommandArgument = None,
     *,
     on: Annotated[
         list[str] | None,

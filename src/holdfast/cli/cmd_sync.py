@@ -31,7 +31,7 @@ def command(
     ],
     runs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RUN]...", help="Runs or patterns; else all runs.", show_default=False),
+        typer.Argument(metavar="RUN", help="Runs or patterns; else all runs.", show_default=False),
     ] = None,
     latest: Annotated[
         bool, typer.Option("--latest", help="Of the checkpoints only what each run resumes from.")

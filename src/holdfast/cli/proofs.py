@@ -7,13 +7,28 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from holdfast.cli import output
 
 if TYPE_CHECKING:
     from holdfast.drill.comparing import Difference
 
+FolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--folder",
+        metavar="FOLDER",
+        help="Save and print there, and leave it; must not exist.",
+        show_default=False,
+    ),
+]
+PatienceOption = Annotated[
+    float,
+    typer.Option("--patience", metavar="SECONDS", min=1, help="Give up after so long without progress."),
+]
 _FEW = 5
 
 

@@ -1,4 +1,4 @@
-"""Commands that are somebody else's: what 'run' and 'prove' start."""
+"""Commands that are somebody else's: what 'run', 'prove' and 'drill' start."""
 
 from __future__ import annotations
 
@@ -6,8 +6,16 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Annotated
+
+import typer
 
 from holdfast.cli import output
+
+CommandArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="COMMAND", help="The training, as in a shell; best after --.", show_default=False),
+]
 
 
 def command_words(what: Sequence[str] | None, verb: str) -> tuple[str, ...]:
