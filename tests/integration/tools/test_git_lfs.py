@@ -26,7 +26,6 @@ from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
 from mortal_storage import Killed, Mortal
 
-pytestmark = pytest.mark.skipif(shutil.which("git-lfs") is None, reason="git-lfs is not installed")
 WEIGHTS = np.random.default_rng(3).standard_normal(200_000)
 
 
@@ -105,7 +104,8 @@ def test_what_lfs_does_not_track_is_refused_before_anything_is_written(
 
 
 def test_a_folder_is_staged_with_its_weights_as_pointers(place: Path, tree: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     holdfast.save(place, {"model": torch.nn.Linear(2, 2)}, step=1, run="net")
     assert app.run(["export", "net", "model/", "--git-lfs"]) == 0
     names = git(tree, "diff", "--cached", "--name-only").split()

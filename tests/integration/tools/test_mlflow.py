@@ -20,7 +20,6 @@ from tests.integration.training.launching import wait_until
 import holdfast
 from mlflow_server import free_port, serving
 
-pytest.importorskip("mlflow")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from mlflow.tracking import MlflowClient
@@ -137,7 +136,8 @@ def test_how_a_run_ended_is_told(server: str, tmp_path: Path) -> None:
 
 
 def test_a_model_is_registered_from_a_checkpoint(server: str, tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     place = tmp_path / "here"
     model = torch.nn.Linear(2, 3)
     follow = [Tracking(server, experiment=str(place), patience_seconds=PATIENCE_SECONDS)]

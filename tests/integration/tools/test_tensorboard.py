@@ -10,12 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-import holdfast
-
-pytest.importorskip("tensorboard")
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+import holdfast
 from holdfast.errors import UsageError
 from holdfast.integrations.tensorboard import EventLog
 
@@ -113,7 +110,8 @@ def test_a_fresh_start_in_the_same_folder_begins_anew(tmp_path: Path) -> None:
 
 
 def test_torchs_summary_writer_writes_there(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
+    import torch
+
     log = EventLog(tmp_path / "logs")
     writer = log.summary_writer()
     for n in (1, 2, 3):
