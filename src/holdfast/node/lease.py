@@ -51,6 +51,16 @@ class Lease:
             self._storage.put(self._key, [msgspec.json.encode(given_back)])
 
 
+class Unheld:
+    """What a process has that trains under another one's lease."""
+
+    def renew_if_old(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
 def holders(storage: Storage, folder: str) -> list[ProcessIdentity]:
     """Processes that hold a lease in ``folder`` and are not known to be dead."""
     return [record.holder for _, record, alive in _records(storage, folder) if record and alive]

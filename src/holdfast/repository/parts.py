@@ -16,7 +16,7 @@ from holdfast.domain.manifest import Details, Manifest
 from holdfast.domain.manifest_file import decode_manifest, encode_manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.domain.ranks import joined
-from holdfast.errors import DamagedError, StorageError
+from holdfast.errors import DamagedError, RankError, StorageError
 from holdfast.repository import records
 from holdfast.repository.commit import Draft, Gather, described
 from holdfast.repository.run import Run
@@ -50,8 +50,17 @@ def write_part(run: Run, draft: Draft, details: Details, rank: int, first: Check
     ----------
     first : CheckpointId
         The name of rank 0's part.
+
+    Raises
+    ------
+    RankError
+        This rank is elsewhere in its training.
+    StorageError
     """
+    if (draft.attempt, draft.progress.step) != (first.attempt, first.step):
+        raise RankError(f"It is at step {draft.progress.step} where rank 0 is at step {first.step}.")
     known = read_part(run, 0, first).digests()
+    draft = msgspec.structs.replace(draft, sequence=first.sequence)  # it may have left out saves of its own
     writer = PackWriter(run.storage, run.repository.chunk_bytes, lambda d: "" if d in known else None)
     written = writer.write(draft.sources)
     return put_part(run, rank, described(run, draft, details, written), list(written.new_packs))

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from holdfast.domain.events import Ended, Event, Started, Warned
-from holdfast.domain.names import validate_tag
+from holdfast.domain.names import CheckpointId, validate_tag
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
@@ -18,13 +18,14 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import poison
 from holdfast.training.asking import Asked
-from holdfast.training.due import Due
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
 from holdfast.training.pulsing import at_hand
+from holdfast.training.ranks.launch import Place
+from holdfast.training.reasons import Reasons
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
@@ -32,6 +33,7 @@ from holdfast.training.saving import SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.triggers import Triggers
 from holdfast.training.views import Checkpoint
+from holdfast.training.ways import Way
 
 if TYPE_CHECKING:
     from holdfast.node.legacy import Legacy
@@ -54,6 +56,9 @@ class Session:
     """
 
     _open: ClassVar[list[Session]] = []
+    _place = Place()
+    _saves_anywhere = True
+    """Whether `ask_save` saves at once outside the loops."""
 
     def __init__(
         self,
@@ -67,14 +72,15 @@ class Session:
         self._pulse = pulse
         self._state = state
         self._emit = emit
-        self._run = repository.run(options.run)
+        self.run = self._run = repository.run(options.run)
         self._pid = os.getpid()
+        self._lease: lease.Lease | lease.Unheld = lease.Unheld()
         self._triggers = Triggers(options.grace_seconds)
         self._asked = Asked(self._run)
         self._outermost = True
         self._reports = Reports(options.keep, self.warn)
         self._prepared = False
-        self._due, self._due_in_memory = Due(options.save), Due(options.memory)
+        self._reasons = Reasons(options, self._triggers, self._asked, self._reports)
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed(), options.skip)
@@ -105,7 +111,7 @@ class Session:
         try:
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
-            self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
+            self._record_base()
             self._make_saver(given, surroundings)
             self._watch.begin()
         except BaseException:
@@ -138,6 +144,13 @@ class Session:
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
 
+    def _record_base(self) -> None:
+        self._run.record_base(self._attempt, self._base)
+
+    @property
+    def _base(self) -> CheckpointId | None:
+        return self.restored.id if self.restored is not None else None
+
     def _restore(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         options = self._options
         restorer = Restorer(
@@ -149,12 +162,16 @@ class Session:
             emit=self._emit,
             in_memory=self._legacy.tensors if self._legacy is not None else None,
             mirrors=options.mirrors,
+            place=self._place,
         )
-        self.restored = restore_for_launch(restorer, self._run, options.resume)
+        self.restored = self._chosen(restorer)
         if self.restored is None:
             self._emit(Started(self._run.name, self._run.storage.location, str(self._attempt)))
             return
         self._continue_from(self.restored)
+
+    def _chosen(self, restorer: Restorer) -> Restored | None:
+        return restore_for_launch(restorer, self._run, self._options.resume)
 
     def _continue_from(self, restored: Restored) -> None:
         training = restored.training
@@ -166,7 +183,7 @@ class Session:
             self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
         if rng is not None:
             restore_rng(rng)
-        self._mark(self._due, self._due_in_memory)
+        self._reasons.mark(*self._here)
         self.loops.metrics = dict(restored.manifest.summary.metrics)
         self._emit(restored.event(self._run.name, str(self._attempt)))
 
@@ -174,17 +191,13 @@ class Session:
     def _here(self) -> tuple[int, int]:
         return self.loops.steps_counted, self.loops.epochs_counted
 
-    def _mark(self, *saved: Due) -> None:
-        for due in saved:
-            due.mark(*self._here)
-
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
-        keep, base = self._options.keep, self.restored.id if self.restored is not None else None
+        keep = self._options.keep
         self._saver = Saver(
             self._run.name,
             self._attempt,
             self._state,
-            open_way(self._run, self._attempt, base, self._options, self.warn, self._legacy),
+            self._way(),
             given=self.restored.given if self.restored is not None else given,
             environment=surroundings,
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
@@ -192,8 +205,11 @@ class Session:
             emit=self._emit,
         )
         self._legacy = None  # it has a new owner
-        self._saver.durable = (self._due.step, self._due.epoch)
+        self._saver.durable = (self._reasons.on_disk.step, self._reasons.on_disk.epoch)
         self._reports.monitored = monitored_so_far(self._run, keep)
+
+    def _way(self) -> Way:
+        return open_way(self._run, self._attempt, self._base, self._options, self.warn, self._legacy)
 
     @property
     def _keeps_rng(self) -> bool:
@@ -235,16 +251,15 @@ class Session:
         self._learn_of_saves()
         if self._outermost:
             self._asked.look(now=self._triggers.save_asked)
-        reason = self._reason() if counted else None
-        to_hold = self._reason_to_hold() if counted and reason is None else None
+        reason = self._reasons.to_save(*self._here, self._saver) if counted else None
+        to_hold = self._reasons.to_hold(*self._here, self._saver) if counted and reason is None else None
         if not counted or ((reason or to_hold) is not None and not self._watch.settled()):
             return  # it moves to the next safe point
         if reason is not None or to_hold is not None or not self._prepared:
             with self._pulse.saving():
-                self._act(reason, to_hold)
+                self._act(reason, to_hold, leaving=self._triggers.leaving is not None)
 
-    def _act(self, reason: str | None, to_hold: str | None) -> None:
-        leaving = self._triggers.leaving is not None
+    def _act(self, reason: str | None, to_hold: str | None, *, leaving: bool) -> None:
         if leaving:
             self._triggers.begin_last_save()
         if reason is not None:
@@ -263,33 +278,14 @@ class Session:
         self._saver.poll()
         if self._saver.lost:
             self._saver.lost = False
-            self._due.mark(*self._saver.durable)
+            self._reasons.on_disk.mark(*self._saver.durable)
             self.loops.unmoved = False
-
-    def _reason(self) -> str | None:
-        """Why to save at this safe point; None if there is no reason."""
-        if self._triggers.leaving is not None:
-            return self._triggers.leaving.name
-        if self._asked:
-            return self._asked.reason
-        if self._triggers.save_asked:
-            return "SIGUSR1"
-        saver, improved = self._saver, self._reports.improved
-        if saver.paused():
-            return None
-        due = self._due.reason(*self._here, saver.saved_at, saver.burden_seconds, improved=improved)
-        return due or ("best so far" if improved else None)
-
-    def _reason_to_hold(self) -> str | None:
-        """Why to hold a snapshot in memory at this safe point; None if there is no reason."""
-        due = self._due_in_memory.reason(*self._here, self._saver.held_at, self._saver.hold_seconds)
-        return f"memory {due}" if due is not None else None
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
-            self._mark(self._due)
+            self._reasons.on_disk.mark(*self._here)
             return
         asked = self._asked.take()
         self._triggers.save_asked = False
@@ -298,14 +294,14 @@ class Session:
         finally:
             self._reports.improved = False
         if taken:
-            self._mark(self._due, self._due_in_memory)
+            self._reasons.mark(*self._here)
             self.loops.unmoved = True
             self._reports.unsaved = False
 
     def _hold(self, reason: str) -> None:
         poison.refuse(self._state.values())
         self._saver.hold(self._point(), reason)
-        self._mark(self._due_in_memory)
+        self._reasons.in_memory.mark(*self._here)
 
     def _point(self, *, done: bool = False) -> SavePoint:
         training: dict[str, Any] = {"position": self.loops.state()}
@@ -334,7 +330,7 @@ class Session:
             save.error = UsageError("A forked child, such as a data worker, saves nothing.")
             return save
         self._asked.add(save)
-        if self.loops.between_turns:
+        if self.loops.between_turns and self._saves_anywhere:
             with self._pulse.saving():
                 self._save("save()")
         return save
@@ -366,9 +362,12 @@ class Session:
     def _save_at_end(self) -> None:
         self._saver.wait()
         self._learn_of_saves()
-        if not self.loops.unmoved or self._reports.unsaved or self._asked:
+        if self._wants_last_save():
             self._triggers.begin_last_save()
             self._save("end", done=True, insist=True)
+
+    def _wants_last_save(self) -> bool:
+        return not self.loops.unmoved or self._reports.unsaved or bool(self._asked)
 
     def _let_saves_finish(self) -> None:
         """Leaving by an exception saves nothing more, but what was taken before is not left in doubt."""
@@ -390,8 +389,11 @@ class Session:
         crashed = isinstance(error, Exception) and leaving is None
         self._saver.close(done=not crashed)
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
-            self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=error is None)
+            self._record_end(cause, done=error is None)
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._pulse.ends(cause, error)
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause, done=error is None))
+
+    def _record_end(self, cause: str, *, done: bool) -> None:
+        self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
+import msgspec
 import pytest
 
 from checkpoints import (
@@ -21,7 +23,7 @@ from checkpoints import (
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.ranks import of_rank
-from holdfast.errors import DamagedError, StorageError
+from holdfast.errors import DamagedError, HoldfastError, StorageError
 from holdfast.repository import layout
 from holdfast.repository.commit import Draft, Gather, commit, encode_details
 from holdfast.repository.forking import fork
@@ -190,13 +192,19 @@ def test_parts_of_two_saves_are_never_mixed(run: Run) -> None:
     attempt = begin(run)
     drafts = [draft(attempt, n, n * 10, states(n * 10)[1]) for n in (1, 2)]
 
-    def stale(manifest: Manifest, written: Written, gather: Gather) -> tuple[Manifest, Written, Gather]:
+    def elsewhere_in_training(manifest: Manifest, written: Written, gather: Gather) -> Any:
         first = put_part(run, 0, manifest, list(written.new_packs))
         return join_parts(run, manifest, written, gather, {1: elsewhere(run, drafts[1], 1, first)})
 
-    with pytest.raises(StorageError, match="another save"):
-        commit(run, drafts[0], join=stale)
-    assert run.checkpoints() == []
+    def of_another_save(manifest: Manifest, written: Written, gather: Gather) -> Any:
+        first = put_part(run, 0, manifest, list(written.new_packs))
+        late = msgspec.structs.replace(elsewhere(run, drafts[0], 1, first), sequence=9)
+        return join_parts(run, manifest, written, gather, {1: late})
+
+    for join, why in ((elsewhere_in_training, "at step 20 where"), (of_another_save, "another save")):
+        with pytest.raises(HoldfastError, match=why):
+            commit(run, drafts[0], join=join)
+        assert run.checkpoints() == []
 
 
 def test_packs_of_another_rank_that_go_before_the_commit_fail_it(run: Run) -> None:
