@@ -34,7 +34,7 @@ from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
 from holdfast.training.overrides import read as read_overrides
 from holdfast.training.publishing import check_publish
-from holdfast.training.ranks.launch import Place, place
+from holdfast.training.ranks.launch import Place, place, rank_told
 from holdfast.training.restoring import check_resume
 from holdfast.training.saves import Save
 from holdfast.training.session import Session
@@ -174,7 +174,8 @@ class Checkpointer:
     def __enter__(self) -> Self:
         if self._session is not None and not self._left:
             raise UsageError("This Checkpointer is entered already.", do="Make another one.")
-        pulse = open_pulse(os.environ) if not Session.any_open() else Unwatched()
+        rank = rank_told(os.environ)
+        pulse = open_pulse(os.environ, rank) if not Session.any_open() else Unwatched()
         try:
             self._place = place(os.environ)
             signatures.check_given()

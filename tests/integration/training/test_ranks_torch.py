@@ -67,7 +67,7 @@ def test_a_rank_killed_while_it_trains(whole: Any, tmp_path: Path, rank: int, st
     assert f"resumes after step {(step - 1) // 2 * 2}" in ranks.said[0]
 
 
-@pytest.mark.parametrize(("rank", "change"), [(0, 9), (0, 10), (0, 12), (0, 14), (1, 0), (1, 2), (1, 5)])
+@pytest.mark.parametrize(("rank", "change"), [(0, 9), (0, 11), (0, 14), (1, 0), (1, 5)])
 def test_a_rank_killed_at_a_change_of_the_storage(
     whole: Any, tmp_path: Path, rank: int, change: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,7 +103,7 @@ def test_both_killed_at_once(whole: Any, tmp_path: Path) -> None:
     assert_goes_on(tmp_path / "r", whole)
 
 
-@pytest.mark.parametrize("told", [(0,), (1,), (0, 1)])
+@pytest.mark.parametrize("told", [(1,), (0, 1)])
 def test_sigterm_to_any_rank_saves_and_ends_all(whole: Any, tmp_path: Path, told: tuple[int, ...]) -> None:
     def each(ckpt: holdfast.Checkpointer, rank: int, step: int) -> None:
         if step == 2 and rank in told:
@@ -180,7 +180,7 @@ def test_a_rank_that_fails_before_it_trains_fails_all(tmp_path: Path) -> None:
     ranks = Ranks(act)
     assert ranks.wait() == [1, 1]
     assert "state" in ranks.said[1]
-    assert "Rank 1" in ranks.said[0]
+    assert "Rank 1 has left" in ranks.said[0]
 
 
 def test_a_save_that_only_another_rank_asks_for(whole: Any, tmp_path: Path) -> None:

@@ -212,12 +212,12 @@ def test_a_late_rank_fails_the_save_and_goes_on(ranks: Ranks, monkeypatch: pytes
     assert ranks.together(arrive, follow) == [SAVE] * 3
 
 
-def test_a_rank_that_left_fails_the_save_at_once(ranks: Ranks) -> None:
+def test_nobody_waits_for_a_rank_that_is_gone(ranks: Ranks) -> None:
     ranks.begun()
     ranks.followers[1]._board.leave()
     ranks.leader.announce(SAVE)
-    ranks.together(arrive, lambda one: arrive(one) if one is ranks.followers[0] else None)
-    assert ranks.warned == ["nothing was saved at this safe point: Rank 2: It has left the training."]
+    with pytest.raises(RankError, match="Rank 2 has left the training, so"):
+        arrive(ranks.leader)
 
 
 def test_nobody_waits_for_a_rank_0_that_is_gone(ranks: Ranks) -> None:

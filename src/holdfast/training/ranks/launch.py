@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 
 import msgspec
 
-from holdfast.errors import UnsupportedError, UsageError
+from holdfast.errors import HoldfastError, UnsupportedError, UsageError
 from holdfast.node.process import ProcessIdentity
 
 _NAMES = (
@@ -47,6 +48,13 @@ def place(variables: Mapping[str, str]) -> Place:
         if size not in ("", "0", "1"):
             return _checked(size, rank, here, names)
     return Place()
+
+
+def rank_told(variables: Mapping[str, str]) -> int:
+    """The rank of this process; 0 if what the environment says makes no sense."""
+    with suppress(HoldfastError):
+        return place(variables).rank
+    return 0
 
 
 def _checked(size: str, rank: str, here: str, names: tuple[str, str, str]) -> Place:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import AttemptId, CheckpointId
@@ -129,7 +130,7 @@ class Leader:
         if not (ready() and self._all_ready(agreed)):
             self._talk.tell(Post(self._turn, Kind.LATER))
             return None
-        self._talk.ask(Post(self._turn, Kind.GO, agreed=agreed))  # who is lost now is missed in the save
+        self._talk.ask(Post(self._turn, Kind.GO, agreed=agreed))
         self._pending, self._has_submitted = None, False
         return agreed
 
@@ -179,7 +180,8 @@ class Leader:
             self._talk.tell(Post(self._turn, Kind.FAILED, trouble=Trouble.of(outcome.error)))
         else:
             name, size_bytes = str(outcome.checkpoint), outcome.size_bytes
-            self._talk.ask(Post(self._turn, Kind.DONE, name, size_bytes=size_bytes))
+            with suppress(RankError):  # the save is done, whoever learns of it
+                self._talk.ask(Post(self._turn, Kind.DONE, name, size_bytes=size_bytes))
 
     def abandon(self, error: BaseException | None) -> None:
         """Let the others go on if the save that was agreed on has not come about."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -32,7 +32,13 @@ class Asking:
         self._board.post(self._number, msgspec.json.encode(post))
 
     def ask(self, post: Post) -> dict[int, Answer]:
-        """Say something; returns all answers, or those so far and the first trouble."""
+        """Say something; returns all answers, or those so far and the first trouble.
+
+        Raises
+        ------
+        RankError
+            Another rank is gone: this training cannot go on.
+        """
         self.tell(post)
         answers: dict[int, Answer] = {}
         others = range(1, self._board.world_size)
@@ -43,25 +49,31 @@ class Asking:
                 break
             if (now := time.monotonic()) > look:
                 look = now + _LOOK_SECONDS
-                answers |= self._losses(answers, is_late=now > late)
+                missing = [rank for rank in others if rank not in answers]
+                self._refuse_gone(missing)
+                answers |= {rank: _late() for rank in missing if now > late}
         return answers
 
     def _answer(self, rank: int) -> Answer | None:
         number, text = self._board.answered(rank)
         return msgspec.json.decode(text, type=Answer) if number == self._number else None
 
-    def _losses(self, answers: Collection[int], *, is_late: bool) -> dict[int, Answer]:
-        """The trouble of ranks that will not answer any more."""
-        ranks = (rank for rank in range(1, self._board.world_size) if rank not in answers)
-        found = {rank: self._loss(rank, is_late=is_late) for rank in ranks}
-        return {r: Answer(trouble=Trouble(RankError.kind, what)) for r, what in found.items() if what}
+    def _refuse_gone(self, ranks: Iterable[int]) -> None:
+        for rank in ranks:
+            gone = whereabouts(self._board, rank)
+            if gone and self._answer(rank) is None:  # else it answered just before
+                raise RankError(f"Rank {rank} {gone}, so the training cannot go on.")
 
-    def _loss(self, rank: int, *, is_late: bool) -> str:
-        if self._board.is_dead(rank):
-            return "It has died."
-        if self._board.has_left(rank) and self._answer(rank) is None:
-            return "It has left the training."
-        return f"It gave no answer for {LATE_SECONDS:g} s." if is_late else ""
+
+def _late() -> Answer:
+    return Answer(trouble=Trouble(RankError.kind, f"It gave no answer for {LATE_SECONDS:g} s."))
+
+
+def whereabouts(board: Board, rank: int) -> str:
+    """What has become of a rank that says nothing any more; empty if it is there."""
+    if board.is_dead(rank):
+        return "has died"
+    return "has left the training" if board.has_left(rank) else ""
 
 
 class Answering:
@@ -96,11 +108,11 @@ class Answering:
                 return found
             if (now := time.monotonic()) > next_look:
                 next_look = now + _LOOK_SECONDS
-                gone = self._gone()
+                gone = whereabouts(self._board, 0)
                 if gone and (found := look()) is not None:  # it was said just before
                     return found
                 if gone:
-                    raise RankError(f"Rank 0 {gone}, so this rank cannot go on.")
+                    raise RankError(f"Rank 0 {gone}, so the training cannot go on.")
         raise AssertionError  # unreachable: the pauses never end
 
     def _fitting(self, turn: int, kinds: Collection[Kind], after: int = 0) -> Post | None:
@@ -112,11 +124,6 @@ class Answering:
             return Post(turn, Kind.FAILED, trouble=Trouble(RankError.kind, "It went on without this rank."))
         self._number = number
         return post if post.kind in kinds else None
-
-    def _gone(self) -> str:
-        if self._board.is_dead(0):
-            return "has died"
-        return "has left the training" if self._board.has_left(0) else ""
 
     def answer(self, answer: Answer) -> None:
         """Answer what was waited for last."""
