@@ -83,6 +83,7 @@ def _machine() -> Iterator[Check]:
     yield Check("ok", "memory", f"{text.size(memory.available)} of {text.size(memory.total)} available")
     if time.time() < _EARLIEST_SECONDS:
         yield Check("problem", "clock", f"It says {text.moment(time.time())}: set it; leases rely on it.")
+    yield _watch()
     yield from _ranks()
 
 
@@ -97,6 +98,18 @@ def _ranks() -> Iterator[Check]:
         return
     if here.world_size > 1:
         yield Check("ok", "ranks", f"{here.world_size} on this machine; this is rank {here.rank}.")
+
+
+def _watch() -> Check:
+    from holdfast.node.written import Watch
+
+    watch = Watch.open()
+    if watch is None:
+        return Check(
+            "note", "kernel", "It does not tell what was written to: frozen tensors are copied at each save."
+        )
+    watch.close()
+    return Check("ok", "kernel", "tells what was written to: frozen tensors are left out of saves")
 
 
 def _version(package: str) -> str | None:

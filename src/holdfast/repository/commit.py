@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from holdfast.domain import tree
-from holdfast.domain.manifest import Details, Manifest, Summary
+from holdfast.domain.manifest import Details, Manifest, Summary, TensorEntry
 from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
@@ -46,6 +46,10 @@ class Draft(msgspec.Struct):
     environment : dict[str, dict[str, str]]
     sources : mapping
         Bytes of every tensor that ``tree`` names; unchanged until `commit` returns.
+    left_out : frozenset[str]
+        Tensors that are as in the parent, so that they need not be read.
+    compared : frozenset[str]
+        Tensors that are read all the same, to see whether they are as in the parent.
     """
 
     attempt: AttemptId
@@ -62,15 +66,21 @@ class Draft(msgspec.Struct):
     kind: str = "full"
     done: bool = False
     monitor: str | None = None
+    left_out: frozenset[str] = frozenset()
+    compared: frozenset[str] = frozenset()
 
 
 class Committed(msgspec.Struct, frozen=True):
     """A durable checkpoint, and what it cost."""
 
     id: CheckpointId
-    summary: Summary
+    manifest: Manifest
     new_bytes: int
     seconds: float
+
+    @property
+    def summary(self) -> Summary:
+        return self.manifest.summary
 
 
 def encode_details(draft: Draft) -> Details:
@@ -90,7 +100,13 @@ def encode_details(draft: Draft) -> Details:
 
 
 def commit(
-    run: Run, draft: Draft, *, details: Details | None = None, dedup: bool = True, join: Join | None = None
+    run: Run,
+    draft: Draft,
+    *,
+    details: Details | None = None,
+    dedup: bool = True,
+    known: Mapping[str, TensorEntry] | None = None,
+    join: Join | None = None,
 ) -> Committed:
     """Make a checkpoint durable and visible, whole or not at all.
 
@@ -100,6 +116,8 @@ def commit(
         What of the draft is no tensor, where another process has encoded it already.
     dedup : bool
         Rely on chunks that the repository has; False writes all of them to new packs.
+    known : mapping, optional
+        Entries of tensors that need not be read while their chunks are in packs that may be relied on.
     join : callable, optional
         Called once its own chunks are durable; should it fail, nothing becomes visible.
 
@@ -116,7 +134,7 @@ def commit(
 
     def gather(lost: frozenset[str]) -> Written:
         find = Finder(run, lost).find if dedup or lost else _find_nothing
-        return PackWriter(run.storage, run.repository.chunk_bytes, find).write(draft.sources)
+        return PackWriter(run.storage, run.repository.chunk_bytes, find).write(draft.sources, known or {})
 
     with run.repository.holding(saving=True):
         keep_up(run, draft.parent)
@@ -126,7 +144,7 @@ def commit(
         if join is not None:
             manifest, written, again = _joined(run, join, manifest, written, gather)
         checkpoint, written = publish(run, manifest, written, again)
-    return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
+    return Committed(checkpoint, manifest, written.new_bytes, time.monotonic() - started)
 
 
 def described(run: Run, draft: Draft, details: Details, written: Written) -> Manifest:

@@ -62,7 +62,7 @@ def write_part(run: Run, draft: Draft, details: Details, rank: int, first: Check
     known = read_part(run, 0, first).digests()
     draft = msgspec.structs.replace(draft, sequence=first.sequence)  # it may have left out saves of its own
     writer = PackWriter(run.storage, run.repository.chunk_bytes, lambda d: "" if d in known else None)
-    written = writer.write(draft.sources)
+    written = writer.write(draft.sources, {})
     return put_part(run, rank, described(run, draft, details, written), list(written.new_packs))
 
 
