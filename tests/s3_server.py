@@ -14,7 +14,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.request import Request, urlopen
+
+if __name__ == "__main__":  # its folder is where Python looks then
+    import oss_rules
+else:
+    from tests import oss_rules
 
 BUCKET = "checkpoints"
 START_SECONDS = 60.0
@@ -23,7 +27,7 @@ CREDENTIALS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "secret", "AWS
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Its endpoint; it has one bucket, `BUCKET`."""
+    """Its endpoint; it has the bucket `BUCKET`, and one that behaves as those of OSS do."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -31,17 +35,18 @@ def serving() -> Iterator[str]:
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             endpoint = f"http://127.0.0.1:{port}"
-            _make_bucket(endpoint, server)
+            _make_bucket(f"{endpoint}/{BUCKET}", server)
+            oss_rules.make_bucket(f"{endpoint}/{oss_rules.BUCKET}")
             yield endpoint
         finally:
             server.kill()
 
 
-def _make_bucket(endpoint: str, server: subprocess.Popen[bytes]) -> None:
+def _make_bucket(url: str, server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
-            urlopen(Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
+            oss_rules.make_bucket(url)
         except OSError:
             assert server.poll() is None, "the server has ended"
             assert time.monotonic() < deadline, "the server does not answer"
@@ -50,9 +55,9 @@ def _make_bucket(endpoint: str, server: subprocess.Popen[bytes]) -> None:
             return
 
 
-def url(endpoint: str, prefix: str) -> str:
-    """Of a repository in the bucket."""
-    return f"s3://{BUCKET}/{prefix}?endpoint={endpoint}"
+def url(endpoint: str, prefix: str, bucket: str = BUCKET) -> str:
+    """Of a repository in a bucket."""
+    return f"s3://{bucket}/{prefix}?endpoint={endpoint}"
 
 
 def set_credentials() -> None:
@@ -63,7 +68,7 @@ def main(port: int) -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 
-    application = DomainDispatcherApplication(create_backend_app)
+    application = oss_rules.with_oss_rules(DomainDispatcherApplication(create_backend_app))
     one_at_a_time = threading.Lock()
 
     def serve(environ: Any, start_response: Any) -> list[bytes]:

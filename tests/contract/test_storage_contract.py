@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 from obstore.store import MemoryStore
-from tests import s3_server
+from tests import oss_rules, s3_server
 
 from holdfast.errors import HoldfastError, NotFoundError, UsageError
 from holdfast.storage.base import Storage
 from holdfast.storage.buckets import open_bucket
+from holdfast.storage.conditions import IfNoneMatch
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.objects import ObjectStorage
@@ -52,7 +53,7 @@ def local(names: tuple[str, ...]) -> Callable[[Path], Storage]:
 
 def objects_in_memory(folder: Path) -> Storage:
     store = MemoryStore()
-    return ObjectStorage(store, store, "objects in memory")
+    return ObjectStorage(store, [IfNoneMatch(store)], "objects in memory")
 
 
 def sealed(inner: Storage) -> Storage:
@@ -73,10 +74,14 @@ MAKERS: dict[str, Callable[[Path], Storage]] = {
 }
 
 
-@pytest.fixture(params=[*MAKERS, "s3", "sealed-s3"])
+BUCKETS = {"s3": s3_server.BUCKET, "sealed-s3": s3_server.BUCKET, "oss": oss_rules.BUCKET}
+
+
+@pytest.fixture(params=[*MAKERS, *BUCKETS])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param in ("s3", "sealed-s3"):
-        bucket = open_bucket(s3_server.url(request.getfixturevalue("s3"), uuid.uuid4().hex))
+    if request.param in BUCKETS:
+        endpoint = request.getfixturevalue("s3")
+        bucket = open_bucket(s3_server.url(endpoint, uuid.uuid4().hex, BUCKETS[request.param]))
         yield sealed(bucket) if request.param == "sealed-s3" else bucket
         return
     yield MAKERS[request.param](tmp_path)

@@ -11,6 +11,7 @@ from holdfast.errors import UnsupportedError, UsageError
 from holdfast.storage.pacing import Pace, parse_rate, parse_requests
 
 if TYPE_CHECKING:
+    from holdfast.storage.conditions import Creator
     from holdfast.storage.objects import ObjectStorage
 
 SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
@@ -38,21 +39,34 @@ def open_bucket(url: str) -> ObjectStorage:
         raise UsageError("A URL must not hold credentials.", do="Put them into the environment.")
     options = _options(url, parts.query)
     try:
-        from obstore.store import from_url
-
         from holdfast.storage.objects import ObjectStorage
     except ImportError as error:
         raise UnsupportedError(
             f"{parts.scheme}:// needs the package obstore.", do="pip install 'holdfast[objects]'."
         ) from error
     place = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-    config, client = _config(options), _client(options)
     sending = Pace(parse_rate(options["upload_limit"])) if "upload_limit" in options else None
     asking = Pace(parse_requests(options["request_limit"])) if "request_limit" in options else None
     patient: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
-    store = from_url(place, config=config, client_options=client, retry_config=patient)
-    once = from_url(place, config=config, client_options=client, retry_config={"max_retries": 0})
-    return ObjectStorage(store, once, url, sending, asking)
+    store = _store(place, options, patient)
+    return ObjectStorage(store, _creators(place, options, url), url, sending, asking)
+
+
+def _creators(place: str, options: dict[str, str], url: str) -> list[Creator]:
+    from holdfast.storage.conditions import FORBID_OVERWRITE, ForbidOverwrite, IfNoneMatch
+
+    once: Any = {"max_retries": 0}
+    usual = IfNoneMatch(_store(place, options, once))
+    if not place.startswith(("s3:", "s3a:")):
+        return [usual]
+    return [usual, ForbidOverwrite(_store(place, options, once, {FORBID_OVERWRITE: "true"}), url)]
+
+
+def _store(place: str, options: dict[str, str], retries: Any, headers: dict[str, str] | None = None) -> Any:
+    from obstore.store import from_url
+
+    client = _client(options) | {"default_headers": headers or {}}
+    return from_url(place, config=_config(options), client_options=client, retry_config=retries)
 
 
 def _options(url: str, query: str) -> dict[str, str]:
