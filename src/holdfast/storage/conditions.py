@@ -56,7 +56,7 @@ class IfNoneMatch:
 
 
 class ForbidOverwrite:
-    """That of Alibaba Cloud's OSS. Where a bucket keeps versions its header is void, and objects are replaced.
+    """That of Alibaba Cloud's OSS. Where a bucket keeps versions its header is void: objects are replaced.
 
     Parameters
     ----------
