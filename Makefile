@@ -5,6 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 STAMP := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
 ZIPNN := $(VENV)/.zipnn-installed
+SERVERS := tests/npm/node_modules/.package-lock.json
 EXTRAS := torch,paddle,objects,seal,safetensors,demo,bench,dev
 WORKERS ?= 3
 SOAK_SECONDS ?= 1800
@@ -37,8 +38,15 @@ define debian
 		{ echo "$(2) these packages: $$missing. Install them and try again."; exit 1; }
 endef
 
-system: tests/apt-packages.txt  ## Install the Debian packages that the tests need
+system: tests/apt-packages.txt $(SERVERS)  ## Install the Debian packages, and the servers from npm, that the tests need
 	$(call debian,$<,The tests need)
+
+$(SERVERS): tests/npm/package-lock.json
+	@command -v npm >/dev/null || { echo "Installing nodejs npm ..."; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; }
+	@echo "Installing servers from npm for the tests (half a minute) ..."
+	@npm ci --prefix tests/npm --ignore-scripts --no-audit --no-fund --silent && touch $@ || \
+		{ echo "The tests need node, npm and the packages of tests/npm/package.json."; exit 1; }
 
 demo: setup  ## Kill real training runs at random moments and compare them, bit for bit
 	@$(BIN)/python examples/demo.py
@@ -84,4 +92,4 @@ torture: setup  ## Processes of all kinds killed at random in one repository, co
 	@$(BIN)/python tests/crash/torture.py --seconds $(TORTURE_SECONDS)
 
 clean:
-	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	@rm -rf $(VENV) tests/npm/node_modules build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out

@@ -14,9 +14,15 @@ if TYPE_CHECKING:
     from holdfast.storage.conditions import Creator
     from holdfast.storage.objects import ObjectStorage
 
-SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
+_AMAZON = {"endpoint": "endpoint", "region": "region"}
+_GOOGLE = {"endpoint": "base_url"}
+_AZURE = {"endpoint": "endpoint"}
+_SETTINGS = {"s3": _AMAZON, "s3a": _AMAZON, "gs": _GOOGLE, "az": _AZURE, "azure": _AZURE}
+_SETTINGS |= {"abfs": _AZURE, "abfss": _AZURE}
+"""Of each scheme: options, and what obstore calls them."""
+SCHEMES = _SETTINGS.keys()
 RETRY_SECONDS = 180.0
-_OPTIONS = ("endpoint", "region", "path_style", "upload_limit", "request_limit")
+_OF_ALL = ("upload_limit", "request_limit")
 _EXAMPLE = "Write for example 's3://bucket/prefix?endpoint=https://minio.example:9000&region=us-east-1'."
 
 
@@ -57,7 +63,7 @@ def _creators(place: str, options: dict[str, str], url: str) -> list[Creator]:
 
     once: Any = {"max_retries": 0}
     usual = IfNoneMatch(_store(place, options, once))
-    if not place.startswith(("s3:", "s3a:")):
+    if _SETTINGS[urlsplit(place).scheme] is not _AMAZON:
         return [usual]
     return [usual, ForbidOverwrite(_store(place, options, once, {FORBID_OVERWRITE: "true"}), url)]
 
@@ -66,21 +72,24 @@ def _store(place: str, options: dict[str, str], retries: Any, headers: dict[str,
     from obstore.store import from_url
 
     client = _client(options) | {"default_headers": headers or {}}
-    return from_url(place, config=_config(options), client_options=client, retry_config=retries)
+    return from_url(place, config=_config(place, options), client_options=client, retry_config=retries)
 
 
 def _options(url: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = options.keys() - set(_OPTIONS)
+    settings = _SETTINGS[urlsplit(url).scheme]
+    known = (*settings, *(("path_style",) if settings is _AMAZON else ()), *_OF_ALL)
+    unknown = options.keys() - set(known)
     if unknown:
         raise UsageError(
-            f"{url} holds the option {min(unknown)!r}, which is none of {', '.join(_OPTIONS)}.", do=_EXAMPLE
+            f"{url} holds the option {min(unknown)!r}, which is none of {', '.join(known)}.", do=_EXAMPLE
         )
     return options
 
 
-def _config(options: dict[str, str]) -> Any:
-    config: dict[str, Any] = {name: options[name] for name in ("endpoint", "region") if name in options}
+def _config(place: str, options: dict[str, str]) -> Any:
+    settings = _SETTINGS[urlsplit(place).scheme]
+    config: dict[str, Any] = {settings[name]: options[name] for name in settings if name in options}
     if options.get("path_style", "").lower() in ("0", "false", "no"):
         config["virtual_hosted_style_request"] = "true"
     return config

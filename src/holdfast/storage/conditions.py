@@ -103,12 +103,14 @@ def working_creator(creators: Sequence[Creator], store: Any, location: str) -> C
 
 def _keeps_apart(creator: Creator, store: Any) -> bool:
     key = f"staging/race-{uuid.uuid4().hex}"
-    with ThreadPoolExecutor(RACERS) as pool:
-        try:
+    try:
+        with ThreadPoolExecutor(
+            RACERS
+        ) as pool:  # all have ended, also if one failed, before it is taken away
             won = list(pool.map(lambda number: _creates(creator, key, number), range(RACERS)))
-            won.append(_creates(creator, key, RACERS))
-        finally:
-            take_away(store, key)
+        won.append(_creates(creator, key, RACERS))
+    finally:
+        take_away(store, key)
     return won.count(True) == 1 and not won[-1]
 
 

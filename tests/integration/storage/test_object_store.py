@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import s3_server
+from tests import google_rules, node_servers, s3_server
 from tests.integration.training.launching import count
 from tests.killing import in_child
 from tests.s3_proxy import meddling
@@ -206,6 +206,40 @@ def test_a_store_that_ignores_conditions_is_refused(s3: str) -> None:
         assert list(open_storage(place).list("")) == []
 
 
+def test_a_real_server_that_ignores_conditions_is_refused_for_writing_and_read_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = str(tmp_path / "here")
+    holdfast.save(here, {"weights": np.arange(1000.0)}, step=1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "S3RVER")
+    with node_servers.s3rver(tmp_path / "served") as endpoint:
+        place = s3_server.url(endpoint, "team")
+        with pytest.raises(StorageError, match="does not honour 'create only if absent'"):
+            holdfast.save(place, {"a": 1}, step=1)
+        there = open_storage(place)
+        assert list(there.list("")) == []
+        for key in open_storage(here).list(""):  # as another program would copy it
+            there.put(key, [open_storage(here).get(key)])
+        into = {"weights": np.zeros(1000)}
+        assert holdfast.load(place, into).step == 1
+        assert (into["weights"] == np.arange(1000.0)).all()
+        with pytest.raises(StorageError, match="two launches could not be kept apart"):
+            holdfast.save(place, into, step=2)
+
+
+@pytest.mark.parametrize("url", ["az", "gs"])
+def test_what_is_saved_in_other_clouds_comes_back(url: str, s3: str, azure: str) -> None:
+    google_rules.set_credentials()
+    bucket, endpoint = {"az": (node_servers.CONTAINER, azure), "gs": (google_rules.BUCKET, s3)}[url]
+    place = f"{url}://{bucket}/{uuid.uuid4().hex}?endpoint={endpoint}"
+    state = {"weights": np.random.default_rng(0).random(3_000_000)}
+    holdfast.save(place, state, step=1, tag="good")
+    into = {"weights": np.zeros(3_000_000)}
+    assert holdfast.load(place, into, at="good").step == 1
+    assert into["weights"].tobytes() == state["weights"].tobytes()
+
+
 def test_a_store_that_refuses_conditions_is_refused(s3: str) -> None:
     with meddling(s3, lambda method, headers: 501 if "if-none-match" in headers else None) as endpoint:
         place = s3_server.url(endpoint, uuid.uuid4().hex)
@@ -303,6 +337,8 @@ def test_what_was_left_on_trial_is_swept_when_it_is_old(place: str) -> None:
         ("s3:///prefix", "names no bucket"),
         ("s3://bucket/x?endpont=http://127.0.0.1:1", "the option 'endpont'"),
         ("s3://key:secret@bucket/x", "must not hold credentials"),
+        ("az://container/x?region=eu", "the option 'region', which is none of endpoint, upload_limit"),
+        ("gs://bucket/x?path_style=no", "the option 'path_style'"),
     ],
 )
 def test_a_url_that_cannot_be_meant_is_refused(place: str, why: str) -> None:
