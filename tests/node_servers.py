@@ -1,4 +1,4 @@
-"""Servers from npm, on loopback: s3rver, which ignores conditions, and Azurite, Microsoft's Azure emulator."""
+"""Servers from npm on loopback: s3rver, which ignores conditions, and Azurite, Microsoft's Azure emulator."""
 
 from __future__ import annotations
 
