@@ -5,6 +5,7 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 STAMP := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
 ZIPNN := $(VENV)/.zipnn-installed
+S3FS := $(VENV)/s3fs/.installed
 SERVERS := tests/npm/node_modules/.package-lock.json
 EXTRAS := torch,paddle,objects,seal,safetensors,demo,bench,dev
 WORKERS ?= 3
@@ -14,7 +15,7 @@ TORTURE_SECONDS ?= 600
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help setup system demo test lint types imports check bench bench-size bench-scale soak clean
+.PHONY: help setup system demo test lint types imports check bench bench-size bench-stores bench-scale soak clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -73,6 +74,9 @@ bench-size: setup $(RIVALS) $(ZIPNN)  ## What checkpoints of real trainings take
 	$(if $(QUICK),,-$(call debian,benchmarks/apt-packages.txt,Two of the rivals are))
 	@$(BIN)/python benchmarks/storing.py $(if $(QUICK),--quick)
 
+bench-stores: setup $(S3FS)  ## To an object store on loopback and back, beside obstore, boto3 and s3fs
+	@$(BIN)/python benchmarks/stores.py
+
 bench-scale: setup  ## Listing, opening and pruning with 10,000 checkpoints of 1,000 tensors
 	@$(BIN)/python benchmarks/scale.py
 
@@ -80,6 +84,10 @@ $(RIVALS): $(STAMP)
 	@echo "Installing the rivals into $(VENV) (some minutes) ..."
 	@$(PIP) --editable '.[bench-rivals]' && touch $@ || \
 		echo "Not all rivals could be installed: the results name those that are missing."
+
+$(S3FS): $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/s3fs && $(VENV)/s3fs/bin/pip --disable-pip-version-check install -q s3fs numpy && touch $@ || \
+		echo "s3fs could not be installed: the results leave it out."
 
 $(ZIPNN): $(STAMP)
 	@$(PIP) --editable '.[bench-size]' && touch $@ || echo "zipnn could not be built: the results say so."
