@@ -248,6 +248,11 @@ def _records() -> dict[str, Case]:
         "condemned": (f"condemned/{PACK}.json", lambda run: run.repository.condemned_packs(), condemned),
         "moving": (*_reading(MovingRecord, "moving.json"), MovingRecord("old")),
         "moved": (*_reading(MovedRecord, "moved.json"), MovedRecord("new", [ATTEMPT])),
+        "rejected": (
+            *_reading(records.RejectedRecord, "rejected/1.json"),
+            records.RejectedRecord("1", "x", 1.0),
+        ),
+        "attempt": (*_reading(records.AttemptRecord, "attempts/1.json"), records.AttemptRecord(ATTEMPT, 1.0)),
         "request": (*_reading(records.RequestRecord, "requests/1.json"), records.RequestRecord("1", "tag")),
     }
 

@@ -23,6 +23,8 @@ _SETTINGS |= {"abfs": _AZURE, "abfss": _AZURE}
 SCHEMES = _SETTINGS.keys()
 RETRY_SECONDS = 180.0
 _OF_ALL = ("upload_limit", "request_limit")
+_NO_SECRETS = "A URL must not hold credentials."
+_IN_ENVIRONMENT = "Put them into the environment."
 _EXAMPLE = "Write for example 's3://bucket/prefix?endpoint=https://minio.example:9000&region=us-east-1'."
 
 
@@ -40,9 +42,9 @@ def open_bucket(url: str) -> ObjectStorage:
     """
     parts = urlsplit(url)
     if not parts.netloc:
-        raise UsageError(f"{url} names no bucket.", do=_EXAMPLE)
+        raise UsageError(f"{_without_options(url)} names no bucket.", do=_EXAMPLE)
     if "@" in parts.netloc and parts.scheme in ("s3", "s3a", "gs"):
-        raise UsageError("A URL must not hold credentials.", do="Put them into the environment.")
+        raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
     options = _options(url, parts.query)
     try:
         from holdfast.storage.objects import ObjectStorage
@@ -81,10 +83,19 @@ def _options(url: str, query: str) -> dict[str, str]:
     known = (*settings, *(("path_style",) if settings is _AMAZON else ()), *_OF_ALL)
     unknown = options.keys() - set(known)
     if unknown:
+        place = _without_options(url)
         raise UsageError(
-            f"{url} holds the option {min(unknown)!r}, which is none of {', '.join(known)}.", do=_EXAMPLE
+            f"The URL {place} has the option {min(unknown)!r}, which is none of {', '.join(known)}.",
+            do=_EXAMPLE,
         )
+    if "@" in options.get("endpoint", ""):
+        raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
     return options
+
+
+def _without_options(url: str) -> str:
+    """For messages: there may be secrets among them, where they must not be."""
+    return url.partition("?")[0]
 
 
 def _config(place: str, options: dict[str, str]) -> Any:

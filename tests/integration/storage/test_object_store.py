@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests import google_rules, node_servers, s3_server
+from tests import google_rules, node_servers, oss_rules, s3_server
 from tests.integration.training.launching import count
 from tests.killing import in_child
 from tests.s3_proxy import meddling
@@ -22,6 +23,8 @@ from tests.s3_proxy import meddling
 import holdfast
 from holdfast.cli import app
 from holdfast.errors import StorageError, UsageError
+from holdfast.repository.repository import Repository
+from holdfast.repository.verify import Verifier
 from holdfast.storage.base import KeepsTemporaries
 from holdfast.storage.urls import open_storage
 
@@ -117,6 +120,45 @@ def test_forked_data_workers_beside_a_store_do_not_hang(place: str) -> None:
                 optimizer.step()
                 ckpt.step(loss=0.0)
     assert holdfast.open(place)["main"].latest.step == 24
+
+
+def test_credentials_that_expire_cost_saves_and_not_the_training(s3: str) -> None:
+    expired: list[bool] = []
+
+    def refuse(method: str, headers: dict[str, str]) -> int | None:
+        return 403 if expired and method in ("PUT", "POST") else None
+
+    def each(ckpt: holdfast.Checkpointer, step: int) -> None:
+        if step == 1:
+            expired.append(True)
+        elif step == 4:
+            expired.clear()
+
+    with meddling(s3, refuse) as endpoint:
+        place = s3_server.url(endpoint, uuid.uuid4().hex)
+        state = count(place, each=each, save="every 1 step", keep="all")  # type: ignore[arg-type]
+        assert state["log"] == list(range(6))
+        steps = steps_in(place)
+        assert {1, 6} <= set(steps) < {1, 2, 3, 4, 5, 6}
+        holdfast.open(place)["main"].latest.verify()
+
+
+@pytest.mark.parametrize("bucket", [s3_server.BUCKET, oss_rules.BUCKET])
+def test_two_launches_at_one_moment_never_harm_each_other(s3: str, bucket: str) -> None:
+    place = s3_server.url(s3, uuid.uuid4().hex, bucket)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", TRAIN, place, "live"]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    both = [subprocess.Popen(command, **quiet) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    codes = [process.returncode for process in both]
+    assert 0 in codes, said
+    for code, words in zip(codes, said, strict=True):
+        assert code == 0 or "BusyError" in words or "SupersededError" in words, words
+    run = Repository.open(open_storage(place)).run("main")
+    verifier = Verifier(run.repository)
+    assert all((v := verifier.check(run, c)) is not None and v.ok for c in run.checkpoints())
+    assert count(place)["log"] == list(range(6))  # type: ignore[arg-type]
 
 
 def test_the_command_line_works_on_a_url(place: str, told: Told, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -344,6 +386,39 @@ def test_what_was_left_on_trial_is_swept_when_it_is_old(place: str) -> None:
 def test_a_url_that_cannot_be_meant_is_refused(place: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         open_storage(place)
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "secret_access_key=TELL-NOBODY",
+        "sv=2024&sig=TELL-NOBODY",
+        "endpoint=https://me:TELL-NOBODY@minio:9000",
+    ],
+)
+def test_secrets_in_a_url_are_refused_and_not_repeated(query: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        open_storage(f"s3://bucket/prefix?{query}")
+    assert "TELL-NOBODY" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_credentials_show_nowhere(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "TELL-NOBODY")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "NOR-THIS")
+    with meddling(s3, lambda method, headers: 403) as endpoint:
+        storage = open_storage(s3_server.url(endpoint, "x"))
+        with pytest.raises(StorageError) as caught:
+            storage.put_if_absent("a", b"x")
+    told = traceback.TracebackException.from_exception(caught.value, capture_locals=True).format()
+    for shown in ("".join(told), repr(storage), str(vars(storage))):
+        assert "TELL-NOBODY" not in shown
+        assert "NOR-THIS" not in shown
+
+
+def test_plain_http_is_only_spoken_where_a_url_says_so(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT", s3)  # found by obstore, unasked
+    with pytest.raises(StorageError, match="builder error"):
+        open_storage(f"s3://{s3_server.BUCKET}/x").get("a")
 
 
 def test_nothing_is_created_by_looking(place: str, told: Told) -> None:
