@@ -35,6 +35,7 @@ SAID = {
     "obstore": "obstore",
     "boto3": "boto3, s3transfer",
     "s3fs": "s3fs",
+    "torch": "torch.save, boto3",
     "holdfast": "**holdfast**, the bucket itself",
     "mirror": "**holdfast**, a mirror",
 }
@@ -49,6 +50,7 @@ def main() -> None:
         results["raw"] = compete(Path(folder), results["bytes"], options.repetitions, options.s3fs)
         results["memcpy_seconds"] = memcpy_seconds(results["bytes"])
         results["cut"] = cut(Path(folder), results["bytes"])
+        results["part_bytes"] = part_bytes(results["bytes"])
     results["figures"] = figures(results)
     out = HERE / "out"
     out.mkdir(exist_ok=True)
@@ -123,6 +125,29 @@ def cut(folder: Path, size_bytes: int) -> dict[str, int]:
     return {f"{name}_bytes": count for name, count in sent.items()}
 
 
+def part_bytes(size_bytes: int) -> int:
+    """Bytes asked for when a third of a state is loaded, the model without its optimizer's moments."""
+    import holdfast
+
+    state = tensors(np.random.default_rng(2).integers(0, 256, size_bytes, np.uint8))
+    names = list(state)
+    model = {name: state[name] for name in names[: len(names) // 3]}
+    asked: list[int] = []
+
+    def meter(method: str, headers: dict[str, str]) -> None:
+        start, _, stop = headers.get("range", "").removeprefix("bytes=").partition("-")
+        if method == "GET" and start.isdigit() and stop.isdigit():
+            asked.append(int(stop) + 1 - int(start))
+
+    with s3_server.serving() as endpoint:
+        holdfast.save(s3_server.url(endpoint, "part"), {"model": model, "rest": state}, step=1)
+        with meddling(endpoint, meter) as through:
+            into = {name: np.zeros_like(array) for name, array in model.items()}
+            holdfast.load(s3_server.url(through, "part"), {"model": into}, only="model")
+    assert all(into[name].tobytes() == model[name].tobytes() for name in model)
+    return sum(asked)
+
+
 def figures(results: dict[str, Any]) -> dict[str, dict[str, float]]:
     """Medians, as ratios to those of the limit; CPU seconds for each GB."""
     found: dict[str, dict[str, float]] = {}
@@ -163,6 +188,7 @@ def show(results: dict[str, Any]) -> None:
     console = Console(width=120)
     console.print(made)
     console.print(f"memcpy of the same: {results['memcpy_seconds']:.2f} s; a cut at 90 %: {results['cut']}")
+    console.print(f"A third of it loaded alone: {results['part_bytes'] / 1e6:.1f} MB asked for.")
 
 
 if __name__ == "__main__":
