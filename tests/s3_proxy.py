@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -55,7 +55,8 @@ def meddling(
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data if whole else data[: len(data) // 2])
+                with suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
+                    self.wfile.write(data if whole else data[: len(data) // 2])
             self.close_connection |= not whole
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any
