@@ -32,6 +32,7 @@ from holdfast.repository.recalling import recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
+from holdfast.repository.vouching import passed_over
 from holdfast.training import poison
 from holdfast.training.mirroring import mend
 
@@ -140,6 +141,10 @@ class Restorer:
         return restored
 
     def _newest(self, only: Iterable[str] | None, *, strict: bool) -> Restored | None:
+        for attempt in passed_over(self._run.attempts()):
+            self._warn(
+                f"attempt {attempt.id} does not count: nobody who is trusted here signed what it starts from."
+            )
         last: DamagedError | SignatureError | StorageError | None = None
         tried: set[CheckpointId] = set()
         while (checkpoint := self._candidate(tried)) is not None:
