@@ -61,8 +61,9 @@ class Checkpointer:
     changed : {"refuse", "keep", "apply"}
         If the script gives other values (``lr``, ``config`` ...) than the checkpoint recorded.
     save : SaveRule or str, optional
-        When to save, besides signals, requests and the end: ``"auto"`` (at most 1 % of the
-        time, at least every 30 min), ``every(steps=100)``, ``"every 10 minutes"`` ... With
+        When to save, besides signals, requests and the end: ``"auto"`` (by what a save costs and how
+        often training fails; at most 1 % of the time, at least every 30 min), ``every(steps=100)``,
+        ``"every 10 minutes"`` ... With
         ``"memory every 1 step, disk every 100 steps"`` snapshots stay in memory, too.
     keep : KeepRule or str
         What to keep: ``"last 3"``, ``keep(last=3, best=2, monitor="val_loss")`` ...

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
 from typing import Any
 
 import msgspec
@@ -23,6 +25,7 @@ from holdfast.training.ways import Outcome, Way
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
+COSTS_REMEMBERED = 5
 LONGEST_WAIT_SECONDS = 1.0
 """For how long the loop is out of reach of Python's signal handlers at most."""
 
@@ -79,8 +82,8 @@ class Saver:
 
     Attributes
     ----------
-    burden_seconds, hold_seconds : float or None
-        What the last save cost training; and the last snapshot that stayed in memory.
+    hold_seconds : float or None
+        What the last snapshot cost training that stayed in memory.
     saved_at, held_at : float
         When they were taken, on the monotonic clock.
     lost : bool
@@ -122,9 +125,14 @@ class Saver:
         self.lost = False
         self.durable = (0, 0)
         self.left_out = 0
-        self.burden_seconds: float | None = None
+        self._burdens_seconds: deque[float] = deque(maxlen=COSTS_REMEMBERED)
         self.hold_seconds: float | None = None
         self.saved_at = self.held_at = time.monotonic()
+
+    @property
+    def burden_seconds(self) -> float | None:
+        """What a save costs training, by the last ones; None before the first of this attempt."""
+        return median(self._burdens_seconds) if self._burdens_seconds else None
 
     def paused(self) -> bool:
         """Whether a fault is too fresh to try again for a rule's sake."""
@@ -297,7 +305,7 @@ class Saver:
         if self._failures:
             self._emit(SavingResumed(self._run_name, saved.step, self._failures))
         self._failures = self._not_finite = 0
-        self.burden_seconds = outcome.burden_seconds
+        self._burdens_seconds.append(outcome.burden_seconds)
         self.durable = (saved.step, saved.epoch)
         self._emit(
             Saved(
