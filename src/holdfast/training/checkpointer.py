@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast.domain import keep_rules, save_rules
+from holdfast.domain import finding_rules, keep_rules, save_rules
 from holdfast.domain.changes import flatten_config
 from holdfast.domain.events import Listener, Reported
 from holdfast.domain.keep_rules import KeepRule
@@ -69,6 +69,10 @@ class Checkpointer:
         What to keep: ``"last 3"``, ``keep(last=3, best=2, monitor="val_loss")`` ...
     on_fault : {"pause", "raise"}
         When storage fails: warn, train on and save again once it works; or stop.
+    on_finding : str
+        What to do when training is not well: ``"warn"``, ``"ignore"``, ``"save"``, ``"stop"`` or
+        ``"back"`` (to an earlier recovery point, below ``holdfast run``) for everything, or by
+        kind: ``"spike: save, plateau: ignore"``.
     signals : bool
         Save and leave on SIGTERM and Ctrl-C; save and go on on SIGUSR1.
     rng : bool
@@ -120,6 +124,7 @@ class Checkpointer:
         save: SaveRule | str | None = "auto",
         keep: KeepRule | str = "last 3",
         on_fault: str = "pause",
+        on_finding: str = "warn",
         signals: bool = True,
         rng: bool = True,
         grace_seconds: float = 20,
@@ -161,6 +166,7 @@ class Checkpointer:
             compact=compact,
             mirrors=overrides.mirrors(mirror, mirror_keep),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
+            findings=finding_rules.parse(on_finding),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
             skip=overrides.skip,
@@ -251,7 +257,7 @@ class Checkpointer:
 
     def stop(self, reason: str = "stopped") -> None:
         """End the loops at the end of the present turn; a later launch yields no turns."""
-        self._entered.loops.stopped = reason
+        self._entered.loops.stop(reason)
 
     def save(self, *, tag: str | None = None) -> Save:
         """Ask for a checkpoint: now if outside the loops, else at the end of the present turn."""

@@ -19,6 +19,8 @@ class Options(msgspec.Struct, frozen=True):
     ----------
     save, memory : SaveRule or None
         When to make a checkpoint; when to hold a snapshot in memory.
+    findings : dict[str, str]
+        What is done about each kind of finding.
     staging_memory : int or None
         Bytes that staging may take of a device's memory.
     memory_seconds : float
@@ -47,6 +49,7 @@ class Options(msgspec.Struct, frozen=True):
     compact: str
     mirrors: tuple[Mirror, ...]
     publish: tuple[Publication, ...]
+    findings: dict[str, str]
     staging_memory: int | None
     memory_seconds: float
     skip: dict[int, int] = {}

@@ -233,6 +233,13 @@ class Saver:
         while self._open and (left := deadline - time.monotonic()) > 0:
             self._settle(self._way.outcomes(min(left, LONGEST_WAIT_SECONDS)))
 
+    def let_finish(self, grace_seconds: float) -> None:
+        """Nothing more is saved, but what was taken before is not left in doubt."""
+        try:
+            self.wait(grace_seconds)
+        except HoldfastError as error:
+            self._emit(Warned(self._run_name, str(error)))
+
     def before_step(self) -> None:
         """An optimizer is about to step."""
         self._way.before_step()

@@ -18,13 +18,13 @@ from holdfast.repository.history import reliability_before
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import poison
-from holdfast.training.asking import Asked
+from holdfast.training.asking import Asked, wished
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
+from holdfast.training.health import Health, number_at_hand
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
-from holdfast.training.pulsing import at_hand
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
@@ -79,6 +79,7 @@ class Session:
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed(), options.skip)
+        self._health = Health(options.run, options.findings, emit, self.loops.stop)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
 
@@ -109,6 +110,7 @@ class Session:
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
             self._make_saver(given, surroundings)
             self._watch.begin()
+            self._health.watch_gpus(surroundings["devices"])
             self._timing.begin(self._state, lambda: reliability_before(self._run, self._attempt))
         except BaseException:
             if self._legacy is not None:
@@ -214,7 +216,9 @@ class Session:
             self._saver.before_step()
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
-        self._pulse.stepped(step, lambda: at_hand(metrics.get("loss")))
+        loss = number_at_hand(metrics.get("loss"))
+        self._pulse.stepped(step, lambda: loss)
+        self._health.stepped(loss, metrics)
 
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()
@@ -231,6 +235,7 @@ class Session:
             return  # a forked child has no say
         self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
+        self._health.act(self.loops.steps_counted)
         if self._outermost:
             self._asked.look(now=self._triggers.save_asked)
         reason = self._reason() if counted else None
@@ -266,12 +271,8 @@ class Session:
 
     def _reason(self) -> str | None:
         """Why to save at this safe point; None if there is no reason."""
-        if self._triggers.leaving is not None:
-            return self._triggers.leaving.name
-        if self._asked:
-            return self._asked.reason
-        if self._triggers.save_asked:
-            return "SIGUSR1"
+        if (wish := wished(self._triggers, self._asked, self._health)) is not None:
+            return wish
         saver, improved = self._saver, self._reports.improved
         if saver.paused():
             return None
@@ -289,7 +290,7 @@ class Session:
         try:
             taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
         finally:
-            self._reports.improved = False
+            self._reports.improved, self._health.save_for = False, None
         if taken:
             self._timing.saved(self._here)
             self.loops.unmoved = True
@@ -320,6 +321,7 @@ class Session:
         """Attach metrics to the state just evaluated."""
         self._reports.add(metrics, between_turns=self.loops.between_turns)
         self._timing.reported(metrics)
+        self._health.reported(metrics)
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
@@ -348,7 +350,7 @@ class Session:
                 if kind is None:
                     self._save_at_end()
                 elif not issubclass(kind, KeyboardInterrupt):
-                    self._let_saves_finish()
+                    self._saver.let_finish(self._options.grace_seconds)
         except BaseException as failure:
             ending = failure
             raise
@@ -363,13 +365,6 @@ class Session:
         if not self.loops.unmoved or self._reports.unsaved or self._asked:
             self._triggers.begin_last_save()
             self._save("end", done=True, insist=True)
-
-    def _let_saves_finish(self) -> None:
-        """Leaving by an exception saves nothing more, but what was taken before is not left in doubt."""
-        try:
-            self._saver.wait(self._options.grace_seconds)
-        except HoldfastError as error:
-            self.warn(str(error))
 
     def _let_go(self) -> None:
         self._triggers.uninstall()

@@ -189,6 +189,18 @@ def test_losses_that_stay_not_finite_end_the_launch(supervise: Supervise, whole:
     assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
 
 
+def test_a_training_that_is_not_well_goes_back_where_a_rule_says_so(
+    supervise: Supervise, whole: dict[str, Any]
+) -> None:
+    faults = [f"high@{step}" for step in (35, 36, 37)]
+    run = supervise(*faults, TRAINEE_OPTIONS='{"on_finding": "spike: back"}')
+    assert run.wait() == 0
+    assert run.causes == ["unhealthy", "finished"]
+    assert run.report["launches"][1]["resumed_step"] == 20  # one before the newest
+    assert "the loss is 9, 3 times in a row far above 1" in run.said
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
+
+
 def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", "run", "--", sys.executable, *words],
