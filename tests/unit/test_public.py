@@ -102,6 +102,7 @@ def test_the_signatures_are_those_of_the_documentation() -> None:
         "keep",
         "on_fault",
         "on_finding",
+        "probe",
         "signals",
         "rng",
         "grace_seconds",

@@ -64,6 +64,10 @@ class Heights:
         self._high = self._not_finite = 0
         self._rise, self._break = Episode(), Episode()
 
+    def newest(self, count: int) -> list[float]:
+        """So many of the last finite values."""
+        return self._window.newest(count)
+
     def take(self, value: float) -> Finding | None:
         """Take the next value."""
         if not math.isfinite(value):

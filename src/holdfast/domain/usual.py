@@ -58,6 +58,9 @@ class Window:
         if self._added % REFRESHED_EVERY == 0:
             self._usual = None
 
+    def newest(self, count: int) -> list[float]:
+        return list(self._values)[-count:]
+
     @property
     def usual(self) -> Usual | None:
         """What is usual, a few values behind; None as long as too few are known."""

@@ -224,7 +224,14 @@ class Pulse:
     ------
     OSError
         It cannot be opened, or is none.
+
+    Attributes
+    ----------
+    watched : bool
+        Whether a supervisor looks at it.
     """
+
+    watched = True
 
     def __init__(self, place: str) -> None:
         descriptor = os.open(place, os.O_RDWR | os.O_CLOEXEC)
@@ -303,6 +310,8 @@ class Pulse:
 
 class Unwatched:
     """What a trainer writes to whom nobody listens."""
+
+    watched = False
 
     def enter(self, phase: Phase) -> None:
         pass

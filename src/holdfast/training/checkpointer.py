@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from holdfast.training import console
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
+    check_probe,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -72,7 +73,11 @@ class Checkpointer:
     on_finding : str
         What to do when training is not well: ``"warn"``, ``"ignore"``, ``"save"``, ``"stop"`` or
         ``"back"`` (to an earlier recovery point, below ``holdfast run``) for everything, or by
-        kind: ``"spike: save, plateau: ignore"``.
+        kind: ``"spike: save, plateau: ignore"``. ``"auto"`` warns, but below ``holdfast run``
+        goes back from a resume that does not join what was before.
+    probe : callable, optional
+        Gives a number that tells a state, such as the loss of one fixed batch. Asked at each save
+        and right after a restore, where it has to give the same again.
     signals : bool
         Save and leave on SIGTERM and Ctrl-C; save and go on on SIGUSR1.
     rng : bool
@@ -124,7 +129,8 @@ class Checkpointer:
         save: SaveRule | str | None = "auto",
         keep: KeepRule | str = "last 3",
         on_fault: str = "pause",
-        on_finding: str = "warn",
+        on_finding: str = "auto",
+        probe: Callable[[], Any] | None = None,
         signals: bool = True,
         rng: bool = True,
         grace_seconds: float = 20,
@@ -166,7 +172,8 @@ class Checkpointer:
             compact=compact,
             mirrors=overrides.mirrors(mirror, mirror_keep),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
-            findings=finding_rules.parse(on_finding),
+            findings=finding_rules.parse(overrides.on_finding or on_finding),
+            probe=check_probe(probe),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
             skip=overrides.skip,

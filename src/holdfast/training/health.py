@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from holdfast.domain.events import Event, Found
+from holdfast.domain.finding_rules import settled
 from holdfast.domain.gpus import Gpu, GpuWatches
 from holdfast.domain.health import Finding, Heights, Pace, Plateau
+from holdfast.domain.joining import JOIN_STEPS, TAIL, seam
+from holdfast.domain.usual import ENOUGH
 from holdfast.errors import UnhealthyError, UsageError
 from holdfast.node.gpus import gpu_figures
 from holdfast.training.pulsing import at_hand
@@ -32,6 +35,8 @@ class Health:
         Takes every event.
     stop : callable
         Ends the loops, given the reason.
+    supervised : bool
+        Whether somebody starts this training again who knows how to go back.
 
     Attributes
     ----------
@@ -45,10 +50,15 @@ class Health:
         rules: Mapping[str, str],
         emit: Callable[[Event], None],
         stop: Callable[[str], None],
+        *,
+        supervised: bool,
     ) -> None:
         self._run_name = run_name
-        self._rules = rules
+        self._given = rules
+        self._supervised = supervised
+        self._rules = settled(rules, goes_back=supervised)
         self._blind = set(rules.values()) == {"ignore"}
+        self._joining = 0
         self._emit = emit
         self._stop = stop
         self._loss = Heights("loss", "spike")
@@ -67,23 +77,39 @@ class Health:
         if set(devices.values()) - {"cpu"} and self._rules["gpu"] != "ignore":
             self._look_at_gpus = gpu_figures(os.environ)
 
+    def resumed(self, losses: Sequence[float], *, altered: bool) -> None:
+        """The state is that of a checkpoint: its last losses; whether the script has changed values of it."""
+        self._loss = Heights("loss", "spike", known=losses)
+        self._joining = JOIN_STEPS if len(losses) >= ENOUGH else 0
+        self._rules = settled(self._given, goes_back=self._supervised and not altered)
+
+    @property
+    def tail(self) -> list[float]:
+        """The newest losses, for a checkpoint to record."""
+        return self._loss.newest(TAIL)
+
     def stepped(self, loss: float | None, metrics: Mapping[str, Any]) -> None:
         """A step was counted; its loss, if it is at hand."""
         if self._blind:
             return
         now = time.monotonic()
         if self._stepped_at is not None:
-            self._note(self._pace.take(now - self._stepped_at))
+            self.note(self._pace.take(now - self._stepped_at))
         self._stepped_at = now
         if loss is not None:
-            self._note(self._loss.take(loss))
-            self._note(self._plateau.take(loss))
+            self.note(self._joined(self._loss.take(loss)))
+            self.note(self._plateau.take(loss))
         self.reported(metrics)
+
+    def _joined(self, finding: Finding | None) -> Finding | None:
+        """A rise is another thing right after a restore."""
+        joining, self._joining = self._joining > 0, max(self._joining - 1, 0)
+        return seam(finding) if finding is not None and finding.kind == "spike" and joining else finding
 
     def reported(self, metrics: Mapping[str, Any]) -> None:
         """Metrics were given; one of them may be the gradient norm."""
         if GRADIENT in metrics and (norm := number_at_hand(metrics[GRADIENT])) is not None:
-            self._note(self._gradient.take(norm))
+            self.note(self._gradient.take(norm))
 
     def act(self, step: int) -> None:
         """Tell of what was found, and do what the rules say.
@@ -123,7 +149,8 @@ class Health:
         if action != "warn" or times & (times - 1) == 0:  # the 1st, 2nd, 4th, 8th ... time
             self._emit(Found(self._run_name, step, finding.kind, finding.detail, action, times))
 
-    def _note(self, finding: Finding | None) -> None:
+    def note(self, finding: Finding | None) -> None:
+        """Take what was found, if anything, to act on it at the next safe point."""
         if finding is not None and self._rules[finding.kind] != "ignore":
             self._found.append(finding)
 

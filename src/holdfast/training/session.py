@@ -25,6 +25,7 @@ from holdfast.training.health import Health, number_at_hand
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
+from holdfast.training.probing import Probe, rejoin
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
@@ -79,7 +80,8 @@ class Session:
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed(), options.skip)
-        self._health = Health(options.run, options.findings, emit, self.loops.stop)
+        self._health = Health(options.run, options.findings, emit, self.loops.stop, supervised=pulse.watched)
+        self._probe = Probe(options.probe, self.warn)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
 
@@ -107,6 +109,9 @@ class Session:
         try:
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
+            self._begin_pulse()
+            if self.restored is not None:
+                rejoin(self._health, self._probe, self.restored)
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
             self._make_saver(given, surroundings)
             self._watch.begin()
@@ -121,6 +126,8 @@ class Session:
         Session._open.append(self)
         if self._options.signals and self._outermost and not self._triggers.install():
             self.warn("signals cannot save here: Python handles them in the main thread only.")
+
+    def _begin_pulse(self) -> None:
         step = self.loops.steps_counted if self.restored is not None else None
         self._pulse.begins(self._run.storage.location, self._run.name, step)
 
@@ -285,10 +292,11 @@ class Session:
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
             self._timing.left_out(self._here)
             return
+        point = self._point(done=done, probe=self._probe.value())
         asked = self._asked.take()
         self._triggers.save_asked = False
         try:
-            taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
+            taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
             self._reports.improved, self._health.save_for = False, None
         if taken:
@@ -301,8 +309,10 @@ class Session:
         self._saver.hold(self._point(), reason)
         self._timing.held(self._here)
 
-    def _point(self, *, done: bool = False) -> SavePoint:
-        training: dict[str, Any] = {"position": self.loops.state()}
+    def _point(self, *, done: bool = False, probe: float | None = None) -> SavePoint:
+        training: dict[str, Any] = {"position": self.loops.state(), "losses": self._health.tail}
+        if probe is not None:
+            training["probe"] = probe
         if self._keeps_rng:
             training["rng"] = capture_rng()
         metrics = self.loops.metrics | self._reports.metrics

@@ -211,3 +211,14 @@ def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
         timeout=60,
     )
     return done.returncode, done.stderr
+
+
+def test_a_resume_that_does_not_join_is_left_for_an_earlier_one(
+    supervise: Supervise, whole: dict[str, Any]
+) -> None:
+    run = supervise("kill@31", *(f"high@{step}" for step in (32, 33, 34)))
+    assert run.wait() == 0
+    assert run.causes == ["crash", "unhealthy", "finished"]
+    assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20]
+    assert "the resumed training does not join what it was: the loss is 9" in run.said
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
