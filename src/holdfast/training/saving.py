@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from statistics import median
 from typing import Any
 
 import msgspec
@@ -14,6 +12,7 @@ import msgspec
 from holdfast.domain.events import Event, Saved, SaveFailed, SavingResumed, Warned
 from holdfast.domain.names import AttemptId
 from holdfast.domain.progress import Progress
+from holdfast.domain.save_costs import SaveCosts
 from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.remembering import Memory
@@ -25,7 +24,6 @@ from holdfast.training.ways import Outcome, Way
 
 FIRST_PAUSE_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 300.0
-COSTS_REMEMBERED = 5
 LONGEST_WAIT_SECONDS = 1.0
 """For how long the loop is out of reach of Python's signal handlers at most."""
 
@@ -125,14 +123,18 @@ class Saver:
         self.lost = False
         self.durable = (0, 0)
         self.left_out = 0
-        self._burdens_seconds: deque[float] = deque(maxlen=COSTS_REMEMBERED)
+        self._costs = SaveCosts()
         self.hold_seconds: float | None = None
         self.saved_at = self.held_at = time.monotonic()
 
     @property
     def burden_seconds(self) -> float | None:
         """What a save costs training, by the last ones; None before the first of this attempt."""
-        return median(self._burdens_seconds) if self._burdens_seconds else None
+        return self._costs.seconds
+
+    def stepped(self) -> None:
+        """A step was counted."""
+        self._costs.stepped(time.monotonic(), saving=bool(self._open))
 
     def paused(self) -> bool:
         """Whether a fault is too fresh to try again for a rule's sake."""
@@ -312,7 +314,7 @@ class Saver:
         if self._failures:
             self._emit(SavingResumed(self._run_name, saved.step, self._failures))
         self._failures = self._not_finite = 0
-        self._burdens_seconds.append(outcome.burden_seconds)
+        self._costs.saved(outcome.stall_seconds, outcome.share_seconds)
         self.durable = (saved.step, saved.epoch)
         self._emit(
             Saved(

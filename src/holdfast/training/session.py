@@ -226,6 +226,7 @@ class Session:
         loss = number_at_hand(metrics.get("loss"))
         self._pulse.stepped(step, lambda: loss)
         self._health.stepped(loss, metrics)
+        self._saver.stepped()
 
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()
