@@ -195,7 +195,7 @@ class Found(Event, frozen=True):
     times: int
 
     def __str__(self) -> str:
-        often = f", for the {self.times}th time" if self.times > 3 else ""
+        often = f" ({self.times} so far)" if self.times > 1 else ""
         does = "" if self.action == "warn" else f" ({self.action})"
         return f"WARNING: {self.kind} at step {self.step} of {self.run}{often}: {self.detail}{does}"
 

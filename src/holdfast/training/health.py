@@ -14,9 +14,9 @@ from holdfast.domain.gpus import Gpu, GpuWatches
 from holdfast.domain.health import Finding, Heights, Pace, Plateau
 from holdfast.domain.joining import JOIN_STEPS, TAIL, seam
 from holdfast.domain.usual import ENOUGH
-from holdfast.errors import UnhealthyError, UsageError
+from holdfast.errors import UnhealthyError
 from holdfast.node.gpus import gpu_figures
-from holdfast.training.pulsing import at_hand
+from holdfast.training.pulsing import number_at_hand
 
 GRADIENT = "grad_norm"
 """By this name gradient norms are reported."""
@@ -153,11 +153,3 @@ class Health:
         """Take what was found, if anything, to act on it at the next safe point."""
         if finding is not None and self._rules[finding.kind] != "ignore":
             self._found.append(finding)
-
-
-def number_at_hand(value: object) -> float | None:
-    """A metric as a number; None if a device would have to be waited for, or a save will refuse it."""
-    try:
-        return at_hand(value)
-    except UsageError:
-        return None

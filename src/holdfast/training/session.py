@@ -21,11 +21,12 @@ from holdfast.training import poison
 from holdfast.training.asking import Asked, wished
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
-from holdfast.training.health import Health, number_at_hand
+from holdfast.training.health import Health
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
 from holdfast.training.probing import Probe, rejoin
+from holdfast.training.pulsing import number_at_hand
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
@@ -224,7 +225,7 @@ class Session:
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
         loss = number_at_hand(metrics.get("loss"))
-        self._pulse.stepped(step, lambda: loss)
+        self._pulse.stepped(step, loss)
         self._health.stepped(loss, metrics)
         self._saver.stepped()
 

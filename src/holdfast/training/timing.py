@@ -11,7 +11,7 @@ from holdfast.domain.intervals import Choice
 from holdfast.domain.learning import Records, is_jump
 from holdfast.domain.save_rules import SaveRule, auto_of
 from holdfast.training.due import Due
-from holdfast.training.pulsing import at_hand
+from holdfast.training.pulsing import number_at_hand
 from holdfast.training.saving import Saver
 from holdfast.training.schedules import Schedules
 
@@ -47,7 +47,7 @@ class Timing:
     def reported(self, metrics: Mapping[str, Any]) -> None:
         """Metrics of the state just evaluated; none is waited for."""
         for name, value in metrics.items() if self._auto is not None else ():
-            number = at_hand(value)
+            number = number_at_hand(value)
             if number is not None and self._records.is_broken(name, number):
                 self._notable = f"{name} improved"
 

@@ -78,7 +78,7 @@ def test_an_improved_metric_brings_a_save_forward_until_there_is_one() -> None:
     made = timing(SOON, {})
     made.reported({"val_loss": 3.0})
     assert reason(made) is None
-    made.reported({"val_loss": torch.tensor(2.0), "note": 7})
+    made.reported({"val_loss": torch.tensor(2.0), "note": "text", "losses": [1]})
     assert reason(made, ago=5.0) is None  # not before its cost allows
     assert reason(made) == "auto: val_loss improved"
     made.saved((1, 0))
