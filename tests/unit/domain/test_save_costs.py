@@ -11,7 +11,7 @@ from holdfast.domain.save_costs import SaveCosts
 WAIT_SECONDS, SHARE_SECONDS = 0.05, 0.4
 
 
-def trained(saves: int, *, beside_seconds: float, steps_beside: int = 10) -> SaveCosts:
+def trained(saves: int, *, beside_seconds: float, steps_beside: int = 10, steps_quiet: int = 20) -> SaveCosts:
     """Steps of 0.1 s with noise; with each save one that waits, then some that take another time."""
     costs, now, rng = SaveCosts(), 0.0, random.Random(1)
 
@@ -21,7 +21,7 @@ def trained(saves: int, *, beside_seconds: float, steps_beside: int = 10) -> Sav
         costs.stepped(now, saving=saving)
 
     for _ in range(saves):
-        for _ in range(20):
+        for _ in range(steps_quiet):
             step(0.1, saving=False)
         step(0.1 + WAIT_SECONDS, saving=True)
         for number in range(steps_beside):
@@ -41,6 +41,11 @@ def test_until_the_slowdown_is_known_it_is_the_share_of_a_core() -> None:
 
 def test_then_it_is_what_steps_beside_a_save_take_longer() -> None:
     assert trained(10, beside_seconds=0.13).seconds == pytest.approx(WAIT_SECONDS + 10 * 0.03, rel=0.1)
+
+
+def test_the_step_in_which_a_save_begins_says_nothing_of_either() -> None:
+    costs = trained(30, beside_seconds=0.2, steps_beside=4, steps_quiet=1)
+    assert costs.seconds == pytest.approx(WAIT_SECONDS + 4 * 0.1, rel=0.05)
 
 
 @pytest.mark.parametrize("beside_seconds", [0.1, 0.08])
