@@ -12,7 +12,13 @@ REMEMBERED = 5
 
 
 class SaveCosts:
-    """Learns the cost from steps and saves as they come."""
+    """Learns the cost from steps and saves as they come.
+
+    Attributes
+    ----------
+    seconds : float or None
+        The cost of a save; None before the first.
+    """
 
     def __init__(self) -> None:
         self._waits_seconds: deque[float] = deque(maxlen=REMEMBERED)
@@ -21,6 +27,7 @@ class SaveCosts:
         self._saves = self._steps_beside = 0
         self._stepped_at: float | None = None
         self._was_saving = False
+        self.seconds: float | None = None
 
     def stepped(self, now_seconds: float, *, saving: bool) -> None:
         """A step was counted; ``saving``: a save is on its way."""
@@ -40,15 +47,9 @@ class SaveCosts:
         self._waits_seconds.append(wait_seconds)
         self._shares_seconds.append(share_seconds)
         self._saves += 1
-
-    @property
-    def seconds(self) -> float | None:
-        """The cost of a save; None before the first."""
-        if not self._saves:
-            return None
         slowdown = self._slowdown_seconds()
         beside = slowdown if slowdown is not None else median(self._shares_seconds)
-        return median(self._waits_seconds) + beside
+        self.seconds = median(self._waits_seconds) + beside
 
     def _slowdown_seconds(self) -> float | None:
         """What steps beside a save take longer, all together; None while too few were seen."""

@@ -91,8 +91,12 @@ class Timing:
 
     def choice(self, saver: Saver) -> Choice | None:
         """What ``auto`` has chosen; None without it, or before the first save."""
-        return self._auto.choice(saver.burden_seconds, self._reliability) if self._auto is not None else None
+        if self._auto is None or saver.burden_seconds is None:
+            return None
+        return self._auto.choice(saver.burden_seconds, self._reliability)
 
     @property
     def _reliability(self) -> Reliability:
+        if self._auto is None:
+            return NOTHING_SEEN
         return self._past.after(time.monotonic() - self._began)
