@@ -61,6 +61,7 @@ _WHERE = {
             "SignatureError",
             "StorageError",
             "SupersededError",
+            "UnhealthyError",
             "UnsupportedError",
             "UsageError",
         )

@@ -15,7 +15,7 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import IntEnum
 
@@ -224,7 +224,14 @@ class Pulse:
     ------
     OSError
         It cannot be opened, or is none.
+
+    Attributes
+    ----------
+    watched : bool
+        Whether a supervisor looks at it.
     """
+
+    watched = True
 
     def __init__(self, place: str) -> None:
         descriptor = os.open(place, os.O_RDWR | os.O_CLOEXEC)
@@ -257,9 +264,9 @@ class Pulse:
         """A turn begins; in the first one everything may be compiled."""
         self.enter(Phase.STEPPING if self._compiled else Phase.COMPILING)
 
-    def stepped(self, step: int, loss_at_hand: Callable[[], float | None]) -> None:
-        """A step is counted; its loss is looked at if it is known by now."""
-        w, loss = self._words, loss_at_hand()
+    def stepped(self, step: int, loss: float | None) -> None:
+        """A step is counted; its loss, if it is known by now."""
+        w = self._words
         w[_STEP] = step
         w[_STEPS_HERE] += 1
         w[_FIRST_STEP] = w[_FIRST_STEP] or time.monotonic_ns()
@@ -304,13 +311,15 @@ class Pulse:
 class Unwatched:
     """What a trainer writes to whom nobody listens."""
 
+    watched = False
+
     def enter(self, phase: Phase) -> None:
         pass
 
     def turn(self) -> None:
         pass
 
-    def stepped(self, step: int, loss_at_hand: Callable[[], float | None]) -> None:
+    def stepped(self, step: int, loss: float | None) -> None:
         pass
 
     @contextmanager

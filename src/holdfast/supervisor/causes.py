@@ -27,6 +27,7 @@ class Cause(StrEnum):
     DAMAGED = "damaged"
     NOT_FINITE = "not-finite"
     EXPLOSION = "explosion"
+    UNHEALTHY = "unhealthy"
     CONFIGURATION = "configuration"
     TAKEN = "taken"
 
@@ -80,6 +81,7 @@ _OF_KINDS = {
     "busy": Cause.TAKEN,
     "superseded": Cause.TAKEN,
     "storage": Cause.STORAGE,
+    "unhealthy": Cause.UNHEALTHY,
 }
 _OF_SIGNALS = {signal.SIGTERM: Cause.PREEMPTED, signal.SIGINT: Cause.INTERRUPTED}
 _SIGNAL_NAMES = frozenset(number.name for number in _OF_SIGNALS)

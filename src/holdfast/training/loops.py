@@ -326,6 +326,10 @@ class Loops:
             self._host.turn()
         return self.steps_counted
 
+    def stop(self, reason: str) -> None:
+        """End the loops at the end of the present turn."""
+        self.stopped = reason
+
     @property
     def between_turns(self) -> bool:
         """Whether the caller is outside all loops, so that the state is as settled as it gets."""

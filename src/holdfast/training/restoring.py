@@ -58,6 +58,10 @@ class Restored(msgspec.Struct, frozen=True):
         Entries passed over with ``strict=False``.
     from_memory : bool
         Whether no tensor had to be read from the storage.
+    altered : bool
+        Whether values that the script gives have taken the place of those recorded.
+    inexact : bool
+        Whether software or device are such that bits may differ.
     """
 
     id: CheckpointId
@@ -67,6 +71,8 @@ class Restored(msgspec.Struct, frozen=True):
     seconds: float
     skipped: list[str]
     from_memory: bool = False
+    altered: bool = False
+    inexact: bool = False
 
     def event(self, run: str, attempt: str) -> events.Restored:
         """What is told of it."""
@@ -238,6 +244,7 @@ class Restorer:
         with self._run.repository.holding(), reader.begin(begun) as ahead:
             manifest = self._manifest(checkpoint)
             resolution, recorded = self._compare(manifest)
+            inexact = self._compare_environment(manifest)
             saved = tree.decode(manifest.details.tree)
             plan = walk.plan(self._state, saved, manifest.specs(), only)
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
@@ -254,7 +261,17 @@ class Restorer:
         training = tree.decode(manifest.details.training)
         seconds = time.monotonic() - started
         from_memory = bool(plan.reads) and not reads
-        return Restored(checkpoint, manifest, training, recorded, seconds, skipped, from_memory)
+        return Restored(
+            checkpoint,
+            manifest,
+            training,
+            recorded,
+            seconds,
+            skipped,
+            from_memory,
+            altered=bool(resolution.apply),
+            inexact=inexact,
+        )
 
     @contextmanager
     def _judging(self, manifest: Manifest, hints: list[str]) -> Iterator[None]:
@@ -277,13 +294,18 @@ class Restorer:
                 time.sleep(0.2)
         raise AssertionError  # unreachable: the last turn returns or raises
 
+    def _compare_environment(self, manifest: Manifest) -> bool:
+        """Say what differs from the environment that wrote it; whether bits may differ by that."""
+        if self._environment is None:
+            return False
+        changes = compare_environment(manifest.details.environment, self._environment)
+        if changes.warning is not None:
+            self._emit(Warned(self._run.name, changes.warning))
+        return bool(changes.inexact)
+
     def _compare(self, manifest: Manifest) -> tuple[Resolution, dict[str, Any]]:
-        """What differs from the script and environment that wrote it."""
+        """What differs from the script that wrote it."""
         recorded = {name: tree.decode(node) for name, node in manifest.details.given.items()}
-        if self._environment is not None:
-            changes = compare_environment(manifest.details.environment, self._environment)
-            if changes.warning is not None:
-                self._emit(Warned(self._run.name, changes.warning))
         if self._given is None:
             return Resolution(), recorded
         if not recorded:  # an import, or saved by hand: nothing to compare

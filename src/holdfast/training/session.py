@@ -14,22 +14,25 @@ from holdfast.errors import HoldfastError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
+from holdfast.repository.history import reliability_before
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import poison
-from holdfast.training.asking import Asked
-from holdfast.training.due import Due
+from holdfast.training.asking import Asked, wished
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
+from holdfast.training.health import Health
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
-from holdfast.training.pulsing import at_hand
+from holdfast.training.probing import Probe, rejoin
+from holdfast.training.pulsing import number_at_hand
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
 from holdfast.training.saving import SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
+from holdfast.training.timing import Timing
 from holdfast.training.triggers import Triggers
 from holdfast.training.views import Checkpoint
 
@@ -74,10 +77,12 @@ class Session:
         self._outermost = True
         self._reports = Reports(options.keep, self.warn)
         self._prepared = False
-        self._due, self._due_in_memory = Due(options.save), Due(options.memory)
+        self._timing = Timing(options.save, options.memory)
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed(), options.skip)
+        self._health = Health(options.run, options.findings, emit, self.loops.stop, supervised=pulse.watched)
+        self._probe = Probe(options.probe, self.warn)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
 
@@ -105,9 +110,14 @@ class Session:
         try:
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
+            self._begin_pulse()
+            if self.restored is not None:
+                rejoin(self._health, self._probe, self.restored)
             self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
             self._make_saver(given, surroundings)
             self._watch.begin()
+            self._health.watch_gpus(surroundings["devices"])
+            self._timing.begin(self._state, lambda: reliability_before(self._run, self._attempt))
         except BaseException:
             if self._legacy is not None:
                 self._legacy.decline()
@@ -117,6 +127,8 @@ class Session:
         Session._open.append(self)
         if self._options.signals and self._outermost and not self._triggers.install():
             self.warn("signals cannot save here: Python handles them in the main thread only.")
+
+    def _begin_pulse(self) -> None:
         step = self.loops.steps_counted if self.restored is not None else None
         self._pulse.begins(self._run.storage.location, self._run.name, step)
 
@@ -166,17 +178,13 @@ class Session:
             self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
         if rng is not None:
             restore_rng(rng)
-        self._mark(self._due, self._due_in_memory)
+        self._timing.saved(self._here)
         self.loops.metrics = dict(restored.manifest.summary.metrics)
         self._emit(restored.event(self._run.name, str(self._attempt)))
 
     @property
     def _here(self) -> tuple[int, int]:
         return self.loops.steps_counted, self.loops.epochs_counted
-
-    def _mark(self, *saved: Due) -> None:
-        for due in saved:
-            due.mark(*self._here)
 
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         keep, base = self._options.keep, self.restored.id if self.restored is not None else None
@@ -192,7 +200,7 @@ class Session:
             emit=self._emit,
         )
         self._legacy = None  # it has a new owner
-        self._saver.durable = (self._due.step, self._due.epoch)
+        self._saver.durable = self._timing.saved_here
         self._reports.monitored = monitored_so_far(self._run, keep)
 
     @property
@@ -216,7 +224,10 @@ class Session:
             self._saver.before_step()
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
-        self._pulse.stepped(step, lambda: at_hand(metrics.get("loss")))
+        loss = number_at_hand(metrics.get("loss"))
+        self._pulse.stepped(step, loss)
+        self._health.stepped(loss, metrics)
+        self._saver.stepped()
 
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()
@@ -231,12 +242,13 @@ class Session:
         """Save if something asks for it; leave if a signal asked for that."""
         if os.getpid() != self._pid:
             return  # a forked child has no say
-        self._lease.renew_if_old()
+        self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
+        self._health.act(self.loops.steps_counted)
         if self._outermost:
             self._asked.look(now=self._triggers.save_asked)
         reason = self._reason() if counted else None
-        to_hold = self._reason_to_hold() if counted and reason is None else None
+        to_hold = self._timing.reason_to_hold(self._here, self._saver) if counted and reason is None else None
         if not counted or ((reason or to_hold) is not None and not self._watch.settled()):
             return  # it moves to the next safe point
         if reason is not None or to_hold is not None or not self._prepared:
@@ -263,52 +275,46 @@ class Session:
         self._saver.poll()
         if self._saver.lost:
             self._saver.lost = False
-            self._due.mark(*self._saver.durable)
+            self._timing.left_out(self._saver.durable)
             self.loops.unmoved = False
 
     def _reason(self) -> str | None:
         """Why to save at this safe point; None if there is no reason."""
-        if self._triggers.leaving is not None:
-            return self._triggers.leaving.name
-        if self._asked:
-            return self._asked.reason
-        if self._triggers.save_asked:
-            return "SIGUSR1"
+        if (wish := wished(self._triggers, self._asked, self._health)) is not None:
+            return wish
         saver, improved = self._saver, self._reports.improved
         if saver.paused():
             return None
-        due = self._due.reason(*self._here, saver.saved_at, saver.burden_seconds, improved=improved)
+        due = self._timing.reason(self._here, saver, improved=improved)
         return due or ("best so far" if improved else None)
-
-    def _reason_to_hold(self) -> str | None:
-        """Why to hold a snapshot in memory at this safe point; None if there is no reason."""
-        due = self._due_in_memory.reason(*self._here, self._saver.held_at, self._saver.hold_seconds)
-        return f"memory {due}" if due is not None else None
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
-            self._mark(self._due)
+            self._timing.left_out(self._here)
             return
+        point = self._point(done=done, probe=self._probe.value())
         asked = self._asked.take()
         self._triggers.save_asked = False
         try:
-            taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
+            taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
-            self._reports.improved = False
+            self._reports.improved, self._health.save_for = False, None
         if taken:
-            self._mark(self._due, self._due_in_memory)
+            self._timing.saved(self._here)
             self.loops.unmoved = True
             self._reports.unsaved = False
 
     def _hold(self, reason: str) -> None:
         poison.refuse(self._state.values())
         self._saver.hold(self._point(), reason)
-        self._mark(self._due_in_memory)
+        self._timing.held(self._here)
 
-    def _point(self, *, done: bool = False) -> SavePoint:
-        training: dict[str, Any] = {"position": self.loops.state()}
+    def _point(self, *, done: bool = False, probe: float | None = None) -> SavePoint:
+        training: dict[str, Any] = {"position": self.loops.state(), "losses": self._health.tail}
+        if probe is not None:
+            training["probe"] = probe
         if self._keeps_rng:
             training["rng"] = capture_rng()
         metrics = self.loops.metrics | self._reports.metrics
@@ -326,6 +332,8 @@ class Session:
     def report(self, metrics: dict[str, Any]) -> None:
         """Attach metrics to the state just evaluated."""
         self._reports.add(metrics, between_turns=self.loops.between_turns)
+        self._timing.reported(metrics)
+        self._health.reported(metrics)
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
@@ -354,7 +362,7 @@ class Session:
                 if kind is None:
                     self._save_at_end()
                 elif not issubclass(kind, KeyboardInterrupt):
-                    self._let_saves_finish()
+                    self._saver.let_finish(self._options.grace_seconds)
         except BaseException as failure:
             ending = failure
             raise
@@ -369,13 +377,6 @@ class Session:
         if not self.loops.unmoved or self._reports.unsaved or self._asked:
             self._triggers.begin_last_save()
             self._save("end", done=True, insist=True)
-
-    def _let_saves_finish(self) -> None:
-        """Leaving by an exception saves nothing more, but what was taken before is not left in doubt."""
-        try:
-            self._saver.wait(self._options.grace_seconds)
-        except HoldfastError as error:
-            self.warn(str(error))
 
     def _let_go(self) -> None:
         self._triggers.uninstall()

@@ -205,6 +205,18 @@ def test_losses_that_stay_not_finite_end_the_launch(supervise: Supervise, whole:
     assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
 
 
+def test_a_training_that_is_not_well_goes_back_where_a_rule_says_so(
+    supervise: Supervise, whole: dict[str, Any]
+) -> None:
+    faults = [f"high@{step}" for step in (35, 36, 37)]
+    run = supervise(*faults, TRAINEE_OPTIONS='{"on_finding": "spike: back"}')
+    assert run.wait() == 0
+    assert run.causes == ["unhealthy", "finished"]
+    assert run.report["launches"][1]["resumed_step"] == 20  # one before the newest
+    assert "the loss is 9, 3 times in a row far above 1" in run.said
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
+
+
 def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", "run", "--", sys.executable, *words],
@@ -215,3 +227,14 @@ def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
         timeout=60,
     )
     return done.returncode, done.stderr
+
+
+def test_a_resume_that_does_not_join_is_left_for_an_earlier_one(
+    supervise: Supervise, whole: dict[str, Any]
+) -> None:
+    run = supervise("kill@31", *(f"high@{step}" for step in (32, 33, 34)))
+    assert run.wait() == 0
+    assert run.causes == ["crash", "unhealthy", "finished"]
+    assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20]
+    assert "the resumed training does not join what it was: the loss is 9" in run.said
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
