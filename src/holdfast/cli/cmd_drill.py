@@ -11,23 +11,29 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import output
-from holdfast.cli.options import JsonOption, as_dict
-from holdfast.cli.proofs import FolderOption, PatienceOption, scratch, tell_difference
+from holdfast.cli.drills import give, give_storm, show_faults
+from holdfast.cli.options import JsonOption
+from holdfast.cli.proofs import FolderOption, PatienceOption, scratch
 from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere
-from holdfast.cli.table import print_table
 
 if TYPE_CHECKING:
-    from holdfast.drill.drilling import Outcome, Report
+    from collections.abc import Sequence
+
+    from holdfast.drill.drilling import Drill
+    from holdfast.drill.faults.base import Fault
+    from holdfast.drill.storming import Storm
 
 EXAMPLES = (
     "holdfast drill -- python train.py --steps 200",
     "holdfast drill --faults kill,hang,bit-rot --seed 7 --html drill.html -- python train.py --steps 200",
     "holdfast drill --save 'every 10 steps' --run-flags '--hang-at-least 60' --json -- python train.py",
+    "holdfast drill --storm 60 --seed 7 -- python train.py --steps 500",
     "holdfast drill --list",
 )
 TAKES_COMMAND = True
 RUN_FLAGS = (
     "--hang-at-least 5 --slow-at-least 30 --grace-seconds 2 --not-finite-steps 3 --monitor-interval 0.05"
+    " --max-restarts 100000"
 )
 
 
@@ -53,6 +59,20 @@ def command(
             show_default=False,
         ),
     ] = None,
+    storm: Annotated[
+        float | None,
+        typer.Option(
+            "--storm",
+            metavar="SECONDS",
+            min=1,
+            help="Let them happen at random moments for so long, all in one training.",
+            show_default=False,
+        ),
+    ] = None,
+    every: Annotated[
+        float,
+        typer.Option("--every", metavar="SECONDS", min=0.1, help="Of a storm: between two, on average."),
+    ] = 5.0,
     save: Annotated[
         str, typer.Option("--save", metavar="RULE", help="When the training saves, in place of its own rule.")
     ] = "every 1 step",
@@ -73,42 +93,60 @@ def command(
     """Let faults happen to a training, and say what each cost and whether the end state was exact.
 
     The script runs as it is: once undisturbed, then once under 'holdfast run' for each fault, at a random
-    step, each time saving to a folder of its own, whatever it names itself. Ends with 0 if every one of
-    them ends equal bit for bit, else with 1.
+    step, or once in a storm of all of them, each time saving to a folder of its own, whatever it names
+    itself. Ends with 0 if every one of them ends equal bit for bit, else with 1.
     """
-    from holdfast.drill.drilling import Drill, drill
     from holdfast.drill.faults.registry import chosen
+    from holdfast.drill.storming import Storm
     from holdfast.drill.supervised import Way
 
     if show:
-        _list(json=json)
+        show_faults(json=json)
         return
     refuse_elsewhere("drill")
     words, wanted = command_words(what, "drill"), chosen(faults)
-    _check(save, run_flags, html)
+    _check(save, run_flags, html, storm)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
-    number = secrets.randbelow(10**6) if seed is None else seed
     with scratch(folder, "drill") as place:
-        output.note(f"Faults at random steps: {', '.join(f.name for f in wanted)} (--seed {number}).")
-        way = Way(save=save, run_flags=run_flags)
-        how = Drill(command=words, folder=str(place), patience_seconds=patience, way=way, seed=number)
-        report = drill(how, wanted, lambda line: output.note(line[0].upper() + line[1:]))
-    _give(report, html, json=json)
-    if not report.held:
+        how = Storm(
+            command=words,
+            folder=str(place),
+            patience_seconds=patience,
+            way=Way(save=save, run_flags=run_flags),
+            seed=secrets.randbelow(10**6) if seed is None else seed,
+            storm_seconds=storm or 0.0,
+            every_seconds=every,
+        )
+        held = _one_by_one(how, wanted, html, json=json) if storm is None else _storm(how, wanted, json=json)
+    if not held:
         raise typer.Exit(1)
 
 
-def _list(*, json: bool) -> None:
-    from holdfast.drill.faults.registry import FAULTS
+def _one_by_one(how: Drill, faults: Sequence[Fault], html: Path | None, *, json: bool) -> bool:
+    from holdfast.drill.drilling import drill
 
-    if json:
-        output.print_json({fault.name: fault.meaning for fault in FAULTS.values()})
-    else:
-        rows = [(fault.name, fault.meaning) for fault in FAULTS.values()]
-        print_table(("fault", "what happens"), rows, folding=("what happens",))
+    output.note(f"Faults at random steps: {', '.join(f.name for f in faults)} (--seed {how.seed}).")
+    report = drill(how, faults, _say)
+    give(report, html, json=json)
+    return report.held
 
 
-def _check(save: str, run_flags: str, html: Path | None) -> None:
+def _storm(how: Storm, faults: Sequence[Fault], *, json: bool) -> bool:
+    from holdfast.drill.storming import storm
+
+    output.note(
+        f"A storm of {how.storm_seconds:g} s: {', '.join(f.name for f in faults)} (--seed {how.seed})."
+    )
+    found = storm(how, faults, _say)
+    give_storm(found, json=json)
+    return found.held
+
+
+def _say(line: str) -> None:
+    output.note(line[0].upper() + line[1:])
+
+
+def _check(save: str, run_flags: str, html: Path | None, storm: float | None) -> None:
     import shlex
 
     from holdfast.domain import save_rules
@@ -121,36 +159,7 @@ def _check(save: str, run_flags: str, html: Path | None) -> None:
         raise UsageError(
             f"--run-flags cannot be understood: {error}.", do="Write them as in a shell."
         ) from error
+    if html is not None and storm is not None:
+        raise UsageError("A storm has no page of timelines.", do="Leave out --html, or take --json.")
     if html is not None and not html.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {html.absolute().parent} for the page.", do="Make it first.")
-
-
-def _give(report: Report, html: Path | None, *, json: bool) -> None:
-    if json:
-        told = as_dict(report)
-        for one, outcome in zip(told["outcomes"], report.outcomes, strict=True):
-            one["exact"] = outcome.exact
-        output.print_json(told | {"held": report.held})
-    else:
-        _tell(report)
-    if html is not None:  # last: if that fails, the rest is told
-        from holdfast.drill.page import page
-
-        html.write_text(page(report), encoding="utf-8")
-
-
-def _tell(report: Report) -> None:
-    columns = ("fault", "at step>", "lost steps>", "back after>", "exact", "launches ended for")
-    print_table(columns, [_row(outcome) for outcome in report.outcomes])
-    for outcome in report.outcomes:
-        if outcome.failure:
-            output.say(f"{outcome.fault}: {outcome.failure}")
-        if outcome.difference is not None:
-            output.say(f"{outcome.fault}:")
-            tell_difference(outcome.difference)
-            output.say(f"  Likely: {outcome.likely}")
-
-
-def _row(outcome: Outcome) -> tuple[str, ...]:
-    exact = "yes" if outcome.exact else "NO"
-    return (outcome.fault, *outcome.costs, exact, ", ".join(outcome.causes))

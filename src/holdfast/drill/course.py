@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -80,3 +81,18 @@ def joined(moments: list[Moment], moment: Moment) -> None:
     last = moments[-1] if moments else None
     if last is None or (moment.launch, moment.step) != (last.launch, last.step):
         moments.append(moment)
+
+
+def lost_steps(moments: Iterable[Moment]) -> int:
+    """How many steps were made again, launch by launch."""
+    lost, stood = 0, 0
+    for _, moments_of_one in itertools.groupby(moments, lambda moment: moment.launch):
+        launch = list(moments_of_one)
+        lost += max(stood - launch[0].resumed, 0)
+        stood = launch[-1].step
+    return lost
+
+
+def launches(moments: Iterable[Moment]) -> int:
+    """How many of them came as far as to train."""
+    return len({moment.launch for moment in moments})

@@ -28,14 +28,16 @@ CAUSES = {
     "segfault": ["crash", "finished"],
     "memory": ["host-memory", "finished"],
     "full-disk": ["finished"],
+    "slow-disk": ["finished"],
     "bit-rot": ["crash", "finished"],
     "torn-pack": ["crash", "finished"],
     "remote": ["finished"],
     "agent": ["finished"],
+    "supervisor": ["finished"],
     "machine": ["finished"],  # a supervisor knows of its own launches
 }
-LONG = ("--steps", "60", "--seconds", "0.15")
-"""So that the training outlasts a disk that is full for two seconds."""
+LONG = ("--steps", "40", "--seconds", "0.3")
+"""So that the training outlasts a disk that does not answer for five seconds."""
 
 
 def drill(folder: Path, *words: str, python: tuple[str, ...] = (), **variables: str) -> subprocess.Popen[str]:
@@ -68,18 +70,25 @@ def test_each_fault_has_its_test() -> None:
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("fault", CAUSES)
-def test_it_ends_exact(tmp_path: Path, fault: str) -> None:
-    found, said = drilled(
-        tmp_path, "--faults", fault, "--", "numpy", *(LONG if fault == "full-disk" else ()), exits=0
-    )
-    [outcome] = found["outcomes"]
-    assert found["held"]
-    assert outcome["exact"], said
-    assert outcome["causes"] == CAUSES[fault]
-    assert 2 <= outcome["strike"]["at"]["step"] < 60
-    assert outcome["recovery"]["seconds"] > 0
-    assert outcome["compared"] >= 10
+@pytest.mark.parametrize(
+    ("faults", "words"),
+    [
+        ("kill,stop,hang,segfault,memory,bit-rot", ()),
+        ("torn-pack,remote,agent,supervisor,machine", ()),
+        ("full-disk,slow-disk", LONG),
+    ],
+)
+def test_each_ends_exact(tmp_path: Path, faults: str, words: tuple[str, ...]) -> None:
+    found, said = drilled(tmp_path, "--faults", faults, "--", "numpy", *words, exits=0)
+    assert found["held"], said
+    assert {one["fault"]: one["causes"] for one in found["outcomes"]} == {
+        fault: CAUSES[fault] for fault in faults.split(",")
+    }
+    for outcome in found["outcomes"]:
+        assert outcome["exact"], said
+        assert 2 <= outcome["strike"]["at"]["step"] < 60
+        assert outcome["recovery"]["seconds"] > 0
+        assert outcome["compared"] >= 10
     assert list(tmp_path.iterdir()) == []  # neither the script's own place, nor anything temporary
 
 

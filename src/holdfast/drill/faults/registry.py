@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from holdfast.drill.faults.base import Fault
 from holdfast.drill.faults.inside import Hang, NanGradients, OutOfMemory, Segfault
-from holdfast.drill.faults.killed import AgentKilled, Everything, Kill, Stop
+from holdfast.drill.faults.killed import AgentKilled, Everything, Kill, SlowDisk, Stop, SupervisorKilled
 from holdfast.drill.faults.storage import BitRot, FullDisk, LostRemote, TornPack
 from holdfast.errors import UsageError
 
@@ -17,10 +17,12 @@ _KINDS = (
     Segfault,
     OutOfMemory,
     FullDisk,
+    SlowDisk,
     BitRot,
     TornPack,
     LostRemote,
     AgentKilled,
+    SupervisorKilled,
     Everything,
     NanGradients,
 )
