@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from holdfast.cli import output
-from holdfast.cli.drills import give, give_storm, show_faults
-from holdfast.cli.options import JsonOption
+from holdfast.cli.drills import give, give_live, give_storm, show_faults
+from holdfast.cli.options import JsonOption, RepositoryOption, YesOption, find_run, open_repository
 from holdfast.cli.proofs import FolderOption, PatienceOption, scratch
 from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere
 
@@ -28,6 +28,7 @@ EXAMPLES = (
     "holdfast drill --faults kill,hang,bit-rot --seed 7 --html drill.html -- python train.py --steps 200",
     "holdfast drill --save 'every 10 steps' --run-flags '--hang-at-least 60' --json -- python train.py",
     "holdfast drill --storm 60 --seed 7 -- python train.py --steps 500",
+    "holdfast drill --live digits --faults kill,agent --yes",
     "holdfast drill --list",
 )
 TAKES_COMMAND = True
@@ -45,7 +46,7 @@ def command(
         typer.Option(
             "--faults",
             metavar="NAMES",
-            help="Which, with commas; else all but nan.",
+            help="Which, with commas; else all but nan, and kill for a live run.",
             show_default=False,
         ),
     ] = None,
@@ -73,6 +74,17 @@ def command(
         float,
         typer.Option("--every", metavar="SECONDS", min=0.1, help="Of a storm: between two, on average."),
     ] = 5.0,
+    live: Annotated[
+        str | None,
+        typer.Option(
+            "--live",
+            metavar="RUN",
+            help="Let them happen to this run, which trains on this machine, instead of a copy.",
+            show_default=False,
+        ),
+    ] = None,
+    repository: RepositoryOption = None,
+    yes: YesOption = False,
     save: Annotated[
         str, typer.Option("--save", metavar="RULE", help="When the training saves, in place of its own rule.")
     ] = "every 1 step",
@@ -95,6 +107,8 @@ def command(
     The script runs as it is: once undisturbed, then once under 'holdfast run' for each fault, at a random
     step, or once in a storm of all of them, each time saving to a folder of its own, whatever it names
     itself. Ends with 0 if every one of them ends equal bit for bit, else with 1.
+
+    A live run is spared what damages its checkpoints; it ends with 0 if it comes back from every fault.
     """
     from holdfast.drill.faults.registry import chosen
     from holdfast.drill.storming import Storm
@@ -104,16 +118,21 @@ def command(
         show_faults(json=json)
         return
     refuse_elsewhere("drill")
+    number = secrets.randbelow(10**6) if seed is None else seed
+    if live is not None:
+        refuse_with_live(what, storm=storm, html=html, folder=folder)
+        came_back = _live(live, faults or "kill", repository, number, patience, yes=yes, json=json)
+        raise typer.Exit(0 if came_back else 1)
     words, wanted = command_words(what, "drill"), chosen(faults)
     _check(save, run_flags, html, storm)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # and end what was started
+    _end_well()
     with scratch(folder, "drill") as place:
         how = Storm(
             command=words,
             folder=str(place),
             patience_seconds=patience,
             way=Way(save=save, run_flags=run_flags),
-            seed=secrets.randbelow(10**6) if seed is None else seed,
+            seed=number,
             storm_seconds=storm or 0.0,
             every_seconds=every,
         )
@@ -140,6 +159,44 @@ def _storm(how: Storm, faults: Sequence[Fault], *, json: bool) -> bool:
     found = storm(how, faults, _say)
     give_storm(found, json=json)
     return found.held
+
+
+def _live(
+    name: str, names: str, place: str | None, seed: int, patience: float, *, yes: bool, json: bool
+) -> bool:
+    from holdfast.drill.faults.registry import chosen
+    from holdfast.drill.live import Live, check, drill_live
+
+    faults = chosen(names)
+    check(faults)
+    run = Live(find_run(open_repository(place), name))
+    what = ", ".join(fault.name for fault in faults)
+    if not output.confirm(f"Let this happen to {name}, which trains now: {what}?", yes=yes):
+        output.note("Nothing was done.")
+        return True
+    _end_well()
+    found = drill_live(run, faults, seed, patience, _say)
+    give_live(name, found, json=json)
+    return not any(one.failure for one in found)
+
+
+def refuse_with_live(what: Sequence[str] | None, **others: object) -> None:
+    """Refuse what is for copies.
+
+    Raises
+    ------
+    UsageError
+    """
+    from holdfast.errors import UsageError
+
+    given = ["a command" for _ in [what] if what] + [f"--{name}" for name, value in others.items() if value]
+    if given:
+        raise UsageError(f"--live and {given[0]} do not go together.", do="A live run is there already.")
+
+
+def _end_well() -> None:
+    """Asked to end, mend what was done, and end what was started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _say(line: str) -> None:

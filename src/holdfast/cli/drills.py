@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from holdfast.cli.table import print_table
 if TYPE_CHECKING:
     from holdfast.drill.comparing import Difference
     from holdfast.drill.drilling import Outcome, Report
+    from holdfast.drill.live import Suffered
     from holdfast.drill.storming import Weathered
 
 
@@ -64,6 +66,19 @@ def give_storm(found: Weathered, *, json: bool) -> None:
     else:
         output.say(f"Storm: {told(found)}.")
         _tell_what_is_wrong("storm", found.failure, found.difference, found.likely)
+
+
+def give_live(run: str, found: Sequence[Suffered], *, json: bool) -> None:
+    """What each fault cost a live run."""
+    from holdfast.drill.course import costs
+
+    if json:
+        output.print_json({"run": run, "outcomes": [as_dict(one) for one in found]})
+        return
+    rows = [(one.fault, *costs(one.strike, one.recovery)) for one in found]
+    print_table(("fault", "at step>", "lost steps>", "back after>"), rows)
+    for one in found:
+        _tell_what_is_wrong(one.fault, one.failure, None, "")
 
 
 def _tell_what_is_wrong(name: str, failure: str, difference: Difference | None, likely: str) -> None:

@@ -76,6 +76,14 @@ def recovery(moments: Sequence[Moment], strike: Strike) -> Recovery:
     return Recovery(lost, beyond.seconds - strike.seconds if beyond is not None else None)
 
 
+def costs(strike: Strike | None, cost: Recovery | None) -> tuple[str, str, str]:
+    """Where it struck, lost steps and seconds, as people read them."""
+    if strike is None or cost is None:
+        return "-", "-", "-"
+    back = f"{cost.seconds:.1f} s" if cost.seconds is not None else "-"
+    return str(strike.at.step), str(cost.lost_steps), back
+
+
 def joined(moments: list[Moment], moment: Moment) -> None:
     """Add what is new."""
     last = moments[-1] if moments else None

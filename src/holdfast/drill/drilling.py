@@ -10,7 +10,7 @@ from functools import cache, partial
 import msgspec
 
 from holdfast.drill.comparing import Difference, Made, made
-from holdfast.drill.course import Moment, Recovery, Strike, recovery
+from holdfast.drill.course import Moment, Recovery, Strike, costs, recovery
 from holdfast.drill.faults.base import Fault
 from holdfast.drill.following import Following
 from holdfast.drill.judging import Whole, judged, unended
@@ -85,11 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def costs(self) -> tuple[str, str, str]:
         """Where it struck, lost steps and seconds, as people read them."""
-        if self.strike is None or self.recovery is None:
-            return "-", "-", "-"
-        seconds = self.recovery.seconds
-        back = f"{seconds:.1f} s" if seconds is not None else "-"
-        return str(self.strike.at.step), str(self.recovery.lost_steps), back
+        return costs(self.strike, self.recovery)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):

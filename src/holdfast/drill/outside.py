@@ -14,8 +14,9 @@ import psutil
 from holdfast.drill.course import Moment
 from holdfast.errors import NotFoundError
 from holdfast.node import channel, groups
-from holdfast.node.pulse import PLACE_VARIABLE, Page, Phase
+from holdfast.node.pulse import Page, Phase, place_of
 from holdfast.repository.repository import Repository
+from holdfast.repository.run import Run
 
 
 class Outside(ABC):
@@ -99,19 +100,21 @@ class Outside(ABC):
         """Look for the next launch, and for its page."""
         with suppress(psutil.Error, OSError, ValueError):
             for child in psutil.Process(self.supervisor).children():
-                place = child.environ().get(PLACE_VARIABLE)
+                place = place_of(child.pid)
                 if child != self._leads and place is not None:
                     page = Page(place)
                     self.let_go()
                     self._page, self._leads, self.launch = page, child, self.launch + 1
 
+    def runs(self) -> list[Run]:
+        """Those that are trained."""
+        return self.repository.runs()
+
     def agents(self) -> list[int]:
         """Processes that make its snapshots durable."""
         with suppress(NotFoundError):
             repository, location = self.repository, self.repository.storage.location
-            addresses = {
-                channel.address(repository.id, location, run.name).hex() for run in repository.runs()
-            }
+            addresses = {channel.address(repository.id, location, run.name).hex() for run in self.runs()}
             return [pid for pid in psutil.pids() if addresses & set(words(pid))]
         return []
 

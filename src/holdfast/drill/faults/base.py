@@ -72,6 +72,8 @@ class Fault:
     spoils_state : bool
         Whether what is saved afterwards may be wrong until the run goes back: then only what it stands on
         in the end is compared.
+    copies_only : str
+        Why it must not happen to a live run; empty if it may.
     """
 
     name: ClassVar[str]
@@ -81,6 +83,7 @@ class Fault:
     mirrored: ClassVar[bool] = False
     starts_again: ClassVar[bool] = False
     spoils_state: ClassVar[bool] = False
+    copies_only: ClassVar[str] = ""
 
     def lacks(self, scene: Scene) -> str:
         """What has to be there first; empty once it is."""

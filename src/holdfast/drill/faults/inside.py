@@ -36,7 +36,8 @@ class Inside(Fault):
         if not catches(scene.trainer, self.inside_signal):
             raise UnsupportedError(
                 "The training has not loaded what a fault inside of it needs.",
-                do="Its Python must heed PYTHONPATH: start it without -I, -E and -S.",
+                do="Its Python must heed PYTHONPATH: start it without -I, -E and -S, and a run that is to be"
+                " drilled live by 'holdfast run --drillable'.",
             )
         groups.send(scene.trainer, self.inside_signal)
 
@@ -72,3 +73,4 @@ class NanGradients(Inside):
     inside_signal = _FIRST + 3
     meaning = "the next gradients of PyTorch are NaN, and so all weights after them"
     spoils_state = True
+    copies_only = "it spoils what is saved"

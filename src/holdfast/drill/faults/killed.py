@@ -74,6 +74,7 @@ class Everything(Fault):
     name = "machine"
     meaning = "SIGKILL to all processes at once, then started again; what was not synced is not dropped"
     starts_again = True
+    copies_only = "nobody here would start the supervisor again"
 
     def lacks(self, scene: Scene) -> str:
         return ""
@@ -92,6 +93,7 @@ class SupervisorKilled(Fault):
     name = "supervisor"
     meaning = "SIGKILL to 'holdfast run', which is started again once its training has saved and ended"
     starts_again = True
+    copies_only = "nobody here would start the supervisor again"
 
     def lacks(self, scene: Scene) -> str:
         return ""

@@ -22,6 +22,8 @@ _LOOKED_AT = 5
 class Damage(Fault):
     """The training dies, and before it is back its newest checkpoint is damaged."""
 
+    copies_only = "it damages a checkpoint"
+
     def strike(self, scene: Scene) -> None:
         with held(scene.supervisor):  # it would start the training again
             agents = scene.agents()
@@ -85,6 +87,7 @@ class LostRemote(Fault):
     meaning = "the mirror is gone for 2 s"
     mirrored = True
     lasts_seconds = 2.0
+    copies_only = "it takes away a mirror, which a drill makes for itself"
 
     def strike(self, scene: Scene) -> None:
         mirror = _mirror(scene)
