@@ -189,6 +189,15 @@ def test_losses_that_stay_not_finite_end_the_launch(supervise: Supervise, whole:
     assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
 
 
+def test_what_the_supervisor_gives_up_itself_is_not_taken_for_preempted(supervise: Supervise) -> None:
+    """Asked to end it leaves with 143, which would have platforms start it again for ever."""
+    faults = [f"loss@{step}" for step in range(5, 35)]
+    flags = ("--not-finite-steps", "5", "--monitor-interval", "0.02", "--on", "not-finite: stop")
+    run = supervise(*faults, flags=flags, TRAINEE_STEP_SECONDS="0.1")
+    assert run.wait() == 1
+    assert run.report["launches"][0]["exit_code"] == 143
+
+
 def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", "run", "--", sys.executable, *words],
