@@ -128,6 +128,17 @@ def test_a_run_that_somebody_else_trains_is_left_alone(supervise: Supervise, tmp
     assert run.causes == ["taken"]
 
 
+def test_a_lease_that_nobody_can_prove_dead_can_be_waited_for(supervise: Supervise, tmp_path: Path) -> None:
+    """As of a container that was killed: it expires."""
+    with suppress(InterruptedError), holdfast.Checkpointer(tmp_path / "repository", {"a": [1]}, run="digits"):
+        run = supervise(flags=("--on", "taken: restart 20, wait 1"))
+        run.until("starting again")
+        raise InterruptedError  # and save nothing
+    assert run.wait() == 0
+    assert run.causes[0] == "taken"
+    assert run.causes[-1] == "finished"
+
+
 def test_a_step_that_always_fails_is_approached_from_further_back_and_then_given_up(
     supervise: Supervise,
 ) -> None:
