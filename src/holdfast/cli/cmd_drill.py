@@ -46,7 +46,7 @@ def command(
         typer.Option(
             "--faults",
             metavar="NAMES",
-            help="Which, with commas; else all but nan, and kill for a live run.",
+            help="Which, with commas; else all but nan and power, and kill for a live run.",
             show_default=False,
         ),
     ] = None,

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from holdfast.drill.course import Moment
+from holdfast.drill.disk import Disk
 from holdfast.errors import NotFoundError
 from holdfast.node import channel, groups
 from holdfast.node.pulse import Page, Phase, place_of
@@ -30,7 +31,11 @@ class Outside(ABC):
         The how manyth launch it is that was seen, from 1.
     mirror : Path or None
         Where checkpoints are brought to as well.
+    disk : Disk or None
+        What they are on, if it is a disk of their own.
     """
+
+    disk: Disk | None = None
 
     def __init__(self, mirror: Path | None = None) -> None:
         self.mirror = mirror

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import psutil
 
+from holdfast.drill.disk import Disk
 from holdfast.drill.faults.base import Fault, signal_all, wait_gone
 from holdfast.drill.faults.held import held
 from holdfast.drill.faults.inside import variables
@@ -64,6 +65,8 @@ class Supervised(Outside):
         self._command = command("run", *flags, "--", *script.command)
         mirror = str(self.mirror) if self.mirror is not None else None
         self._variables = self.scratch.variables(way.save, mirror) | variables(faults)
+        if any(fault.has_own_disk for fault in faults):
+            self.disk = Disk(self.scratch.place)
         self._group = self._started()
 
     def start_again(self) -> None:
@@ -100,6 +103,14 @@ class Supervised(Outside):
 
     def end(self) -> None:
         """Leave nothing running; what is still being brought to a mirror is waited for."""
+        try:
+            self._end_processes()
+        finally:
+            self.let_go()
+            if self.disk is not None:
+                self.disk.close()
+
+    def _end_processes(self) -> None:
         launch = [self.leader, self.trainer]
         if self.poll() is None:
             with held(self.supervisor):  # it would start the training again
@@ -112,7 +123,6 @@ class Supervised(Outside):
         left = self._behind()
         signal_all(left, signal.SIGKILL)
         wait_gone([*launch, self.supervisor, *left])
-        self.let_go()
 
     def _behind(self) -> list[int]:
         """Agents, and what brings checkpoints to a mirror, which may outlive them."""

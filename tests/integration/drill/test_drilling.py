@@ -66,7 +66,7 @@ def drilled(folder: Path, *words: str, exits: int, **options: Any) -> tuple[Any,
 
 
 def test_each_fault_has_its_test() -> None:
-    assert set(CAUSES) | {"nan"} == set(FAULTS)
+    assert set(CAUSES) | {"nan", "power"} == set(FAULTS)
 
 
 @pytest.mark.timeout(240)
@@ -90,6 +90,18 @@ def test_each_ends_exact(tmp_path: Path, faults: str, words: tuple[str, ...]) ->
         assert outcome["recovery"]["seconds"] > 0
         assert outcome["compared"] >= 10
     assert list(tmp_path.iterdir()) == []  # neither the script's own place, nor anything temporary
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+def test_a_disk_that_loses_power_costs_no_checkpoint_that_was_durable(tmp_path: Path) -> None:
+    found, said = drilled(tmp_path, "--faults", "power", "--", "numpy", exits=0)
+    [outcome] = found["outcomes"]
+    assert outcome["exact"], said
+    assert outcome["compared"] >= 40
+    assert outcome["recovery"]["seconds"] > 0
+    assert str(tmp_path) not in Path("/proc/mounts").read_text()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.timeout(240)

@@ -14,6 +14,14 @@ from holdfast.repository.repository import Repository
 _GONE_SECONDS = 20.0
 
 
+class Disk(Protocol):
+    """A file system that can lose power."""
+
+    def shut_down(self) -> None: ...
+
+    def power_up(self) -> None: ...
+
+
 class Scene(Protocol):
     """A supervised training, as a fault meets it.
 
@@ -25,10 +33,15 @@ class Scene(Protocol):
         Whether the one that trains is there, and has begun.
     mirror : Path or None
         Where checkpoints are brought to as well.
+    disk : Disk or None
+        What they are on, if it is a disk of their own.
     """
 
     trainer: int
     mirror: Path | None
+
+    @property
+    def disk(self) -> Disk | None: ...
 
     @property
     def leader(self) -> int: ...
@@ -65,8 +78,8 @@ class Fault:
         From `strike` to `mend`.
     inside_signal : int
         On which signal the training does it to itself; 0 if it happens from outside.
-    mirrored : bool
-        Whether the training is to have a mirror.
+    mirrored, has_own_disk : bool
+        Whether the training is to have a mirror, and a disk of its own.
     starts_again : bool
         Whether the supervisor dies, too, and somebody else has to start it again.
     spoils_state : bool
@@ -81,6 +94,7 @@ class Fault:
     lasts_seconds: ClassVar[float] = 0.0
     inside_signal: ClassVar[int] = 0
     mirrored: ClassVar[bool] = False
+    has_own_disk: ClassVar[bool] = False
     starts_again: ClassVar[bool] = False
     spoils_state: ClassVar[bool] = False
     copies_only: ClassVar[str] = ""

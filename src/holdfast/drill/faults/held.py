@@ -6,27 +6,33 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from holdfast.node import groups
 
-_WAITS = 'read -r _; for pid; do {} "$pid"; done 2>/dev/null'
+_WAITS = 'read -r _; for one; do {} "$one"; done 2>/dev/null'
 """For a line that never comes: its input ends when the drill closes it, or dies."""
 
 
 class Afterwards:
-    """A command for each of some processes, run when it is asked for, or when this process dies before that.
+    """A command for each of some things, run when it is asked for, or when this process dies before that.
 
     Parameters
     ----------
     command : str
-        For a shell; the id of a process comes behind it.
+        For a shell; one of the things comes behind it.
+    things : sequence
+        Processes or folders, say.
+    folder : Path, optional
+        Where to run it.
     """
 
-    def __init__(self, command: str, pids: Sequence[int]) -> None:
+    def __init__(self, command: str, things: Sequence[int | str], folder: Path | None = None) -> None:
         self._shell = subprocess.Popen(
-            ["sh", "-c", _WAITS.format(command), "sh", *map(str, pids)],
+            ["sh", "-c", _WAITS.format(command), "sh", *map(str, things)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            cwd=folder,
             start_new_session=True,  # what ends the drill's group must not end it
         )
 

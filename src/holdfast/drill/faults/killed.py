@@ -82,9 +82,30 @@ class Everything(Fault):
     def strike(self, scene: Scene) -> None:
         with held(scene.supervisor):  # it would start the training again
             agents = scene.agents()
+            self.lose(scene)
             scene.kill_launch()
             signal_all([*agents, scene.supervisor], signal.SIGKILL)
-            wait_gone(agents)
+            wait_gone([scene.trainer, *agents])
+
+    def lose(self, scene: Scene) -> None:
+        """What is lost besides."""
+
+
+class PowerLoss(Everything):
+    """All processes of the machine die at once, and its disk forgets what was not synced."""
+
+    name = "power"
+    meaning = "a disk of its own (ext4 in a file; needs root) loses power, and all processes die with it"
+    has_own_disk = True
+
+    def strike(self, scene: Scene) -> None:
+        super().strike(scene)
+        if scene.disk is not None:
+            scene.disk.power_up()
+
+    def lose(self, scene: Scene) -> None:
+        if scene.disk is not None:
+            scene.disk.shut_down()
 
 
 class SupervisorKilled(Fault):
