@@ -12,7 +12,7 @@ from holdfast.domain.events import Listener, unheard
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import HoldfastError, NotFoundError, SealedError, StorageError, UsageError
 from holdfast.node import messages
-from holdfast.node.arena import Slot, SlotSource, SnapshotRecord, read_record
+from holdfast.node.arena import LEFT_OUT, Slot, SlotSource, SnapshotRecord, read_record
 from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
 from holdfast.repository.commit import Draft
 from holdfast.repository.depending import depend_on
@@ -157,6 +157,8 @@ def _draft(record: SnapshotRecord, slot: Slot) -> Draft:
         metrics=record.metrics,
         done=record.done,
         monitor=record.monitor,
+        left_out=frozenset(name for name, place in record.tensors.items() if place.offset == LEFT_OUT),
+        compared=record.compared,
     )
 
 

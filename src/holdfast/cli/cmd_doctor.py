@@ -83,9 +83,22 @@ def _machine() -> Iterator[Check]:
     yield Check("ok", "memory", f"{text.size(memory.available)} of {text.size(memory.total)} available")
     if time.time() < _EARLIEST_SECONDS:
         yield Check("problem", "clock", f"It says {text.moment(time.time())}: set it; leases rely on it.")
+    yield _watch()
     world = os.environ.get("WORLD_SIZE", "1")
     if world not in ("", "1"):
         yield Check("problem", "ranks", f"WORLD_SIZE is {world}; this version saves one process only.")
+
+
+def _watch() -> Check:
+    from holdfast.node.written import Watch
+
+    watch = Watch.open()
+    if watch is None:
+        return Check(
+            "note", "kernel", "It does not tell what was written to: frozen tensors are copied at each save."
+        )
+    watch.close()
+    return Check("ok", "kernel", "tells what was written to: frozen tensors are left out of saves")
 
 
 def _version(package: str) -> str | None:

@@ -94,6 +94,15 @@ class TensorSource(Protocol):
         ...
 
 
+class HostSource(TensorSource, Protocol):
+    """A tensor of a framework, wherever it is."""
+
+    @property
+    def in_place(self) -> bool:
+        """Whether `read` gives the tensor's own memory, and only the processor writes to that."""
+        ...
+
+
 class DeviceCopy(NamedTuple):
     """A tensor on a device, and the host memory that its bytes are to fill.
 

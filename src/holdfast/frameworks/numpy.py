@@ -41,6 +41,10 @@ class _Source:
         self._array = np.asarray(array)
         self.spec = _spec(array)
 
+    @property
+    def in_place(self) -> bool:
+        return self._array.flags.c_contiguous and self._array.dtype == _little(self._array.dtype)
+
     def read(self) -> npt.NDArray[np.uint8]:
         dense = np.ascontiguousarray(self._array, dtype=_little(self._array.dtype))
         return dense.reshape(-1).view(np.uint8)

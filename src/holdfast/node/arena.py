@@ -18,9 +18,10 @@ import msgspec
 from holdfast.domain.manifest import Details
 from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorSpec
+from holdfast.errors import StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     import numpy as np
     import numpy.typing as npt
@@ -32,6 +33,7 @@ ALIGNMENT_BYTES = 64
 SMALL_BYTES = 64 * 1024
 """Below it tensors lie end to end, and are gathered by one system call for many."""
 MAX_RECORD_BYTES = 1 << 30
+LEFT_OUT = -1
 _TOUCHED_BYTES = 64 * 1024 * 1024
 _open_slots: weakref.WeakSet[Slot] = weakref.WeakSet()
 
@@ -117,7 +119,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 
 
 class Place(msgspec.Struct, frozen=True, array_like=True):
-    """A tensor in a slot."""
+    """A tensor in a slot; with the offset `LEFT_OUT` it is not there, as the parent has the same."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -138,8 +140,8 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     tensors : dict[str, Place]
     details : Details
         Everything that is no tensor, encoded.
-
-    The rest is as in `repository.commit.Draft`.
+    compared : frozenset[str]
+        As in `repository.commit.Draft`, like the rest.
     """
 
     attempt: str
@@ -151,10 +153,16 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     monitor: str | None
     tensors: dict[str, Place]
     details: Details
+    compared: frozenset[str] = frozenset()
 
 
-def lay_out(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Place], int]:
+def lay_out(specs: Mapping[str, TensorSpec], left_out: Collection[str] = ()) -> tuple[dict[str, Place], int]:
     """Give every tensor its place: large ones aligned, then the small ones end to end.
+
+    Parameters
+    ----------
+    left_out : collection of str
+        These get none.
 
     Returns
     -------
@@ -163,12 +171,13 @@ def lay_out(specs: Mapping[str, TensorSpec]) -> tuple[dict[str, Place], int]:
     size_bytes : int
         What they take together.
     """
-    offsets, end = {}, 0
-    for name, spec in specs.items():
+    offsets, end = dict.fromkeys(left_out, LEFT_OUT), 0
+    staged = {name: spec for name, spec in specs.items() if name not in offsets}
+    for name, spec in staged.items():
         if spec.size_bytes >= SMALL_BYTES:
             offsets[name] = end
             end += -(-spec.size_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-    for name, spec in specs.items():
+    for name, spec in staged.items():
         if spec.size_bytes < SMALL_BYTES:
             offsets[name] = end
             end += spec.size_bytes
@@ -187,7 +196,10 @@ def read_record(slot: Slot, start: int, size_bytes: int) -> SnapshotRecord:
         raise ValueError("the record lies outside the slot")
     record = msgspec.msgpack.decode(slot.memory[start : start + size_bytes].data, type=SnapshotRecord)
     for name, place in record.tensors.items():
-        if not 0 <= place.offset <= place.offset + place.spec.size_bytes <= start:
+        if (
+            place.offset != LEFT_OUT
+            and not 0 <= place.offset <= place.offset + place.spec.size_bytes <= start
+        ):
             raise ValueError(f"the tensor {name} lies outside the slot")
     return record
 
@@ -201,4 +213,10 @@ class SlotSource:
         self.spec = place.spec
 
     def read(self) -> npt.NDArray[Any]:
+        if self._offset == LEFT_OUT:
+            raise StorageError(
+                "The repository has lost a tensor that was the same in the checkpoint before, "
+                "so that the snapshot was taken without it.",
+                do="The next save holds all of it again.",
+            )
         return self._slot.memory[self._offset : self._offset + self.spec.size_bytes]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from holdfast.node.arena import Slot, SlotSource, read_record
+from holdfast.node.arena import LEFT_OUT, Slot, SlotSource, read_record
 from holdfast.node.channel import Channel, ChannelClosedError, connect
 from holdfast.node.messages import Finish, Held, Inherit, Inheritance, Look, ToTrainer
 
@@ -56,7 +56,9 @@ class Legacy:
             places = read_record(slot, kept.start, kept.size_bytes).tensors
         except (ValueError, msgspec.MsgspecError):
             return {}  # overwritten by a crash: the disk has it
-        return {name: SlotSource(slot, place).read() for name, place in places.items()}
+        return {
+            name: SlotSource(slot, place).read() for name, place in places.items() if place.offset != LEFT_OUT
+        }
 
 
 def inherit(address: bytes, version: str, timeout_seconds: float) -> Legacy | None:

@@ -76,7 +76,7 @@ def adopt(run: Run, manifest: Manifest, origin: Origin, advance: Advance = lambd
         except DamagedError:
             carrying.take_back()
             raise
-    return Committed(checkpoint, manifest.summary, written.new_bytes, time.monotonic() - started)
+    return Committed(checkpoint, manifest, written.new_bytes, time.monotonic() - started)
 
 
 def complete(

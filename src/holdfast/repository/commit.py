@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from holdfast.domain import tree
-from holdfast.domain.manifest import Details, Manifest, Summary
+from holdfast.domain.manifest import Details, Manifest, Summary, TensorEntry
 from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.progress import Progress
@@ -44,6 +44,10 @@ class Draft(msgspec.Struct):
     environment : dict[str, dict[str, str]]
     sources : mapping
         Bytes of every tensor that ``tree`` names; unchanged until `commit` returns.
+    left_out : frozenset[str]
+        Tensors that are as in the parent, so that they need not be read.
+    compared : frozenset[str]
+        Tensors that are read all the same, to see whether they are as in the parent.
     """
 
     attempt: AttemptId
@@ -60,15 +64,21 @@ class Draft(msgspec.Struct):
     kind: str = "full"
     done: bool = False
     monitor: str | None = None
+    left_out: frozenset[str] = frozenset()
+    compared: frozenset[str] = frozenset()
 
 
 class Committed(msgspec.Struct, frozen=True):
     """A durable checkpoint, and what it cost."""
 
     id: CheckpointId
-    summary: Summary
+    manifest: Manifest
     new_bytes: int
     seconds: float
+
+    @property
+    def summary(self) -> Summary:
+        return self.manifest.summary
 
 
 def encode_details(draft: Draft) -> Details:
@@ -87,7 +97,14 @@ def encode_details(draft: Draft) -> Details:
     )
 
 
-def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: bool = True) -> Committed:
+def commit(
+    run: Run,
+    draft: Draft,
+    *,
+    details: Details | None = None,
+    dedup: bool = True,
+    known: Mapping[str, TensorEntry] | None = None,
+) -> Committed:
     """Make a checkpoint durable and visible, whole or not at all.
 
     Parameters
@@ -96,6 +113,8 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
         What of the draft is no tensor, where another process has encoded it already.
     dedup : bool
         Rely on chunks that the repository has; False writes all of them to new packs.
+    known : mapping, optional
+        Entries of tensors that need not be read while their chunks are in packs that may be relied on.
 
     Raises
     ------
@@ -110,7 +129,7 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
 
     def gather(lost: frozenset[str]) -> Written:
         find = Finder(run, lost).find if dedup or lost else _find_nothing
-        return PackWriter(run.storage, run.repository.chunk_bytes, find).write(draft.sources)
+        return PackWriter(run.storage, run.repository.chunk_bytes, find).write(draft.sources, known or {})
 
     with run.repository.holding(saving=True):
         keep_up(run, draft.parent)
@@ -118,7 +137,7 @@ def commit(run: Run, draft: Draft, *, details: Details | None = None, dedup: boo
         summary = _summary(run, draft, written)
         manifest = Manifest(summary, details, run.repository.chunk_bytes, written.tensors)
         checkpoint, written = publish(run, manifest, written, gather)
-    return Committed(checkpoint, summary, written.new_bytes, time.monotonic() - started)
+    return Committed(checkpoint, manifest, written.new_bytes, time.monotonic() - started)
 
 
 def publish(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from holdfast.domain.manifest import Details
+from holdfast.domain.manifest import Details, TensorEntry
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import HoldfastError, StorageError, SupersededError, UsageError
 from holdfast.repository.commit import Committed, Draft, commit
@@ -57,6 +57,7 @@ class Persister:
         self._parent = parent
         self._retention = retention
         self._warn = warn
+        self._table: dict[str, TensorEntry] | None = None
         self._typical_bytes: int | None = None
 
     def persist(self, draft: Draft, tags: Sequence[str] = (), *, details: Details | None = None) -> Persisted:
@@ -73,11 +74,14 @@ class Persister:
         self._retention.before()
         self._check_space(draft)
         draft.parent = self._parent
+        known = self._known(draft)
+        left_out = {name: entry for name, entry in known.items() if name in draft.left_out}
         try:
-            committed = commit(self._run, draft, details=details)
+            committed = commit(self._run, draft, details=details, known=left_out)
         except UsageError as error:  # the key that signs was there at the launch: it may come back
             raise StorageError(error.what, do=error.do) from error
-        self._parent = committed.id
+        self._parent, self._table = committed.id, committed.manifest.tensors
+        self._compare(draft, known)
         self._typical_bytes = max(committed.new_bytes, self._typical_bytes or 0)
         untagged = self._tag(committed.id, tags)
         self._retention.after(committed)
@@ -98,6 +102,24 @@ class Persister:
         """
         self._run.settle(checkpoint)
         return self._tag(checkpoint, tags)
+
+    def _known(self, draft: Draft) -> dict[str, TensorEntry]:
+        """What the parent says of the tensors that are said to be as they are there."""
+        said = draft.left_out | draft.compared
+        if said and self._table is None and self._parent is not None:
+            self._table = self._run.manifest(self._parent).tensors
+        table = self._table or {}
+        return {n: table[n] for n in said & table.keys() if table[n].spec == draft.sources[n].spec}
+
+    def _compare(self, draft: Draft, known: Mapping[str, TensorEntry]) -> None:
+        """See whether what was said to be unchanged is."""
+        table = self._table or {}
+        wrong = sorted(n for n in known.keys() & draft.compared if table[n] != known[n])
+        if wrong:
+            self._warn(
+                f"{wrong[0]} changed though the kernel saw no write to it: checkpoints of this launch "
+                "before this one may hold it as it was earlier. Set HOLDFAST_FENCE=off and report this."
+            )
 
     def _check_attempt(self) -> None:
         """See that this attempt still heads the run: what a dead branch saves is never found again."""

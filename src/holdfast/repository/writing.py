@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import blake3
 import msgspec
 
-from holdfast.domain.manifest import Shard, TensorEntry, chunk_sizes
+from holdfast.domain.manifest import Shard, TensorEntry, chunk_sizes, joined_digests, split_digests
 from holdfast.domain.tensors import TensorSource
 from holdfast.errors import HoldfastError
 from holdfast.repository import layout
@@ -81,26 +81,44 @@ class PackWriter:
         self._used: set[str] = set()
         self.new_packs: dict[str, list[PackEntry]] = {}
 
-    def write(self, sources: Mapping[str, TensorSource]) -> Written:
+    def write(self, sources: Mapping[str, TensorSource], known: Mapping[str, TensorEntry]) -> Written:
         """Write what the repository lacks; durable on return.
+
+        Parameters
+        ----------
+        known : mapping
+            Entries of tensors that are read only if the repository lacks a chunk of them.
 
         Raises
         ------
         StorageError
             After removing the packs already written, which nothing references yet.
         """
+        standing = {name: entry for name, entry in known.items() if self._relied_on(entry)}
+        read = {name: source for name, source in sources.items() if name not in standing}
         digests: dict[str, list[bytes]] = {}
-        for name, source in sources.items():
+        for name, source in read.items():
             digests[name] = [b""] * len(chunk_sizes(source.spec.size_bytes, self._chunk_bytes))
         try:
-            groups = in_groups(self._pieces(sources), lambda piece: piece.size, PACK_BYTES)
-            self._write_groups(groups, sources, digests)
+            groups = in_groups(self._pieces(read), lambda piece: piece.size, PACK_BYTES)
+            self._write_groups(groups, read, digests)
         except BaseException:
             discard(self._storage, self.new_packs)
             raise
-        tensors = {name: _entry(source, digests[name]) for name, source in sources.items()}
+        tensors = {
+            name: standing[name] if name in standing else _entry(source, digests[name])
+            for name, source in sources.items()
+        }
         new_bytes = sum(e.stored_bytes for entries in self.new_packs.values() for e in entries)
         return Written(tensors, self.new_packs, self._used, new_bytes)
+
+    def _relied_on(self, entry: TensorEntry) -> bool:
+        """Rely on packs that hold all of a tensor, if there are such."""
+        packs = {self._find(digest) for digest in split_digests(joined_digests({"": entry}))}
+        found = {pack for pack in packs if pack is not None}
+        if len(found) == len(packs):
+            self._used |= found
+        return len(found) == len(packs)
 
     def _pieces(self, sources: Mapping[str, TensorSource]) -> Iterator[_Piece]:
         for name, source in sources.items():

@@ -20,7 +20,7 @@ from holdfast.repository.commit import Draft, encode_details
 from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
-from holdfast.training.fencing import Fencing
+from holdfast.training.fencing import Fencing, chosen_mode
 from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
@@ -93,7 +93,7 @@ class Background:
         self._decided: list[Outcome] = []
         self._deaths = 0
         self._uploads = Uploads(hello.mirrors)
-        self._fencing = Fencing.chosen(warn)
+        self._fencing = Fencing(chosen_mode(), warn)
         self._fenced: tuple[Flight, Fence] | None = None
         self._completing = threading.RLock()
         self._instead: Blocking | None = None
@@ -182,7 +182,7 @@ class Background:
     ) -> Flight | None:
         """Copy the draft and hand it over; None if there is no memory for it."""
         started = time.monotonic()
-        layout = self._placing.layout(draft.sources)
+        layout = self._placing.layout(draft.sources, draft.left_out)
         tensors_bytes, record = layout.size_bytes, record_of(draft, details, layout)
         number = self._take_slot(tensors_bytes + len(record), wait=durable)
         if number is None:

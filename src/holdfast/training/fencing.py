@@ -13,6 +13,20 @@ CHECKED_SAVES = 2
 _MODES = ("on", "off", "check")
 
 
+def chosen_mode() -> str:
+    """What ``$HOLDFAST_FENCE`` says.
+
+    Raises
+    ------
+    UsageError
+        It says something else.
+    """
+    mode = os.environ.get("HOLDFAST_FENCE") or "on"
+    if mode not in _MODES:
+        raise UsageError(f"HOLDFAST_FENCE={mode} is unknown.", do=f"Use one of: {', '.join(_MODES)}.")
+    return mode
+
+
 class Fencing:
     """The state of trust in the fence.
 
@@ -28,14 +42,6 @@ class Fencing:
         self._warn = warn
         self._told = True
         self._checked = 0
-
-    @classmethod
-    def chosen(cls, warn: Callable[[str], None]) -> Fencing:
-        """As ``$HOLDFAST_FENCE`` says."""
-        mode = os.environ.get("HOLDFAST_FENCE") or "on"
-        if mode not in _MODES:
-            raise UsageError(f"HOLDFAST_FENCE={mode} is unknown.", do=f"Use one of: {', '.join(_MODES)}.")
-        return cls(mode, warn)
 
     @property
     def compares(self) -> bool:

@@ -57,6 +57,7 @@ def record_of(draft: Draft, details: Details, layout: Layout) -> bytes:
         monitor=draft.monitor,
         tensors=layout.encoded,
         details=details,
+        compared=draft.compared,
     )
     return msgspec.msgpack.encode(record)
 

@@ -23,14 +23,15 @@ class Layout(msgspec.Struct, frozen=True):
     """
 
     specs: dict[str, TensorSpec]
+    left_out: frozenset[str]
     places: dict[str, Place]
     size_bytes: int
     encoded: Any
 
     @classmethod
-    def of(cls, specs: dict[str, TensorSpec]) -> Layout:
-        places, size_bytes = lay_out(specs)
-        return cls(specs, places, size_bytes, msgspec.Raw(msgspec.msgpack.encode(places)))
+    def of(cls, specs: dict[str, TensorSpec], left_out: frozenset[str]) -> Layout:
+        places, size_bytes = lay_out(specs, left_out)
+        return cls(specs, left_out, places, size_bytes, msgspec.Raw(msgspec.msgpack.encode(places)))
 
     def sources(self, slot: Slot) -> Mapping[str, TensorSource]:
         """The tensors once they are copied there."""
@@ -58,11 +59,11 @@ class Placing:
     """Remembers the last layout."""
 
     def __init__(self) -> None:
-        self._last = Layout.of({})
+        self._last = Layout.of({}, frozenset())
 
-    def layout(self, sources: Mapping[str, TensorSource]) -> Layout:
+    def layout(self, sources: Mapping[str, TensorSource], left_out: frozenset[str]) -> Layout:
         specs = {name: source.spec for name, source in sources.items()}
         same = specs == self._last.specs and list(specs) == list(self._last.specs)
-        if not same:
-            self._last = Layout.of(specs)
+        if not same or left_out != self._last.left_out:
+            self._last = Layout.of(specs, left_out)
         return self._last

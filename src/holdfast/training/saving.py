@@ -17,8 +17,11 @@ from holdfast.frameworks import registry, walk
 from holdfast.frameworks.remembering import Memory
 from holdfast.repository.collecting import collector_paused
 from holdfast.repository.commit import Draft, encode_details
+from holdfast.training.fencing import chosen_mode
 from holdfast.training.leaves import leaves
 from holdfast.training.saves import Save
+from holdfast.training.staging import Versions
+from holdfast.training.unwritten import Unwritten
 from holdfast.training.ways import Outcome, Way
 
 FIRST_PAUSE_SECONDS = 5.0
@@ -108,6 +111,7 @@ class Saver:
         self._attempt = attempt
         self._state = state
         self._memory = Memory()
+        self._unwritten = Unwritten(chosen_mode())
         self._way = way
         self._given = given
         self._environment = environment
@@ -158,7 +162,8 @@ class Saver:
         if not math.isfinite(metrics.get("loss", 0.0)):
             self._skipped(point.progress.step, metrics["loss"], asked, loud=loud)
             return False
-        draft = self._draft(point, reason, metrics)
+        versions = self._versions()
+        draft = self._draft(point, reason, metrics, versions)
         progress = point.progress
         self._open[draft.sequence] = _Open(
             progress.step, progress.epoch, reason, asked, loud, insist, metrics
@@ -166,9 +171,7 @@ class Saver:
         for save in asked:
             save._wait, save._wait_uploaded = self._wait_for(save), self._way.wait_uploaded
         try:
-            self._way.submit(
-                draft, [s.tag for s in asked if s.tag], urgent=loud or insist, versions=self._versions()
-            )
+            self._way.submit(draft, [s.tag for s in asked if s.tag], urgent=loud or insist, versions=versions)
         except BaseException:
             del self._open[draft.sequence]
             raise
@@ -188,7 +191,8 @@ class Saver:
         started = time.monotonic()
         metrics = self._numbers(point.metrics)
         if math.isfinite(metrics.get("loss", 0.0)):
-            self._way.keep(self._draft(point, reason, metrics), versions=self._versions())
+            versions = self._versions()
+            self._way.keep(self._draft(point, reason, metrics, versions), versions=versions)
             self.held_at = time.monotonic()
             self.hold_seconds = self.held_at - started
 
@@ -239,6 +243,7 @@ class Saver:
     def close(self, *, done: bool) -> None:
         """Let go of what makes drafts durable; ``done``: no successor is expected soon."""
         self._way.close(done=done)
+        self._unwritten.close()
 
     def _wait_for(self, save: Save) -> Callable[[float | None], None]:
         def wait(timeout_seconds: float | None) -> None:
@@ -275,9 +280,10 @@ class Saver:
     def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         return {name: registry.scalar(value, name) for name, value in metrics.items()}
 
-    def _draft(self, point: SavePoint, reason: str, metrics: dict[str, float]) -> Draft:
+    def _draft(self, point: SavePoint, reason: str, metrics: dict[str, float], versions: Versions) -> Draft:
         captured = walk.capture(self._state, self._memory)
         self._sequence += 1
+        unchanged = self._unwritten.among(captured.tensors, self._sequence, versions)
         return Draft(
             attempt=self._attempt,
             sequence=self._sequence,
@@ -291,12 +297,15 @@ class Saver:
             metrics=metrics,
             done=point.done,
             monitor=self._monitor,
+            left_out=unchanged.left_out,
+            compared=unchanged.compared,
         )
 
     def _saved(self, saved: _Open, outcome: Outcome) -> None:
         if self._failures:
             self._emit(SavingResumed(self._run_name, saved.step, self._failures))
         self._failures = self._not_finite = 0
+        self._unwritten.durable(outcome.sequence)
         self.burden_seconds = outcome.burden_seconds
         self.durable = (saved.step, saved.epoch)
         self._emit(
@@ -315,6 +324,7 @@ class Saver:
 
     def _failed(self, saved: _Open, error: HoldfastError) -> None:
         self.lost = True
+        self._unwritten.forget()
         if not isinstance(error, StorageError | BusyError):
             raise error
         self._failures += 1

@@ -14,7 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from holdfast.domain.tensors import DeviceCopy, DeviceSource, TensorSource
-from holdfast.node.arena import SMALL_BYTES, Place, Slot
+from holdfast.node.arena import LEFT_OUT, SMALL_BYTES, Place, Slot
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,6 +217,8 @@ def stage(
     """
     staging = _Staging(slot, versions, compare=compare)
     for name, source in sources.items():
+        if places[name].offset == LEFT_OUT:
+            continue
         if hasattr(source, "begin"):
             staging.on_device(cast("DeviceSource", source), places[name].offset)
         else:

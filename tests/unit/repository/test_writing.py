@@ -51,7 +51,7 @@ class Meddling(MemoryStorage):
 def test_a_tensor_changed_during_the_save_leaves_chunks_that_verify() -> None:
     live = Live(3 * CHUNK_BYTES + 5)
     storage = Meddling(live)
-    written = PackWriter(storage, CHUNK_BYTES, lambda digest: None).write({"w": live})
+    written = PackWriter(storage, CHUNK_BYTES, lambda digest: None).write({"w": live}, {})
     (pack_id,) = written.new_packs
     for entry in read_index(storage, pack_id).entries:
         stored = storage.get(layout.pack(pack_id), entry.offset, entry.offset + entry.stored_bytes)

@@ -31,6 +31,11 @@ class Source:
         self._tensor = tensor.detach()
         self.spec = spec_of(tensor)
 
+    @property
+    def in_place(self) -> bool:
+        # to pinned memory a device may write
+        return bool(self._tensor.place.is_cpu_place() and self._tensor.is_contiguous())
+
     def read(self) -> npt.NDArray[np.uint8]:
         tensor = self._tensor if on_host(self._tensor) else self._tensor.cpu()
         if tensor.is_contiguous():

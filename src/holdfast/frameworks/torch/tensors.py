@@ -32,6 +32,12 @@ class Source:
         self.tensor = tensor
         self.spec = TensorSpec(_NAMES[tensor.dtype], tuple(tensor.shape))
 
+    @property
+    def in_place(self) -> bool:
+        on_cuda = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]  # torch's
+        # to pinned memory a device may write
+        return is_plain_memory(self.tensor) and not (on_cuda and self.tensor.is_pinned())
+
     def read(self) -> npt.NDArray[np.uint8]:
         if is_plain_memory(self.tensor):
             return _memory(self.tensor)
