@@ -19,7 +19,6 @@ from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewher
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from holdfast.drill.drilling import Drill
     from holdfast.drill.faults.base import Fault
     from holdfast.drill.storming import Storm
 
@@ -124,7 +123,7 @@ def command(
         came_back = _live(live, faults or "kill", repository, number, patience, yes=yes, json=json)
         raise typer.Exit(0 if came_back else 1)
     words, wanted = command_words(what, "drill"), chosen(faults)
-    _check(save, run_flags, html, storm)
+    _check(save, run_flags, html)
     _end_well()
     with scratch(folder, "drill") as place:
         how = Storm(
@@ -136,12 +135,13 @@ def command(
             storm_seconds=storm or 0.0,
             every_seconds=every,
         )
-        held = _one_by_one(how, wanted, html, json=json) if storm is None else _storm(how, wanted, json=json)
+        let_happen = _one_by_one if storm is None else _storm
+        held = let_happen(how, wanted, html, json=json)
     if not held:
         raise typer.Exit(1)
 
 
-def _one_by_one(how: Drill, faults: Sequence[Fault], html: Path | None, *, json: bool) -> bool:
+def _one_by_one(how: Storm, faults: Sequence[Fault], html: Path | None, *, json: bool) -> bool:
     from holdfast.drill.drilling import drill
 
     output.note(f"Faults at random steps: {', '.join(f.name for f in faults)} (--seed {how.seed}).")
@@ -150,14 +150,14 @@ def _one_by_one(how: Drill, faults: Sequence[Fault], html: Path | None, *, json:
     return report.held
 
 
-def _storm(how: Storm, faults: Sequence[Fault], *, json: bool) -> bool:
+def _storm(how: Storm, faults: Sequence[Fault], html: Path | None, *, json: bool) -> bool:
     from holdfast.drill.storming import storm
 
     output.note(
         f"A storm of {how.storm_seconds:g} s: {', '.join(f.name for f in faults)} (--seed {how.seed})."
     )
     found = storm(how, faults, _say)
-    give_storm(found, json=json)
+    give_storm(found, html, json=json)
     return found.held
 
 
@@ -203,7 +203,7 @@ def _say(line: str) -> None:
     output.note(line[0].upper() + line[1:])
 
 
-def _check(save: str, run_flags: str, html: Path | None, storm: float | None) -> None:
+def _check(save: str, run_flags: str, html: Path | None) -> None:
     import shlex
 
     from holdfast.domain import save_rules
@@ -216,7 +216,5 @@ def _check(save: str, run_flags: str, html: Path | None, storm: float | None) ->
         raise UsageError(
             f"--run-flags cannot be understood: {error}.", do="Write them as in a shell."
         ) from error
-    if html is not None and storm is not None:
-        raise UsageError("A storm has no page of timelines.", do="Leave out --html, or take --json.")
     if html is not None and not html.absolute().parent.is_dir():
         raise UsageError(f"There is no folder {html.absolute().parent} for the page.", do="Make it first.")

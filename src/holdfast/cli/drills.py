@@ -56,7 +56,7 @@ def _row(outcome: Outcome) -> tuple[str, ...]:
     return (outcome.fault, *outcome.costs, exact, ", ".join(outcome.causes))
 
 
-def give_storm(found: Weathered, *, json: bool) -> None:
+def give_storm(found: Weathered, html: Path | None, *, json: bool) -> None:
     """What a storm cost, in one line."""
     from holdfast.drill.storming import told
 
@@ -66,6 +66,10 @@ def give_storm(found: Weathered, *, json: bool) -> None:
     else:
         output.say(f"Storm: {told(found)}.")
         _tell_what_is_wrong("storm", found.failure, found.difference, found.likely)
+    if html is not None:  # last, as above
+        from holdfast.drill.page import storm_page
+
+        html.write_text(storm_page(found), encoding="utf-8")
 
 
 def give_live(run: str, found: Sequence[Suffered], *, json: bool) -> None:

@@ -56,6 +56,7 @@ class Weathered(msgspec.Struct, frozen=True, kw_only=True):
         Why the training did not come to its end.
     likely : str
         What is probably the matter.
+    moments : list[Moment]
     """
 
     command: tuple[str, ...]
@@ -73,6 +74,7 @@ class Weathered(msgspec.Struct, frozen=True, kw_only=True):
     difference: Difference | None = None
     failure: str = ""
     likely: str = ""
+    moments: list[Moment] = []
 
     @property
     def held(self) -> bool:
@@ -131,6 +133,7 @@ def storm(how: Storm, faults: Sequence[Fault], say: Callable[[str], None]) -> We
         difference=found,
         failure=failure or unended(whole, others),
         likely=why,
+        moments=course.moments,
     )
 
 

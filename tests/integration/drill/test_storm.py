@@ -12,19 +12,21 @@ FAULTS = "kill,stop,segfault,full-disk,bit-rot,torn-pack,agent,supervisor,machin
 
 @pytest.mark.timeout(240)
 def test_a_training_weathers_a_storm_and_ends_exact(tmp_path: Path) -> None:
-    words = ("--faults", FAULTS, "--storm", "20", "--every", "1")
-    found, said = drilled(tmp_path, *words, "--", "numpy", "--steps", "250", exits=0)
+    words = ("--faults", FAULTS, "--storm", "15", "--every", "0.8", "--html", "storm.html")
+    found, said = drilled(tmp_path, *words, "--", "numpy", "--steps", "180", exits=0)
     assert found["held"], said
     assert len(found["strikes"]) >= 3
-    assert found["compared"] >= 250
+    assert found["compared"] >= 100  # a disk that is full skips saves
     assert 0 < found["useful"] <= 1
     assert 0 < found["ideal"] < 1
-    assert list(tmp_path.iterdir()) == []
+    page = tmp_path / "storm.html"
+    assert page.read_text().count('<line class="strike"') == len(found["strikes"])
+    assert list(tmp_path.iterdir()) == [page]
 
 
 def test_a_flaw_is_found_in_a_storm_too(tmp_path: Path) -> None:
     words = ("--faults", "kill", "--storm", "10", "--every", "0.3")
-    found, _ = drilled(tmp_path, *words, "--", "numpy", "forgotten", exits=1)
+    found, _ = drilled(tmp_path, *words, "--", "numpy", "forgotten", "--steps", "20", exits=1)
     assert found["difference"]["tensors"] == ["weights"]
 
 
@@ -32,8 +34,3 @@ def test_what_no_fault_strikes_is_no_storm(tmp_path: Path) -> None:
     words = ("--faults", "kill", "--storm", "1", "--every", "1000")
     found, _ = drilled(tmp_path, *words, "--", "numpy", "--steps", "3", exits=1)
     assert "over before a fault could strike" in found["failure"]
-
-
-def test_a_storm_has_no_page(tmp_path: Path) -> None:
-    words = ("--storm", "5", "--html", "page.html", "--", "numpy")
-    assert "A storm has no page" in drilled(tmp_path, *words, exits=2)[1]
