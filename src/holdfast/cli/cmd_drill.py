@@ -119,7 +119,7 @@ def command(
     refuse_elsewhere("drill")
     number = secrets.randbelow(10**6) if seed is None else seed
     if live is not None:
-        refuse_with_live(what, storm=storm, html=html, folder=folder)
+        _refuse_with_live(what, storm=storm, html=html, folder=folder)
         came_back = _live(live, faults or "kill", repository, number, patience, yes=yes, json=json)
         raise typer.Exit(0 if came_back else 1)
     words, wanted = command_words(what, "drill"), chosen(faults)
@@ -180,7 +180,7 @@ def _live(
     return not any(one.failure for one in found)
 
 
-def refuse_with_live(what: Sequence[str] | None, **others: object) -> None:
+def _refuse_with_live(what: Sequence[str] | None, **others: object) -> None:
     """Refuse what is for copies.
 
     Raises

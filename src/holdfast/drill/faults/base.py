@@ -124,6 +124,11 @@ class InBackground(Fault):
         return super().lacks(scene) or ("" if scene.agents() else "nothing saves in the background")
 
 
+def launch_of(scene: Scene) -> list[int]:
+    """Its command and the process that trains, as far as they are there: ids are used again."""
+    return [scene.leader, scene.trainer] if scene.trains else [scene.leader]
+
+
 def signal_all(pids: list[int], number: int) -> None:
     for pid in pids:
         groups.send(pid, number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-from holdfast.drill.faults.base import Fault, InBackground, Scene, ended, signal_all, wait_gone
+from holdfast.drill.faults.base import Fault, InBackground, Scene, ended, launch_of, signal_all, wait_gone
 from holdfast.drill.faults.held import Afterwards, held, hold
 from holdfast.node import groups
 
@@ -81,11 +81,11 @@ class Everything(Fault):
 
     def strike(self, scene: Scene) -> None:
         with held(scene.supervisor):  # it would start the training again
-            agents = scene.agents()
+            everybody = [*launch_of(scene), *(agents := scene.agents())]
             self.lose(scene)
             scene.kill_launch()
             signal_all([*agents, scene.supervisor], signal.SIGKILL)
-            wait_gone([scene.trainer, *agents])
+            wait_gone(everybody)
 
     def lose(self, scene: Scene) -> None:
         """What is lost besides."""
@@ -120,7 +120,7 @@ class SupervisorKilled(Fault):
         return ""
 
     def strike(self, scene: Scene) -> None:
-        launch = [scene.leader, scene.trainer]
+        launch = launch_of(scene)
         groups.send(scene.supervisor, signal.SIGKILL)
         if not ended(launch, _LEAVE_SECONDS):  # it hangs, say: a service manager would not wait for ever
             scene.kill_launch()
