@@ -205,6 +205,13 @@ def command(
             show_default=False,
         ),
     ] = None,
+    drillable: Annotated[
+        bool,
+        typer.Option(
+            "--drillable",
+            help="Let 'holdfast drill --live' reach inside of it: hang, segfault, memory.",
+        ),
+    ] = False,
     nproc_per_node: Annotated[
         str,
         typer.Option("--nproc-per-node", metavar="N", help="As torchrun has it; this version can do 1 only."),
@@ -255,6 +262,8 @@ def command(
         preempted_code=preempted_exit_code,
         skip_batches=skip_batches,
     )
+    if drillable:
+        os.environ.update(_inside())
     wanted = Wanted(metrics_host, metrics_port, notify_url, notify_command, traces_url)
     with audience(wanted) as listening:
         supervisor = Supervisor(how, listening)
@@ -263,6 +272,13 @@ def command(
     if requeue:
         _requeue(supervisor)
     raise typer.Exit(code)
+
+
+def _inside() -> dict[str, str]:
+    from holdfast.drill.faults.inside import variables
+    from holdfast.drill.faults.registry import FAULTS
+
+    return variables(fault for fault in FAULTS.values() if not fault.copies_only)
 
 
 def _show(table: Mapping[Cause, Rule]) -> None:

@@ -82,15 +82,10 @@ def _told(run: Run) -> dict[str, Any]:
 
 def _pulse(holders: list[ProcessIdentity]) -> dict[str, Any] | None:
     """What a trainer on this machine, below a supervisor, is at."""
-    import psutil
-
-    from holdfast.node.pulse import PLACE_VARIABLE, Phase, glance
+    from holdfast.node.pulse import Phase, glance, place_of
 
     for holder in holders:
-        try:
-            place = psutil.Process(holder.pid).environ().get(PLACE_VARIABLE) if holder.visible() else None
-        except (psutil.Error, OSError):
-            place = None
+        place = place_of(holder.pid) if holder.visible() else None
         seen = glance(place) if place else None
         if seen is not None and seen.pid == holder.pid:
             longest_save = seen.longest_seconds[Phase.SAVING]

@@ -15,9 +15,10 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import IntEnum
+from pathlib import Path
 
 import msgspec
 
@@ -171,6 +172,15 @@ class Page:
         self._numbers.release()
         self._map.close()
         os.close(self._descriptor)
+
+
+def place_of(pid: int) -> str | None:
+    """The page that a process was told of; None if it was not, or may not be asked."""
+    begin = f"{PLACE_VARIABLE}=".encode()
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return next((word[len(begin) :].decode() for word in words if word.startswith(begin)), None)
+    return None
 
 
 def glance(place: str) -> Seen | None:

@@ -32,6 +32,10 @@ class Cause(StrEnum):
     TAKEN = "taken"
 
 
+JUDGED = frozenset({Cause.HANG, Cause.NOT_FINITE, Cause.EXPLOSION})
+"""For what the supervisor ends a launch on its own judgement."""
+
+
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """What was seen of a launch.
 
@@ -146,7 +150,7 @@ def _is_of_device(ending: Ending) -> bool:
 
 def told(seen: Evidence, cause: Cause) -> str:
     """What is to be said of the cause, in a few words."""
-    if cause in (Cause.HANG, Cause.NOT_FINITE, Cause.EXPLOSION) and seen.stopped_for is cause:
+    if cause in JUDGED and seen.stopped_for is cause:
         return ""
     if seen.ended in _SIGNAL_NAMES:
         return seen.ended

@@ -144,6 +144,17 @@ def test_a_run_that_somebody_else_trains_is_left_alone(supervise: Supervise, tmp
     assert run.causes == ["taken"]
 
 
+def test_a_lease_that_nobody_can_prove_dead_can_be_waited_for(supervise: Supervise, tmp_path: Path) -> None:
+    """As of a container that was killed: it expires."""
+    with suppress(InterruptedError), holdfast.Checkpointer(tmp_path / "repository", {"a": [1]}, run="digits"):
+        run = supervise(flags=("--on", "taken: restart 20, wait 1"))
+        run.until("starting again")
+        raise InterruptedError  # and save nothing
+    assert run.wait() == 0
+    assert run.causes[0] == "taken"
+    assert run.causes[-1] == "finished"
+
+
 def test_a_step_that_always_fails_is_approached_from_further_back_and_then_given_up(
     supervise: Supervise,
 ) -> None:
@@ -215,6 +226,15 @@ def test_a_training_that_is_not_well_goes_back_where_a_rule_says_so(
     assert run.report["launches"][1]["resumed_step"] == 20  # one before the newest
     assert "the loss is 9, 3 times in a row far above 1" in run.said
     assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
+
+
+def test_what_the_supervisor_gives_up_itself_is_not_taken_for_preempted(supervise: Supervise) -> None:
+    """Asked to end it leaves with 143, which would have platforms start it again for ever."""
+    faults = [f"loss@{step}" for step in range(5, 35)]
+    flags = ("--not-finite-steps", "5", "--monitor-interval", "0.02", "--on", "not-finite: stop")
+    run = supervise(*faults, flags=flags, TRAINEE_STEP_SECONDS="0.1")
+    assert run.wait() == 1
+    assert run.report["launches"][0]["exit_code"] == 143
 
 
 def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
