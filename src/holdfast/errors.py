@@ -154,6 +154,13 @@ class UnhealthyError(HoldfastError):
     exit_code = 15
 
 
+class RankError(HoldfastError):
+    """Another rank of the same training that has died, has left, is late, or is elsewhere in it."""
+
+    kind = "rank"
+    exit_code = 16
+
+
 class SealedError(HoldfastError):
     """A sealed repository for which no key was given, or none that opens it: no damage is known."""
 

@@ -22,6 +22,7 @@ PUBLIC = {
     "NotFoundError",
     "PoisonedError",
     "Progress",
+    "RankError",
     "RolledBackError",
     "Save",
     "SealedError",

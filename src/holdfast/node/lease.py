@@ -72,6 +72,16 @@ class Lease:
             self._storage.put(self._key, [msgspec.json.encode(given_back)])
 
 
+class Unheld:
+    """What a process has that trains under another one's lease."""
+
+    def renew_if_old(self, saving: Callable[[], Choice | None]) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
 def holders(storage: Storage, folder: str) -> list[ProcessIdentity]:
     """Processes that hold a lease in ``folder`` and are not known to be dead."""
     return [record.holder for record in live(storage, folder)]

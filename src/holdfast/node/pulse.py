@@ -15,7 +15,7 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +25,8 @@ import msgspec
 from holdfast.errors import HoldfastError
 
 PLACE_VARIABLE = "HOLDFAST_PULSE"
+RANKS_VARIABLE = "HOLDFAST_PULSE_RANKS"
+"""Places of the pages of ranks from 1 on, joined by commas."""
 STACKS_SIGNAL = int(signal.SIGRTMIN) + 7 if hasattr(signal, "SIGRTMIN") else 0
 """Asks a trainer to write down where all its threads are; nobody else uses it."""
 PAGE_BYTES = 16 * 1024
@@ -343,9 +345,10 @@ class Unwatched:
         pass
 
 
-def open_pulse(variables: Mapping[str, str]) -> Pulse | Unwatched:
-    """The page of this process's supervisor, if there is one and it can be reached."""
-    place = variables.get(PLACE_VARIABLE)
+def open_pulse(variables: Mapping[str, str], rank: int = 0) -> Pulse | Unwatched:
+    """The page of this process's supervisor, if there is one for this rank and it can be reached."""
+    further = variables.get(RANKS_VARIABLE, "").split(",")
+    place = ([variables.get(PLACE_VARIABLE), *further][rank : rank + 1] or [None])[0]
     try:
         return Pulse(place) if place else Unwatched()
     except (OSError, ValueError):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from holdfast.repository.run import Run
-from holdfast.training.health import Health
 from holdfast.training.saves import Save
-from holdfast.training.triggers import Requests, Triggers
+from holdfast.training.triggers import Requests
 
 
 class Asked:
@@ -43,14 +42,3 @@ class Asked:
         """All of them, which are the caller's from now on; one that nobody asked for if there is none."""
         taken, self._saves, self._of_requests = self._saves or [Save()], [], []
         return taken
-
-
-def wished(triggers: Triggers, asked: Asked, health: Health) -> str | None:
-    """Why to save whatever the rules of saving say: a signal, a request, or what was found."""
-    if triggers.leaving is not None:
-        return triggers.leaving.name
-    if asked:
-        return asked.reason
-    if triggers.save_asked:
-        return "SIGUSR1"
-    return f"found: {health.save_for}" if health.save_for is not None else None

@@ -9,18 +9,18 @@ from typing import Any, Self
 
 from holdfast.domain import finding_rules, keep_rules, save_rules
 from holdfast.domain.changes import flatten_config
-from holdfast.domain.events import Listener, Reported
+from holdfast.domain.events import Listener, Reported, Warned
 from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
 from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
 from holdfast.node.eventlog import event_log
-from holdfast.node.pulse import Unwatched, open_pulse
+from holdfast.node.pulse import Pulse, Unwatched, open_pulse
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
-from holdfast.training import console
+from holdfast.training import console, open_sessions
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
@@ -30,12 +30,12 @@ from holdfast.training.arguments import (
     chosen_background,
     chosen_memory_seconds,
 )
-from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
 from holdfast.training.overrides import read as read_overrides
 from holdfast.training.publishing import check_publish
+from holdfast.training.ranks.launch import Place, place, rank_told
 from holdfast.training.restoring import check_resume
 from holdfast.training.saves import Save
 from holdfast.training.session import Session
@@ -179,34 +179,45 @@ class Checkpointer:
             skip=overrides.skip,
         )
         log = event_log(os.environ, "trainer", console.say)
-        self._listeners: list[Listener] = [console.show, log, *listeners]
+        self._own_listeners: list[Listener] = [console.show, log]
+        self._listeners = [*listeners]
+        self._place = Place()
         self._session: Session | None = None
         self._left = False
 
     def __enter__(self) -> Self:
         if self._session is not None and not self._left:
             raise UsageError("This Checkpointer is entered already.", do="Make another one.")
-        pulse = open_pulse(os.environ) if not Session.any_open() else Unwatched()
+        rank = rank_told(os.environ)
+        pulse = open_pulse(os.environ, rank) if not open_sessions.any_open() else Unwatched()
         try:
-            refuse_many_ranks(os.environ)
+            self._place = place(os.environ)
             signatures.check_given()
-            repository = self._repository()
-            session = Session(repository, self._state, self._options, self._emit, pulse)
+            session = self._opened(pulse)
             session.enter()
         except BaseException as error:
             pulse.ends(None, error)
             raise
         self._session, self._left = session, False
         try:
-            self._emit(launched(repository.run(self._options.run), self._options.config, self.progress.step))
+            self._emit(launched(session.run, self._options.config, self.progress.step))
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
+    def _opened(self, pulse: Pulse | Unwatched) -> Session:
+        arguments = (self._state, self._options, self._emit, pulse)
+        if self._place.world_size == 1:
+            return Session(self._repository(), *arguments)
+        from holdfast.training.ranks.opening import open_ranks
+
+        names = str(self._location), self._options.run
+        return open_ranks(self._place, names, self._repository, self._warn, arguments)
+
     def _repository(self) -> Repository:
         options = self._options
-        if options.mirrors and options.resume != "never":
+        if options.mirrors and self._place.rank == 0 and options.resume != "never":
             fetch(self._location, options.run, options.mirrors)
         if options.resume in ("auto", "never"):
             return Repository.create(open_storage(self._location, create=True))
@@ -232,8 +243,12 @@ class Checkpointer:
         return self._session
 
     def _emit(self, event: Any) -> None:
-        for listener in self._listeners:
+        is_told = self._place.rank == 0 or isinstance(event, Warned)  # of all else rank 0 tells
+        for listener in [*(self._own_listeners if is_told else ()), *self._listeners]:
             listener(event)
+
+    def _warn(self, text: str) -> None:
+        self._emit(Warned(self._options.run, text))
 
     # -- loops -------------------------------------------------------------------------
 

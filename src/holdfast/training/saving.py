@@ -13,7 +13,7 @@ from holdfast.domain.events import Event, Saved, SaveFailed, SavingResumed, Warn
 from holdfast.domain.names import AttemptId
 from holdfast.domain.progress import Progress
 from holdfast.domain.save_costs import SaveCosts
-from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
+from holdfast.errors import BusyError, HoldfastError, RankError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.remembering import Memory
 from holdfast.repository.collecting import collector_paused
@@ -342,10 +342,12 @@ class Saver:
     def _failed(self, saved: _Open, error: HoldfastError) -> None:
         self.lost = True
         self._unwritten.forget()
-        if not isinstance(error, StorageError | BusyError):
+        if not isinstance(error, StorageError | BusyError | RankError):
             raise error
         self._failures += 1
         pause_seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
+        if isinstance(error, RankError):
+            pause_seconds = 0.0  # no storage has failed
         self._retry_at = time.monotonic() + pause_seconds
         if self._on_fault == "raise" or saved.insist:
             raise error

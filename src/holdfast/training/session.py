@@ -6,10 +6,10 @@ import contextlib
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.domain.events import Ended, Event, Started, Warned
-from holdfast.domain.names import validate_tag
+from holdfast.domain.names import CheckpointId, validate_tag
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
@@ -17,8 +17,8 @@ from holdfast.node import lease
 from holdfast.repository.history import reliability_before
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
-from holdfast.training import poison
-from holdfast.training.asking import Asked, wished
+from holdfast.training import open_sessions, poison
+from holdfast.training.asking import Asked
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
 from holdfast.training.health import Health
@@ -27,6 +27,8 @@ from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
 from holdfast.training.probing import Probe, rejoin
 from holdfast.training.pulsing import number_at_hand
+from holdfast.training.ranks.launch import Place
+from holdfast.training.reasons import Reasons
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
@@ -35,6 +37,7 @@ from holdfast.training.stepping import StepWatch
 from holdfast.training.timing import Timing
 from holdfast.training.triggers import Triggers
 from holdfast.training.views import Checkpoint
+from holdfast.training.ways import Way
 
 if TYPE_CHECKING:
     from holdfast.node.legacy import Legacy
@@ -56,7 +59,9 @@ class Session:
         Where a supervisor looks.
     """
 
-    _open: ClassVar[list[Session]] = []
+    _place = Place()
+    _saves_anywhere = True
+    """Whether `ask_save` saves at once outside the loops."""
 
     def __init__(
         self,
@@ -70,8 +75,9 @@ class Session:
         self._pulse = pulse
         self._state = state
         self._emit = emit
-        self._run = repository.run(options.run)
-        self._pid = os.getpid()
+        self.run = self._run = repository.run(options.run)
+        self.pid = os.getpid()
+        self._lease: lease.Lease | lease.Unheld = lease.Unheld()
         self._triggers = Triggers(options.grace_seconds)
         self._asked = Asked(self._run)
         self._outermost = True
@@ -83,13 +89,9 @@ class Session:
         self.loops = Loops(self, registry.data_seed(), options.skip)
         self._health = Health(options.run, options.findings, emit, self.loops.stop, supervised=pulse.watched)
         self._probe = Probe(options.probe, self.warn)
+        self._reasons = Reasons(self._triggers, self._asked, self._health, self._reports, self._timing)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
-
-    @classmethod
-    def any_open(cls) -> bool:
-        """Whether this process is inside a Checkpointer already."""
-        return any(session._pid == os.getpid() for session in cls._open)
 
     # -- entering ----------------------------------------------------------------------
 
@@ -113,7 +115,7 @@ class Session:
             self._begin_pulse()
             if self.restored is not None:
                 rejoin(self._health, self._probe, self.restored)
-            self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
+            self._record_base()
             self._make_saver(given, surroundings)
             self._watch.begin()
             self._health.watch_gpus(surroundings["devices"])
@@ -124,7 +126,7 @@ class Session:
             with contextlib.suppress(HoldfastError):
                 self._lease.release()
             raise
-        Session._open.append(self)
+        open_sessions.add(self)
         if self._options.signals and self._outermost and not self._triggers.install():
             self.warn("signals cannot save here: Python handles them in the main thread only.")
 
@@ -132,23 +134,22 @@ class Session:
         step = self.loops.steps_counted if self.restored is not None else None
         self._pulse.begins(self._run.storage.location, self._run.name, step)
 
-    def _take_over(self) -> None:
-        """Put an end to what this process, a notebook perhaps, left open of this very run."""
-        Session._open[:] = [s for s in Session._open if s._pid == self._pid]  # not those of a parent
-        for other in list(Session._open):
-            if (other._run.storage.location, other._run.name) == (self._run.storage.location, self._run.name):
-                other._let_go()
-                other._saver.close(done=False)
-        self._outermost = not Session._open
-
     def _claim(self) -> None:
         storage, layout = self._run.storage, self._run.layout
         with lease.claiming(storage, self._run.name):
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
-            self._take_over()
+            open_sessions.take_over(self._run)
+            self._outermost = not open_sessions.any_open()
             self._legacy = inherit_snapshots(self._run, self.warn)
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
+
+    def _record_base(self) -> None:
+        self._run.record_base(self._attempt, self._base)
+
+    @property
+    def _base(self) -> CheckpointId | None:
+        return self.restored.id if self.restored is not None else None
 
     def _restore(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         options = self._options
@@ -161,21 +162,21 @@ class Session:
             emit=self._emit,
             in_memory=self._legacy.tensors if self._legacy is not None else None,
             mirrors=options.mirrors,
+            place=self._place,
         )
-        self.restored = restore_for_launch(restorer, self._run, options.resume)
+        self.restored = self._chosen(restorer)
         if self.restored is None:
             self._emit(Started(self._run.name, self._run.storage.location, str(self._attempt)))
             return
         self._continue_from(self.restored)
 
+    def _chosen(self, restorer: Restorer) -> Restored | None:
+        return restore_for_launch(restorer, self._run, self._options.resume)
+
     def _continue_from(self, restored: Restored) -> None:
         training = restored.training
         rng = training.get("rng") if self._keeps_rng else None
-        progress = restored.manifest.summary.progress
-        if (position := training.get("position")) is not None:
-            self.loops.restore(position, rng)
-        else:  # an import, or saved by hand: only the counts are known
-            self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
+        self.loops.go_on(training.get("position"), restored.manifest.summary.progress, rng)
         if rng is not None:
             restore_rng(rng)
         self._timing.saved(self._here)
@@ -187,12 +188,12 @@ class Session:
         return self.loops.steps_counted, self.loops.epochs_counted
 
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
-        keep, base = self._options.keep, self.restored.id if self.restored is not None else None
+        keep = self._options.keep
         self._saver = Saver(
             self._run.name,
             self._attempt,
             self._state,
-            open_way(self._run, self._attempt, base, self._options, self.warn, self._legacy),
+            self._way(),
             given=self.restored.given if self.restored is not None else given,
             environment=surroundings,
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
@@ -202,6 +203,9 @@ class Session:
         self._legacy = None  # it has a new owner
         self._saver.durable = self._timing.saved_here
         self._reports.monitored = monitored_so_far(self._run, keep)
+
+    def _way(self) -> Way:
+        return open_way(self._run, self._attempt, self._base, self._options, self.warn, self._legacy)
 
     @property
     def _keeps_rng(self) -> bool:
@@ -220,7 +224,7 @@ class Session:
         self._triggers.guard_workers()
 
     def _before_step(self) -> None:
-        if os.getpid() == self._pid:
+        if os.getpid() == self.pid:
             self._saver.before_step()
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
@@ -240,23 +244,22 @@ class Session:
 
     def safe_point(self, *, counted: bool) -> None:
         """Save if something asks for it; leave if a signal asked for that."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return  # a forked child has no say
         self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
         self._health.act(self.loops.steps_counted)
         if self._outermost:
             self._asked.look(now=self._triggers.save_asked)
-        reason = self._reason() if counted else None
+        reason = self._reasons.to_save(self._here, self._saver) if counted else None
         to_hold = self._timing.reason_to_hold(self._here, self._saver) if counted and reason is None else None
         if not counted or ((reason or to_hold) is not None and not self._watch.settled()):
             return  # it moves to the next safe point
         if reason is not None or to_hold is not None or not self._prepared:
             with self._pulse.saving():
-                self._act(reason, to_hold)
+                self._act(reason, to_hold, leaving=self._triggers.leaving is not None)
 
-    def _act(self, reason: str | None, to_hold: str | None) -> None:
-        leaving = self._triggers.leaving is not None
+    def _act(self, reason: str | None, to_hold: str | None, *, leaving: bool) -> None:
         if leaving:
             self._triggers.begin_last_save()
         if reason is not None:
@@ -278,16 +281,6 @@ class Session:
             self._timing.left_out(self._saver.durable)
             self.loops.unmoved = False
 
-    def _reason(self) -> str | None:
-        """Why to save at this safe point; None if there is no reason."""
-        if (wish := wished(self._triggers, self._asked, self._health)) is not None:
-            return wish
-        saver, improved = self._saver, self._reports.improved
-        if saver.paused():
-            return None
-        due = self._timing.reason(self._here, saver, improved=improved)
-        return due or ("best so far" if improved else None)
-
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
@@ -295,12 +288,11 @@ class Session:
             self._timing.left_out(self._here)
             return
         point = self._point(done=done, probe=self._probe.value())
-        asked = self._asked.take()
-        self._triggers.save_asked = False
+        asked = self._reasons.take()
         try:
             taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
-            self._reports.improved, self._health.save_for = False, None
+            self._reasons.answered()
         if taken:
             self._timing.saved(self._here)
             self.loops.unmoved = True
@@ -338,11 +330,11 @@ class Session:
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
         save = Save(None if tag is None else validate_tag(tag))
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             save.error = UsageError("A forked child, such as a data worker, saves nothing.")
             return save
         self._asked.add(save)
-        if self.loops.between_turns:
+        if self.loops.between_turns and self._saves_anywhere:
             with self._pulse.saving():
                 self._save("save()")
         return save
@@ -354,7 +346,7 @@ class Session:
     ) -> None:
         """Save if leaving normally; record how the attempt ended; give everything back."""
         del trace
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return
         ending = error
         try:
@@ -374,15 +366,22 @@ class Session:
     def _save_at_end(self) -> None:
         self._saver.wait()
         self._learn_of_saves()
-        if not self.loops.unmoved or self._reports.unsaved or self._asked:
+        if self._wants_last_save():
             self._triggers.begin_last_save()
             self._save("end", done=True, insist=True)
+
+    def _wants_last_save(self) -> bool:
+        return not self.loops.unmoved or self._reports.unsaved or bool(self._asked)
+
+    def abandon(self) -> None:
+        """Let go of everything, another session takes its place."""
+        self._let_go()
+        self._saver.close(done=False)
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
         self._watch.end()
-        if self in Session._open:
-            Session._open.remove(self)
+        open_sessions.remove(self)
 
     def _close(self, error: BaseException | None) -> None:
         leaving = self._triggers.leaving
@@ -391,8 +390,11 @@ class Session:
         crashed = isinstance(error, Exception) and leaving is None
         self._saver.close(done=not crashed)
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
-            self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=error is None)
+            self._record_end(cause, done=error is None)
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._pulse.ends(cause, error)
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause, done=error is None))
+
+    def _record_end(self, cause: str, *, done: bool) -> None:
+        self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)
