@@ -63,6 +63,7 @@ _WHERE = {
             "SignatureError",
             "StorageError",
             "SupersededError",
+            "UnhealthyError",
             "UnsupportedError",
             "UsageError",
         )

@@ -36,3 +36,27 @@ def test_the_table_of_scale_is_that_of_the_results(monkeypatch):
         taken = " | ".join(seconds_text(look[kind]) for kind in ("seconds", "cpu_seconds"))
         row = next(line for line in PAGE.read_text().splitlines() if f"| {taken} |" in line)
         assert row.endswith(f"| {look['memory_bytes'] / 2**20:.0f} MiB |")
+
+
+def test_the_table_of_stores_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from stores import figures, markdown
+
+    results = json.loads((ROOT / "docs/benchmarks/results-stores.json").read_text())
+    assert results["figures"] == figures(results)
+    lines = PAGE.read_text().splitlines()
+    assert [line for line in markdown(results) if line not in lines] == []
+
+
+def test_the_table_of_recoveries_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tables import seconds_text
+    from training_figures import RECOVERY_TARGET_SECONDS, recovery_figures
+
+    results = json.loads((ROOT / "docs/benchmarks/results-recovery.json").read_text())
+    lines = PAGE.read_text().splitlines()
+    for size, raw in results["raw"]["recovery"].items():
+        for fault, one in recovery_figures(raw).items():
+            taken = " | ".join(seconds_text(one[name]) for name in ("found", "ended", "to_step", "slowest"))
+            name = f"{size.replace('MB', ' MB')}, {fault}"
+            assert f"| {name} | {taken} | {RECOVERY_TARGET_SECONDS} s |" in lines

@@ -151,8 +151,9 @@ def _features(storage: Storage) -> Iterator[Check]:
     from holdfast.storage.probe import probe
 
     if isinstance(storage, KeepsApart):
-        storage.check_conditions()
-        yield Check("ok", "store", "honours 'create only if absent'; without locks, removals wait 6 hours")
+        header = storage.check_conditions()
+        honoured = f"honours 'create only if absent' ({header})"
+        yield Check("ok", "store", f"{honoured}; without locks, removals wait 6 hours")
     if not isinstance(storage, LocalStorage):
         return
     features = probe(storage.location)

@@ -215,6 +215,13 @@ def command(
             show_default=False,
         ),
     ] = None,
+    drillable: Annotated[
+        bool,
+        typer.Option(
+            "--drillable",
+            help="Let 'holdfast drill --live' reach inside of it: hang, segfault, memory.",
+        ),
+    ] = False,
     nproc_per_node: Annotated[
         str,
         typer.Option(
@@ -287,6 +294,8 @@ def command(
         preempted_code=preempted_exit_code,
         skip_batches=skip_batches,
     )
+    if drillable:
+        os.environ.update(_inside())
     wanted = Wanted(metrics_host, metrics_port, notify_url, notify_command, traces_url)
     with audience(wanted) as listening:
         supervisor = Supervisor(how, listening)
@@ -295,6 +304,13 @@ def command(
     if requeue:
         _requeue(supervisor)
     raise typer.Exit(code)
+
+
+def _inside() -> dict[str, str]:
+    from holdfast.drill.faults.inside import variables
+    from holdfast.drill.faults.registry import FAULTS
+
+    return variables(fault for fault in FAULTS.values() if not fault.copies_only)
 
 
 def _show(table: Mapping[Cause, Rule]) -> None:

@@ -29,9 +29,14 @@ class Cause(StrEnum):
     DAMAGED = "damaged"
     NOT_FINITE = "not-finite"
     EXPLOSION = "explosion"
+    UNHEALTHY = "unhealthy"
     CONFIGURATION = "configuration"
     TAKEN = "taken"
     NODE_LOST = "node-lost"
+
+
+JUDGED = frozenset({Cause.HANG, Cause.NOT_FINITE, Cause.EXPLOSION})
+"""For what the supervisor ends a launch on its own judgement."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,6 +91,7 @@ _OF_KINDS = {
     "busy": Cause.TAKEN,
     "superseded": Cause.TAKEN,
     "storage": Cause.STORAGE,
+    "unhealthy": Cause.UNHEALTHY,
     "rank": Cause.NODE_LOST,
 }
 _OF_SIGNALS = {signal.SIGTERM: Cause.PREEMPTED, signal.SIGINT: Cause.INTERRUPTED}
@@ -180,7 +186,7 @@ def _is_of_device(ending: Ending) -> bool:
 
 def told(seen: Evidence, cause: Cause) -> str:
     """What is to be said of the cause, in a few words."""
-    if cause in (Cause.HANG, Cause.NOT_FINITE, Cause.EXPLOSION) and seen.stopped_for is cause:
+    if cause in JUDGED and seen.stopped_for is cause:
         return ""
     if seen.ended in _SIGNAL_NAMES:
         return seen.ended

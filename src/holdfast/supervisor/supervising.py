@@ -14,7 +14,7 @@ from holdfast.domain.events import LaunchBegan, Recovered
 from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, RANKS_VARIABLE, Page, Seen
 from holdfast.supervisor import reporting
-from holdfast.supervisor.causes import Cause, signal_of
+from holdfast.supervisor.causes import JUDGED, Cause, signal_of
 from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
 from holdfast.supervisor.earlier import step_back
 from holdfast.supervisor.rules import Rule
@@ -171,6 +171,8 @@ class Supervisor:
             return self._how.preempted_code
         if self.ended_for is Cause.INTERRUPTED:
             return 130
+        if self.ended_for in JUDGED:
+            return 1  # not 143, with which it left when it was asked to: others would start it again
         number = signal_of(last.code)
         return last.code if last.code >= 0 or number is None else 128 + number
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast.domain import keep_rules, save_rules
+from holdfast.domain import finding_rules, keep_rules, save_rules
 from holdfast.domain.changes import flatten_config
 from holdfast.domain.events import Listener, Reported, Warned
 from holdfast.domain.keep_rules import KeepRule
@@ -20,10 +20,11 @@ from holdfast.node.pulse import Pulse, Unwatched, open_pulse
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
-from holdfast.training import console
+from holdfast.training import console, open_sessions
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
+    check_probe,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -61,13 +62,22 @@ class Checkpointer:
     changed : {"refuse", "keep", "apply"}
         If the script gives other values (``lr``, ``config`` ...) than the checkpoint recorded.
     save : SaveRule or str, optional
-        When to save, besides signals, requests and the end: ``"auto"`` (at most 1 % of the
-        time, at least every 30 min), ``every(steps=100)``, ``"every 10 minutes"`` ... With
+        When to save, besides signals, requests and the end: ``"auto"`` (by what a save costs and how
+        often training fails; at most 1 % of the time, at least every 30 min), ``every(steps=100)``,
+        ``"every 10 minutes"`` ... With
         ``"memory every 1 step, disk every 100 steps"`` snapshots stay in memory, too.
     keep : KeepRule or str
         What to keep: ``"last 3"``, ``keep(last=3, best=2, monitor="val_loss")`` ...
     on_fault : {"pause", "raise"}
         When storage fails: warn, train on and save again once it works; or stop.
+    on_finding : str
+        What to do when training is not well: ``"warn"``, ``"ignore"``, ``"save"``, ``"stop"`` or
+        ``"back"`` (to an earlier recovery point, below ``holdfast run``) for everything, or by
+        kind: ``"spike: save, plateau: ignore"``. ``"auto"`` warns, but below ``holdfast run``
+        goes back from a resume that does not join what was before.
+    probe : callable, optional
+        Gives a number that tells a state, such as the loss of one fixed batch. Asked at each save
+        and right after a restore, where it has to give the same again.
     signals : bool
         Save and leave on SIGTERM and Ctrl-C; save and go on on SIGUSR1.
     rng : bool
@@ -119,6 +129,8 @@ class Checkpointer:
         save: SaveRule | str | None = "auto",
         keep: KeepRule | str = "last 3",
         on_fault: str = "pause",
+        on_finding: str = "auto",
+        probe: Callable[[], Any] | None = None,
         signals: bool = True,
         rng: bool = True,
         grace_seconds: float = 20,
@@ -160,6 +172,8 @@ class Checkpointer:
             compact=compact,
             mirrors=overrides.mirrors(mirror, mirror_keep),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
+            findings=finding_rules.parse(overrides.on_finding or on_finding),
+            probe=check_probe(probe),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
             skip=overrides.skip,
@@ -175,7 +189,7 @@ class Checkpointer:
         if self._session is not None and not self._left:
             raise UsageError("This Checkpointer is entered already.", do="Make another one.")
         rank = rank_told(os.environ)
-        pulse = open_pulse(os.environ, rank) if not Session.any_open() else Unwatched()
+        pulse = open_pulse(os.environ, rank) if not open_sessions.any_open() else Unwatched()
         try:
             self._place = place(os.environ)
             signatures.check_given()
@@ -265,7 +279,7 @@ class Checkpointer:
 
     def stop(self, reason: str = "stopped") -> None:
         """End the loops at the end of the present turn; a later launch yields no turns."""
-        self._entered.loops.stopped = reason
+        self._entered.loops.stop(reason)
 
     def save(self, *, tag: str | None = None) -> Save:
         """Ask for a checkpoint: now if outside the loops, else at the end of the present turn."""

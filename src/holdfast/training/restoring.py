@@ -34,6 +34,7 @@ from holdfast.repository.recalling import recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
+from holdfast.repository.vouching import passed_over
 from holdfast.training import poison
 from holdfast.training.mirroring import mend
 from holdfast.training.ranks.launch import Place
@@ -60,6 +61,10 @@ class Restored(msgspec.Struct, frozen=True):
         Entries passed over with ``strict=False``.
     from_memory : bool
         Whether no tensor had to be read from the storage.
+    altered : bool
+        Whether values that the script gives have taken the place of those recorded.
+    inexact : bool
+        Whether software or device are such that bits may differ.
     """
 
     id: CheckpointId
@@ -69,6 +74,8 @@ class Restored(msgspec.Struct, frozen=True):
     seconds: float
     skipped: list[str]
     from_memory: bool = False
+    altered: bool = False
+    inexact: bool = False
 
     def event(self, run: str, attempt: str) -> events.Restored:
         """What is told of it."""
@@ -147,6 +154,10 @@ class Restorer:
         return restored
 
     def _newest(self, only: Iterable[str] | None, *, strict: bool) -> Restored | None:
+        for attempt in passed_over(self._run.attempts()):
+            self._warn(
+                f"attempt {attempt.id} does not count: nobody who is trusted here signed what it starts from."
+            )
         last: DamagedError | SignatureError | StorageError | None = None
         tried: set[CheckpointId] = set()
         while (checkpoint := self._candidate(tried)) is not None:
@@ -243,6 +254,7 @@ class Restorer:
             self._check_world_size(whole)
             manifest = of_rank(whole, self._place.rank if self._place is not None else 0)
             resolution, recorded = self._compare(manifest)
+            inexact = self._compare_environment(manifest)
             saved = tree.decode(manifest.details.tree)
             plan = walk.plan(self._state, saved, manifest.specs(), only)
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
@@ -259,7 +271,17 @@ class Restorer:
         training = tree.decode(manifest.details.training)
         seconds = time.monotonic() - started
         from_memory = bool(plan.reads) and not reads
-        return Restored(checkpoint, manifest, training, recorded, seconds, skipped, from_memory)
+        return Restored(
+            checkpoint,
+            manifest,
+            training,
+            recorded,
+            seconds,
+            skipped,
+            from_memory,
+            altered=bool(resolution.apply),
+            inexact=inexact,
+        )
 
     @contextmanager
     def _judging(self, manifest: Manifest, hints: list[str]) -> Iterator[None]:
@@ -282,6 +304,15 @@ class Restorer:
                 time.sleep(0.2)
         raise AssertionError  # unreachable: the last turn returns or raises
 
+    def _compare_environment(self, manifest: Manifest) -> bool:
+        """Say what differs from the environment that wrote it; whether bits may differ by that."""
+        if self._environment is None:
+            return False
+        changes = compare_environment(manifest.details.environment, self._environment)
+        if changes.warning is not None:
+            self._emit(Warned(self._run.name, changes.warning))
+        return bool(changes.inexact)
+
     def _check_world_size(self, manifest: Manifest) -> None:
         """Refuse a checkpoint of another number of ranks: positions and generators belong to ranks."""
         saved, here = world_size(manifest), self._place
@@ -295,12 +326,8 @@ class Restorer:
             )
 
     def _compare(self, manifest: Manifest) -> tuple[Resolution, dict[str, Any]]:
-        """What differs from the script and environment that wrote it."""
+        """What differs from the script that wrote it."""
         recorded = {name: tree.decode(node) for name, node in manifest.details.given.items()}
-        if self._environment is not None:
-            changes = compare_environment(manifest.details.environment, self._environment)
-            if changes.warning is not None:
-                self._emit(Warned(self._run.name, changes.warning))
         if self._given is None:
             return Resolution(), recorded
         if not recorded:  # an import, or saved by hand: nothing to compare

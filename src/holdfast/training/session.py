@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.domain.events import Ended, Event, Started, Warned
 from holdfast.domain.names import CheckpointId, validate_tag
@@ -14,16 +14,19 @@ from holdfast.errors import HoldfastError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
+from holdfast.repository.history import reliability_before
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
-from holdfast.training import poison
+from holdfast.training import open_sessions, poison
 from holdfast.training.asking import Asked
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
+from holdfast.training.health import Health
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
-from holdfast.training.pulsing import at_hand
+from holdfast.training.probing import Probe, rejoin
+from holdfast.training.pulsing import number_at_hand
 from holdfast.training.ranks.launch import Place
 from holdfast.training.reasons import Reasons
 from holdfast.training.reports import Reports, detached
@@ -31,6 +34,7 @@ from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
 from holdfast.training.saving import SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
+from holdfast.training.timing import Timing
 from holdfast.training.triggers import Triggers
 from holdfast.training.views import Checkpoint
 from holdfast.training.ways import Way
@@ -55,7 +59,6 @@ class Session:
         Where a supervisor looks.
     """
 
-    _open: ClassVar[list[Session]] = []
     _place = Place()
     _saves_anywhere = True
     """Whether `ask_save` saves at once outside the loops."""
@@ -73,24 +76,22 @@ class Session:
         self._state = state
         self._emit = emit
         self.run = self._run = repository.run(options.run)
-        self._pid = os.getpid()
+        self.pid = os.getpid()
         self._lease: lease.Lease | lease.Unheld = lease.Unheld()
         self._triggers = Triggers(options.grace_seconds)
         self._asked = Asked(self._run)
         self._outermost = True
         self._reports = Reports(options.keep, self.warn)
         self._prepared = False
-        self._reasons = Reasons(options, self._triggers, self._asked, self._reports)
+        self._timing = Timing(options.save, options.memory)
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed(), options.skip)
+        self._health = Health(options.run, options.findings, emit, self.loops.stop, supervised=pulse.watched)
+        self._probe = Probe(options.probe, self.warn)
+        self._reasons = Reasons(self._triggers, self._asked, self._health, self._reports, self._timing)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
-
-    @classmethod
-    def any_open(cls) -> bool:
-        """Whether this process is inside a Checkpointer already."""
-        return any(session._pid == os.getpid() for session in cls._open)
 
     # -- entering ----------------------------------------------------------------------
 
@@ -111,35 +112,34 @@ class Session:
         try:
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
+            self._begin_pulse()
+            if self.restored is not None:
+                rejoin(self._health, self._probe, self.restored)
             self._record_base()
             self._make_saver(given, surroundings)
             self._watch.begin()
+            self._health.watch_gpus(surroundings["devices"])
+            self._timing.begin(self._state, lambda: reliability_before(self._run, self._attempt))
         except BaseException:
             if self._legacy is not None:
                 self._legacy.decline()
             with contextlib.suppress(HoldfastError):
                 self._lease.release()
             raise
-        Session._open.append(self)
+        open_sessions.add(self)
         if self._options.signals and self._outermost and not self._triggers.install():
             self.warn("signals cannot save here: Python handles them in the main thread only.")
+
+    def _begin_pulse(self) -> None:
         step = self.loops.steps_counted if self.restored is not None else None
         self._pulse.begins(self._run.storage.location, self._run.name, step)
-
-    def _take_over(self) -> None:
-        """Put an end to what this process, a notebook perhaps, left open of this very run."""
-        Session._open[:] = [s for s in Session._open if s._pid == self._pid]  # not those of a parent
-        for other in list(Session._open):
-            if (other._run.storage.location, other._run.name) == (self._run.storage.location, self._run.name):
-                other._let_go()
-                other._saver.close(done=False)
-        self._outermost = not Session._open
 
     def _claim(self) -> None:
         storage, layout = self._run.storage, self._run.layout
         with lease.claiming(storage, self._run.name):
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
-            self._take_over()
+            open_sessions.take_over(self._run)
+            self._outermost = not open_sessions.any_open()
             self._legacy = inherit_snapshots(self._run, self.warn)
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
@@ -176,14 +176,10 @@ class Session:
     def _continue_from(self, restored: Restored) -> None:
         training = restored.training
         rng = training.get("rng") if self._keeps_rng else None
-        progress = restored.manifest.summary.progress
-        if (position := training.get("position")) is not None:
-            self.loops.restore(position, rng)
-        else:  # an import, or saved by hand: only the counts are known
-            self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
+        self.loops.go_on(training.get("position"), restored.manifest.summary.progress, rng)
         if rng is not None:
             restore_rng(rng)
-        self._reasons.mark(*self._here)
+        self._timing.saved(self._here)
         self.loops.metrics = dict(restored.manifest.summary.metrics)
         self._emit(restored.event(self._run.name, str(self._attempt)))
 
@@ -205,7 +201,7 @@ class Session:
             emit=self._emit,
         )
         self._legacy = None  # it has a new owner
-        self._saver.durable = (self._reasons.on_disk.step, self._reasons.on_disk.epoch)
+        self._saver.durable = self._timing.saved_here
         self._reports.monitored = monitored_so_far(self._run, keep)
 
     def _way(self) -> Way:
@@ -228,11 +224,14 @@ class Session:
         self._triggers.guard_workers()
 
     def _before_step(self) -> None:
-        if os.getpid() == self._pid:
+        if os.getpid() == self.pid:
             self._saver.before_step()
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
-        self._pulse.stepped(step, lambda: at_hand(metrics.get("loss")))
+        loss = number_at_hand(metrics.get("loss"))
+        self._pulse.stepped(step, loss)
+        self._health.stepped(loss, metrics)
+        self._saver.stepped()
 
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()
@@ -245,14 +244,15 @@ class Session:
 
     def safe_point(self, *, counted: bool) -> None:
         """Save if something asks for it; leave if a signal asked for that."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return  # a forked child has no say
-        self._lease.renew_if_old()
+        self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
+        self._health.act(self.loops.steps_counted)
         if self._outermost:
             self._asked.look(now=self._triggers.save_asked)
-        reason = self._reasons.to_save(*self._here, self._saver) if counted else None
-        to_hold = self._reasons.to_hold(*self._here, self._saver) if counted and reason is None else None
+        reason = self._reasons.to_save(self._here, self._saver) if counted else None
+        to_hold = self._timing.reason_to_hold(self._here, self._saver) if counted and reason is None else None
         if not counted or ((reason or to_hold) is not None and not self._watch.settled()):
             return  # it moves to the next safe point
         if reason is not None or to_hold is not None or not self._prepared:
@@ -278,33 +278,35 @@ class Session:
         self._saver.poll()
         if self._saver.lost:
             self._saver.lost = False
-            self._reasons.on_disk.mark(*self._saver.durable)
+            self._timing.left_out(self._saver.durable)
             self.loops.unmoved = False
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
-            self._reasons.on_disk.mark(*self._here)
+            self._timing.left_out(self._here)
             return
-        asked = self._asked.take()
-        self._triggers.save_asked = False
+        point = self._point(done=done, probe=self._probe.value())
+        asked = self._reasons.take()
         try:
-            taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
+            taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
-            self._reports.improved = False
+            self._reasons.answered()
         if taken:
-            self._reasons.mark(*self._here)
+            self._timing.saved(self._here)
             self.loops.unmoved = True
             self._reports.unsaved = False
 
     def _hold(self, reason: str) -> None:
         poison.refuse(self._state.values())
         self._saver.hold(self._point(), reason)
-        self._reasons.in_memory.mark(*self._here)
+        self._timing.held(self._here)
 
-    def _point(self, *, done: bool = False) -> SavePoint:
-        training: dict[str, Any] = {"position": self.loops.state()}
+    def _point(self, *, done: bool = False, probe: float | None = None) -> SavePoint:
+        training: dict[str, Any] = {"position": self.loops.state(), "losses": self._health.tail}
+        if probe is not None:
+            training["probe"] = probe
         if self._keeps_rng:
             training["rng"] = capture_rng()
         metrics = self.loops.metrics | self._reports.metrics
@@ -322,11 +324,13 @@ class Session:
     def report(self, metrics: dict[str, Any]) -> None:
         """Attach metrics to the state just evaluated."""
         self._reports.add(metrics, between_turns=self.loops.between_turns)
+        self._timing.reported(metrics)
+        self._health.reported(metrics)
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
         save = Save(None if tag is None else validate_tag(tag))
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             save.error = UsageError("A forked child, such as a data worker, saves nothing.")
             return save
         self._asked.add(save)
@@ -342,7 +346,7 @@ class Session:
     ) -> None:
         """Save if leaving normally; record how the attempt ended; give everything back."""
         del trace
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return
         ending = error
         try:
@@ -350,7 +354,7 @@ class Session:
                 if kind is None:
                     self._save_at_end()
                 elif not issubclass(kind, KeyboardInterrupt):
-                    self._let_saves_finish()
+                    self._saver.let_finish(self._options.grace_seconds)
         except BaseException as failure:
             ending = failure
             raise
@@ -369,18 +373,15 @@ class Session:
     def _wants_last_save(self) -> bool:
         return not self.loops.unmoved or self._reports.unsaved or bool(self._asked)
 
-    def _let_saves_finish(self) -> None:
-        """Leaving by an exception saves nothing more, but what was taken before is not left in doubt."""
-        try:
-            self._saver.wait(self._options.grace_seconds)
-        except HoldfastError as error:
-            self.warn(str(error))
+    def abandon(self) -> None:
+        """Let go of everything, another session takes its place."""
+        self._let_go()
+        self._saver.close(done=False)
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
         self._watch.end()
-        if self in Session._open:
-            Session._open.remove(self)
+        open_sessions.remove(self)
 
     def _close(self, error: BaseException | None) -> None:
         leaving = self._triggers.leaving

@@ -81,10 +81,11 @@ class RankSession(Session):
 
     def safe_point(self, *, counted: bool) -> None:
         """Save if all ranks have agreed to, and say what this one wants next."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return
-        self._lease.renew_if_old()
+        self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
+        self._health.act(self.loops.steps_counted)
         at_once, self._epochs_passed = self._is_epoch_end(), self.loops.epochs_counted
         agreed = self._role.arrive(self._wish_now, lambda: self._is_ready(counted=counted), at_once=at_once)
         if agreed is not None:
@@ -112,7 +113,7 @@ class RankSession(Session):
             reason = self._reasons.urgent()
         else:
             self._asked.look(now=self._triggers.save_asked)
-            reason = self._reasons.to_save(step, epoch, self._saver)
+            reason = self._reasons.to_save((step, epoch), self._saver)
         return Agreed(reason, self._triggers.leaving) if reason is not None else None
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
