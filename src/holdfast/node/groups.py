@@ -116,12 +116,22 @@ def send(pid: int, number: int) -> None:
 
 def given(name: str, value: str) -> list[int]:
     """Processes, of whatever group, that were started with this in their environment."""
-    wanted, found = f"{name}={value}".encode(), []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if int(entry.name) != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return [pid for pid in found if lives(pid)]
+    pids = [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+    return [pid for pid in pids if pid != os.getpid() and was_given(pid, name, value) and lives(pid)]
+
+
+def was_given(pid: int, name: str, value: str) -> bool:
+    """Whether a process was started with this in its environment, as far as that may be seen."""
+    with suppress(OSError):
+        return f"{name}={value}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return False
+
+
+def parent(pid: int) -> int:
+    """The process above; 0 if there is none, or it is not known."""
+    with suppress(OSError, IndexError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    return 0
 
 
 def lives(pid: int) -> bool:

@@ -47,7 +47,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("whole")
     ranks = [
         subprocess.Popen(
-            [sys.executable, str(TRAINEE), str(folder / "r")],
+            ["sh", "-c", '"$@"; exit $?', "wrapper", sys.executable, str(TRAINEE), str(folder / "r")],
             env=os.environ | {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
         )
         for rank in (0, 1)

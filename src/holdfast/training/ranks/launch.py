@@ -10,6 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from holdfast.errors import HoldfastError, UnsupportedError, UsageError
+from holdfast.node.groups import parent, was_given
 from holdfast.node.process import ProcessIdentity
 
 _NAMES = (
@@ -73,8 +74,18 @@ def _checked(size: str, rank: str, here: str, names: tuple[str, str, str]) -> Pl
 
 def launch_name(variables: Mapping[str, str], location: str, run: str) -> str:
     """What the ranks of one launch call the memory that they share for a run, and no other launch does."""
-    parent = ProcessIdentity.of_process(os.getppid())
+    launcher = ProcessIdentity.of_process(_launcher(variables))
     said = [variables.get(name, "") for name in _TELL_LAUNCHES_APART]
-    told = [parent.boot, parent.pid_namespace, str(parent.pid), str(parent.started_seconds), *said]
+    who = (launcher.boot, launcher.pid_namespace, str(launcher.pid), str(launcher.started_seconds))
+    told = [*who, *said]
     digest = hashlib.sha256("\0".join([*told, location, run]).encode()).hexdigest()
     return f"holdfast-ranks-{digest[:24]}"
+
+
+def _launcher(variables: Mapping[str, str]) -> int:
+    """The nearest process above that was not told just this: those between wrap one rank only."""
+    told = [(name, variables[name]) for names in _NAMES for name in names if name in variables]
+    pid = os.getppid()
+    while told and pid > 1 and all(was_given(pid, name, value) for name, value in told):
+        pid = parent(pid)  # a job's own RANK, of one of 1, is another thing
+    return pid
