@@ -64,4 +64,4 @@ class Following(Blocking):
         started = time.monotonic()
         outcome = self._follower.save(self._run, draft, details or encode_details(draft))
         seconds = time.monotonic() - started
-        self._outcomes.append(msgspec.structs.replace(outcome, seconds=seconds, burden_seconds=seconds))
+        self._outcomes.append(msgspec.structs.replace(outcome, seconds=seconds, stall_seconds=seconds))
