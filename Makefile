@@ -12,6 +12,8 @@ WORKERS ?= 3
 SOAK_SECONDS ?= 1800
 FUZZ_SECONDS ?= 600
 TORTURE_SECONDS ?= 600
+STORM_SECONDS ?= 3600
+STORM := kill,stop,hang,segfault,memory,full-disk,slow-disk,bit-rot,torn-pack,agent,supervisor,machine,nan
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
@@ -92,9 +94,11 @@ $(S3FS): $(STAMP)
 $(ZIPNN): $(STAMP)
 	@$(PIP) --editable '.[bench-size]' && touch $@ || echo "zipnn could not be built: the results say so."
 
-soak: setup system  ## Thousands of random kills, and of forged bytes, for as long as you like
+soak: setup system  ## Thousands of random kills, of forged bytes, and a storm of faults, for as long as you like
 	@PYTHONPATH=tests $(BIN)/python -m crash.fuzz $(FUZZ_SECONDS)
 	@PYTHONPATH=tests $(BIN)/python -m crash.soak $(SOAK_SECONDS)
+	@$(BIN)/holdfast drill --storm $(STORM_SECONDS) --faults $(STORM) -- $(BIN)/python \
+		tests/integration/drill/drillable.py torch --seconds 0.1 --steps $$((3 * $(STORM_SECONDS)))
 
 torture: setup  ## Processes of all kinds killed at random in one repository, compared with a model
 	@$(BIN)/python tests/crash/torture.py --seconds $(TORTURE_SECONDS)

@@ -4,7 +4,8 @@ import time
 
 BEGUN = time.monotonic()  # of a clock that all processes of a machine share
 
-import sys  # noqa: E402 - the clock comes first
+import os  # noqa: E402 - the clock comes first
+import sys  # noqa: E402
 
 
 def main() -> None:
@@ -22,6 +23,7 @@ def main() -> None:
     size, repository, rule = sys.argv[1:4]
     trainer = Trainer(SHAPES[size])
     _tell("begun", BEGUN)
+    _tell("pid", os.getpid())
     _tell("built")
     checkpointer = Checkpointer(repository, trainer.state, save=rule, background=True)
     checkpointer._listeners.append(listen)  # what it tells on standard error, unrounded

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from tables import seconds_text as _s
 from tables import table as _table
-from training_report import print_training
+from training_report import print_training, recoveries
 
 
 def print_report(results: dict[str, Any]) -> None:
@@ -20,6 +20,8 @@ def print_report(results: dict[str, Any]) -> None:
         console.print(_memory(results["memory"]))
     for size, found in results.get("training", {}).items():
         print_training(console, size, found)
+    for size, one in results.get("recovery", {}).items():
+        console.print(recoveries(size, one))
     if "small" in results:
         console.print(_small(results["small"]))
 

@@ -1,7 +1,7 @@
 """Side by side with the rivals: save until durable and load of a real training state, training while it
 is saved, and small things.
 
-    python benchmarks/run.py [--quick] [--only torch paddle memory training small] [--repetitions N]
+    python benchmarks/run.py [--quick] [--only torch paddle memory training recovery small] [--repetitions N]
                              [--sizes 10MB 150MB 1.5GB] [--kinds torch lightning transformers paddle jax]
                              [--rotations N] [--long] [--folder PATH]
 
@@ -28,7 +28,7 @@ CONTENDERS = {
     "torch": ("holdfast", "torch.save", "safetensors", "torch.distributed.checkpoint"),
     "paddle": ("holdfast", "paddle.save"),
 }
-PARTS = ("torch", "paddle", "memory", "training", "small")
+PARTS = ("torch", "paddle", "memory", "training", "recovery", "small")
 RELAUNCHES = 3
 RIVALS = {
     "lightning": ("lightning",),
@@ -93,6 +93,8 @@ def measure(folder: Path, size: str, options: argparse.Namespace) -> dict[str, A
         results["memory"] = {framework: _memory(folder, framework, size) for framework in CONTENDERS}
     if "training" in options.only:
         results["training"] = {size: _training(folder, size, options, results) for size in options.sizes}
+    if "recovery" in options.only:
+        results["recovery"] = {size: _recovery(folder, size, results) for size in options.sizes}
     if "small" in options.only:
         print("small things", flush=True)
         count = options.checkpoints or (500 if size == "quick" else 5000)
@@ -130,6 +132,15 @@ def _training(
     print(f"training, {size}: killed and launched again", flush=True)
     raw["relaunch"] = in_process(folder, "relaunch.py", size, str(RELAUNCHES))
     return {"kinds": kinds, "left_out": left_out, "relaunch": relaunch_figures(raw["relaunch"])}
+
+
+def _recovery(folder: Path, size: str, results: dict[str, Any]) -> dict[str, Any]:
+    from training_figures import recovery_figures
+
+    print(f"recovery, {size}: struck under holdfast run", flush=True)
+    raw = in_process(folder, "recovery.py", size, str(RELAUNCHES))
+    results["raw"].setdefault("recovery", {})[size] = raw
+    return recovery_figures(raw)
 
 
 def _show(results: dict[str, Any], out: Path) -> None:

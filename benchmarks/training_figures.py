@@ -14,6 +14,7 @@ SETTLED_STEPS = 5
 RESTORE_TARGETS = {"memcpy": 2.5, "read": 1.3}
 """A verified restore, of a copy in memory and of a bare read of as much."""
 KILL_TARGET_SECONDS = 1.0
+RECOVERY_TARGET_SECONDS = 1.5
 """From SIGKILL to the first new step, beside importing and building the model."""
 
 Turn = dict[str, Any]
@@ -115,4 +116,13 @@ def _relaunched(kind: str, found: list[dict[str, Any]]) -> dict[str, Any]:
         "target_ratio": RESTORE_TARGETS[best],
         "places": sorted({one["place"] for one in found}),
         "lost_steps": max(one["killed_after"] + 1 - one["first_step"] for one in found),
+    }
+
+
+def recovery_figures(raw: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Medians of each fault, and the slowest way to a new step."""
+    return {
+        fault: {name: median(one[name] for one in found) for name in found[0]}
+        | {"slowest": max(one["to_step"] for one in found)}
+        for fault, found in raw["recoveries"].items()
     }

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 from tables import seconds_text, table
-from training_figures import EVERY, KILL_TARGET_SECONDS, RARELY
+from training_figures import EVERY, KILL_TARGET_SECONDS, RARELY, RECOVERY_TARGET_SECONDS
 
 TITLES = {
     "torch": "PyTorch",
@@ -80,5 +80,18 @@ def _relaunches(size: str, found: dict[str, Any]) -> Table:
         "limit: memcpy, or a bare read from the disk; entering: all until the first turn; to a step: from "
         f"SIGKILL to the end of a new one, beside {seconds_text(own)} to import and build the model "
         f"(target: {seconds_text(KILL_TARGET_SECONDS)})"
+    )
+    return made
+
+
+def recoveries(size: str, found: dict[str, dict[str, float]]) -> Table:
+    """From a fault to the next step under supervision."""
+    made = table(f"{size}: struck under holdfast run (medians)", "", "found", "ended", "to a step", "slowest")
+    for fault, one in found.items():
+        made.add_row(fault, *(seconds_text(one[name]) for name in ("found", "ended", "to_step", "slowest")))
+    own = max(one["own"] for one in found.values())
+    made.caption = (
+        f"to a step: from the launch's end to a new step, beside {seconds_text(own)} to import and build the "
+        f"model (target: {seconds_text(RECOVERY_TARGET_SECONDS)})"
     )
     return made

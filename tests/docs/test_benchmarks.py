@@ -46,3 +46,17 @@ def test_the_table_of_stores_is_that_of_the_results(monkeypatch):
     assert results["figures"] == figures(results)
     lines = PAGE.read_text().splitlines()
     assert [line for line in markdown(results) if line not in lines] == []
+
+
+def test_the_table_of_recoveries_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from tables import seconds_text
+    from training_figures import RECOVERY_TARGET_SECONDS, recovery_figures
+
+    results = json.loads((ROOT / "docs/benchmarks/results-recovery.json").read_text())
+    lines = PAGE.read_text().splitlines()
+    for size, raw in results["raw"]["recovery"].items():
+        for fault, one in recovery_figures(raw).items():
+            taken = " | ".join(seconds_text(one[name]) for name in ("found", "ended", "to_step", "slowest"))
+            name = f"{size.replace('MB', ' MB')}, {fault}"
+            assert f"| {name} | {taken} | {RECOVERY_TARGET_SECONDS} s |" in lines

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -75,8 +76,31 @@ def recovery(moments: Sequence[Moment], strike: Strike) -> Recovery:
     return Recovery(lost, beyond.seconds - strike.seconds if beyond is not None else None)
 
 
+def costs(strike: Strike | None, cost: Recovery | None) -> tuple[str, str, str]:
+    """Where it struck, lost steps and seconds, as people read them."""
+    if strike is None or cost is None:
+        return "-", "-", "-"
+    back = f"{cost.seconds:.1f} s" if cost.seconds is not None else "-"
+    return str(strike.at.step), str(cost.lost_steps), back
+
+
 def joined(moments: list[Moment], moment: Moment) -> None:
     """Add what is new."""
     last = moments[-1] if moments else None
     if last is None or (moment.launch, moment.step) != (last.launch, last.step):
         moments.append(moment)
+
+
+def lost_steps(moments: Iterable[Moment]) -> int:
+    """How many steps were made again, launch by launch."""
+    lost, stood = 0, 0
+    for _, moments_of_one in itertools.groupby(moments, lambda moment: moment.launch):
+        launch = list(moments_of_one)
+        lost += max(stood - launch[0].resumed, 0)
+        stood = launch[-1].step
+    return lost
+
+
+def launches(moments: Iterable[Moment]) -> int:
+    """How many of them came as far as to train."""
+    return len({moment.launch for moment in moments})

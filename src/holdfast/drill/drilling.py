@@ -10,10 +10,11 @@ from functools import cache, partial
 import msgspec
 
 from holdfast.drill.comparing import Difference, Made, made
-from holdfast.drill.course import Moment, Recovery, Strike, joined, recovery
+from holdfast.drill.course import Moment, Recovery, Strike, costs, recovery
 from holdfast.drill.faults.base import Fault
-from holdfast.drill.judging import Whole, judged
-from holdfast.drill.launching import LOOK_SECONDS, Patience, Script, undisturbed
+from holdfast.drill.following import Following
+from holdfast.drill.judging import Whole, judged, unended
+from holdfast.drill.launching import Script, undisturbed
 from holdfast.drill.supervised import Supervised, Way
 from holdfast.errors import HoldfastError
 
@@ -84,11 +85,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def costs(self) -> tuple[str, str, str]:
         """Where it struck, lost steps and seconds, as people read them."""
-        if self.strike is None or self.recovery is None:
-            return "-", "-", "-"
-        seconds = self.recovery.seconds
-        back = f"{seconds:.1f} s" if seconds is not None else "-"
-        return str(self.strike.at.step), str(self.recovery.lost_steps), back
+        return costs(self.strike, self.recovery)
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,25 +159,26 @@ def _outcome(
     again: Callable[[], Whole],
     say: Callable[[str], None],
 ) -> Outcome:
-    training = Supervised(how, fault.name, how.way, fault)
-    course = _Course(how, training, fault, aim)
+    training = Supervised(how, fault.name, how.way, [fault])
+    course = _Once(how, training, fault, aim)
     failure, others, found, why = "", list[Made](), None, ""
     try:
-        failure = course.follow()
+        failure = course.why_not_well()
         others = list(made(training.repository, on_line=fault.spoils_state))
         found, why = judged(whole, others, again, say)
     except HoldfastError as error:
         failure = failure or str(error)
     finally:
         training.end()
+    strike = course.strikes[0] if course.strikes else None
     return Outcome(
         fault=fault.name,
         meaning=fault.meaning,
-        strike=course.strike,
-        recovery=recovery(course.moments, course.strike) if course.strike is not None else None,
+        strike=strike,
+        recovery=recovery(course.moments, strike) if strike is not None else None,
         compared=len(others),
         difference=found,
-        failure=failure or _unended(whole, others),
+        failure=failure or unended(whole, others),
         likely=why,
         causes=[launch["cause"] for launch in training.report().get("launches", [])],
         moments=course.moments,
@@ -188,67 +186,29 @@ def _outcome(
     )
 
 
-def _unended(whole: Whole, others: list[Made]) -> str:
-    ends = {run: max(step for name, step in whole if name == run) for run, _ in whole}
-    missing = ends.items() - {(other.run, other.step) for other in others}
-    return next((f"it ended without step {step} of the run {run}" for run, step in sorted(missing)), "")
-
-
-class _Course:
-    """Follows a training, and lets one fault happen to it."""
+class _Once(Following):
+    """Lets one fault happen to a training."""
 
     def __init__(self, script: Script, training: Supervised, fault: Fault, aim: _Aim) -> None:
-        self._script = script
-        self._training = training
+        super().__init__(script, training)
         self._fault = fault
         self._aim = aim
-        self._mend_at: float | None = None
-        self._started_again = False
         self._lacking = ""
-        self.moments: list[Moment] = []
-        self.strike: Strike | None = None
 
-    def follow(self) -> str:
-        """Until it is over; returns why it did not end well."""
-        patience = Patience(self._script, self._training.scratch)
-        while (code := self._training.poll()) is None or self._starts_again():
-            moment = self._training.look()
-            if moment is not None:
-                joined(self.moments, moment)
-                self._act(moment)
-            patience.look((self.moments[-1:], self._mend_at))
-            time.sleep(LOOK_SECONDS)
-        self._mend()
+    def why_not_well(self) -> str:
+        """Follow it; empty if it came to its end, and the fault happened."""
+        code = self.follow()
         said = f"; it said:\n{self._training.scratch.said}" if code else ""
-        if self.strike is None:
+        if not self.strikes:
             why = f"the training was over before the fault could strike at step {self._aim.step}"
             return f"{why}: {self._lacking}{said}" if self._lacking else f"{why}{said}"
         return f"the training was given up with exit code {code}{said}" if code else ""
 
-    def _act(self, moment: Moment) -> None:
-        if self.strike is None and moment.step >= self._aim.step:
-            self._lacking = self._fault.lacks(self._training)
-            if not self._lacking:
-                self._strike(moment)
-        elif self._mend_at is not None and self._training.seconds >= self._mend_at:
-            self._mend()
-
-    def _strike(self, moment: Moment) -> None:
+    def _due(self, moment: Moment) -> Fault | None:
+        if self.strikes or moment.step < self._aim.step:
+            return None
+        if lacking := self._fault.lacks(self._training):
+            self._lacking = self._lacking or lacking
+            return None
         time.sleep(self._aim.part * self._training.step_seconds)
-        seconds = self._training.seconds
-        self._fault.strike(self._training)
-        over = seconds + self._fault.lasts_seconds
-        self.strike, self._mend_at = Strike(self._fault.name, moment, seconds, over), over
-
-    def _mend(self) -> None:
-        if self._mend_at is not None:
-            self._fault.mend(self._training)
-            self._mend_at = None
-
-    def _starts_again(self) -> bool:
-        """Start the supervisor again, once, if it was killed with everything else."""
-        if self._started_again or not self._fault.starts_again or self.strike is None:
-            return False
-        self._training.start_again()
-        self._started_again = True
-        return True
+        return self._fault

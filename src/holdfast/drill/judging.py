@@ -33,3 +33,10 @@ def judged(
         found, alone = first_difference(whole, others, unlike), None
     first_step = min(step for _, step in whole)
     return (found, likely(found, alone, first_step)) if found is not None else (None, "")
+
+
+def unended(whole: Whole, others: Sequence[Made]) -> str:
+    """Which run did not come to its last step; empty if none."""
+    ends = {run: max(step for name, step in whole if name == run) for run, _ in whole}
+    missing = ends.items() - {(other.run, other.step) for other in others}
+    return next((f"it ended without step {step} of the run {run}" for run, step in sorted(missing)), "")

@@ -12,7 +12,7 @@ import msgspec
 from holdfast.drill.comparing import Made, made
 from holdfast.errors import HoldfastError, NotFoundError
 from holdfast.node.groups import Group, started
-from holdfast.node.pulse import PLACE_VARIABLE, Page, Phase
+from holdfast.node.pulse import PLACE_VARIABLE, Page, Phase, Seen
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
 from holdfast.training.overrides import VARIABLE, Overrides
@@ -61,7 +61,9 @@ class Scratch:
 
     def variables(self, save: str = EVERY_STEP, mirror: str | None = None) -> dict[str, str]:
         """The environment of its launches; no supervisor of this process looks at them."""
-        overrides = Overrides(repository=str(self.place), save=save, keep="all", mirror=mirror)
+        overrides = Overrides(
+            repository=str(self.place), save=save, keep="all", on_finding="warn", mirror=mirror
+        )
         own = {k: v for k, v in os.environ.items() if k != PLACE_VARIABLE}
         return {"HOLDFAST_MEMORY_SECONDS": _MEMORY_SECONDS} | own | {VARIABLE: overrides.encoded()}
 
@@ -92,17 +94,25 @@ class Patience:
 
 
 class Training:
-    """Launches of the same command that save every step to one place."""
+    """Launches of the same command that save every step to one place.
+
+    Attributes
+    ----------
+    step : int
+        That at which the last launch was seen last.
+    start_seconds, seconds : float
+        Of the last launch: until its first step was made; all of it.
+    """
 
     def __init__(self, script: Script, name: str) -> None:
         self._script = script
         self.scratch = Scratch(script, name)
         self.step = 0
-        """That at which the last launch was seen last."""
+        self.start_seconds = self.seconds = 0.0
 
     def launch(self, kill_at: int | None = None, delay: float = 0.0) -> int:
         """Start it, kill it at a step (``delay`` of a step's time later), and return its exit code."""
-        page = Page()
+        page, began = Page(), time.monotonic()
         variables = self.scratch.variables() | {PLACE_VARIABLE: page.place}
         with self.scratch.log.open("ab") as log:
             group = started(self._script.command, variables, log.fileno())
@@ -110,7 +120,13 @@ class Training:
             return self._follow(group, page, kill_at, delay)
         finally:
             group.signal_all(signal.SIGKILL)
+            self._clock(page.look(), began)
             page.close()
+
+    def _clock(self, seen: Seen, began: float) -> None:
+        now = time.monotonic()
+        self.start_seconds = (seen.first_step_seconds or now) - began
+        self.seconds = now - began
 
     def _follow(self, group: Group, page: Page, kill_at: int | None, delay: float) -> int:
         patience = Patience(self._script, self.scratch)
@@ -127,14 +143,18 @@ class Training:
 
 
 def undisturbed(script: Script, name: str) -> dict[tuple[str, int], Made]:
-    """Run it once; everything that it has saved, by run and step.
+    """Run it once; everything that it has saved, by run and step."""
+    return launched(Training(script, name))
+
+
+def launched(training: Training) -> dict[tuple[str, int], Made]:
+    """Launch it, and let it come to its end; everything that it has saved, by run and step.
 
     Raises
     ------
     HoldfastError
         It fails although nobody disturbs it, or it saves nothing.
     """
-    training = Training(script, name)
     code = training.launch()
     if code != 0:
         raise HoldfastError(

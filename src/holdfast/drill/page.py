@@ -6,7 +6,10 @@ import shlex
 from collections.abc import Iterable
 from html import escape
 
+from holdfast.drill.comparing import Difference
+from holdfast.drill.course import Strike
 from holdfast.drill.drilling import Outcome, Report
+from holdfast.drill.storming import Weathered, told
 from holdfast.drill.timeline import drawn
 
 _STYLE = """
@@ -30,30 +33,43 @@ svg .axis { stroke: var(--rule); }
 
 
 def page(report: Report) -> str:
-    """The whole page as HTML."""
+    """The whole page of single faults, as HTML."""
     exact = sum(outcome.exact for outcome in report.outcomes)
-    kind = "good" if report.held else "bad"
     verdict = f"{exact} of {len(report.outcomes)} faults ended exactly as if nothing had happened."
+    sections = [*_circumstances(report), _table(report.outcomes), *map(_section, report.outcomes)]
+    return _whole("Fault drill", verdict, report.held, sections)
+
+
+def storm_page(found: Weathered) -> str:
+    """That of a storm."""
+    picture = f"<figure>{drawn(found.moments, found.strikes, found.seconds)}</figure>"
+    troubles = _troubles(found.failure, found.difference, found.likely)
+    sections = [_of_command(found), picture, *troubles, _strikes(found.strikes)]
+    return _whole("Storm of faults", f"{told(found)}.", found.held, sections)
+
+
+def _whole(title: str, verdict: str, held: bool, sections: Iterable[str]) -> str:
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en"><head><meta charset="utf-8"><title>Holdfast drill</title>',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<style>{_STYLE}</style></head><body><h1>Fault drill</h1>",
-        f'<p class="{kind}">{verdict}</p>',
-        *_circumstances(report),
-        _table(report.outcomes),
-        *map(_section, report.outcomes),
+        f"<style>{_STYLE}</style></head><body><h1>{title}</h1>",
+        f'<p class="{"good" if held else "bad"}">{escape(verdict)}</p>',
+        *sections,
         "</body></html>",
     ]
     return "\n".join(parts) + "\n"
 
 
+def _of_command(found: Report | Weathered) -> str:
+    how = f"Saved {found.save}; supervised with {found.run_flags}; seed {found.seed}."
+    return f"<pre>{escape(shlex.join(found.command))}</pre><p>{found.steps} steps. {escape(how)}</p>"
+
+
 def _circumstances(report: Report) -> Iterable[str]:
-    yield f"<pre>{escape(shlex.join(report.command))}</pre>"
+    yield _of_command(report)
     yield (
-        f"<p>{report.steps} steps, which take {report.undisturbed_seconds:.1f} s undisturbed, from start to "
-        f"end of the program. Saved {escape(report.save)}; supervised with {escape(report.run_flags)}; "
-        f"seed {report.seed}.</p>"
+        f"<p>Undisturbed it takes {report.undisturbed_seconds:.1f} s from start to end of the program.</p>"
         "<p>Lost steps had to be made again (RPO). Back after: from the fault to the first step beyond where "
         "training had been (RTO). Exact: every checkpoint is equal, bit for bit, to that of the undisturbed "
         "training.</p>"
@@ -79,15 +95,28 @@ def _section(outcome: Outcome) -> str:
     caption = (
         f"{outcome.fault}: {outcome.meaning}. Launches ended for: {', '.join(outcome.causes) or 'unknown'}."
     )
+    strikes = [outcome.strike] if outcome.strike is not None else []
+    picture = drawn(outcome.moments, strikes, outcome.seconds)
+    troubles = _troubles(outcome.failure, outcome.difference, outcome.likely)
     return (
-        f"<figure><h2>{escape(outcome.fault)}</h2>{drawn(outcome)}"
-        f"<figcaption>{escape(caption)}</figcaption>{''.join(_troubles(outcome))}</figure>"
+        f"<figure><h2>{escape(outcome.fault)}</h2>{picture}"
+        f"<figcaption>{escape(caption)}</figcaption>{''.join(troubles)}</figure>"
     )
 
 
-def _troubles(outcome: Outcome) -> Iterable[str]:
-    if outcome.failure:
-        yield f"<pre>{escape(outcome.failure)}</pre>"
-    if (found := outcome.difference) is not None:
-        what = f"First difference: step {found.step}, {found.first}. {outcome.likely}"
+def _troubles(failure: str, found: Difference | None, likely: str) -> Iterable[str]:
+    if failure:
+        yield f"<pre>{escape(failure)}</pre>"
+    if found is not None:
+        what = f"First difference: step {found.step}, {found.first}. {likely}"
         yield f'<p class="bad">{escape(what)}</p>'
+
+
+def _strikes(strikes: Iterable[Strike]) -> str:
+    head = '<tr><th>Fault</th><th class="number">After</th><th class="number">At step</th></tr>'
+    rows = (
+        f'<tr><td>{escape(strike.fault)}</td><td class="number">{strike.seconds:.1f} s</td>'
+        f'<td class="number">{strike.at.step}</td></tr>'
+        for strike in strikes
+    )
+    return f"<table>{head}{''.join(rows)}</table>"

@@ -1,27 +1,27 @@
-"""Steps over seconds of one disturbed training, as a picture in SVG."""
+"""Steps over seconds of one disturbed training, and what struck it when, as a picture in SVG."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from html import escape
 
-from holdfast.drill.course import Moment
-from holdfast.drill.drilling import Outcome
+from holdfast.drill.course import Moment, Strike
 
 WIDTH, HEIGHT, LEFT, BELOW, ABOVE = 800, 220, 50, 30, 15
 MOST_POINTS = 800
 
 
-def drawn(outcome: Outcome) -> str:
+def drawn(moments: Sequence[Moment], strikes: Sequence[Strike], seconds: float) -> str:
     """The picture; without one step, an empty one."""
-    seconds = max(outcome.seconds, 0.001)
-    steps = max([moment.step for moment in outcome.moments], default=0) or 1
+    seconds = max(seconds, 0.001)
+    steps = max([moment.step for moment in moments], default=0) or 1
     scale = _Scale(seconds, steps)
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="steps over seconds">',
         *_axes(scale),
-        *_strike(outcome, scale),
-        *(_way(list(launch), scale) for _, launch in itertools.groupby(outcome.moments, lambda m: m.launch)),
+        *(_strike(strike, scale) for strike in strikes),
+        *(_way(list(launch), scale) for _, launch in itertools.groupby(moments, lambda m: m.launch)),
         "</svg>",
     ]
     return "".join(parts)
@@ -50,14 +50,14 @@ def _axes(scale: _Scale) -> Iterator[str]:
     yield f'<text x="{right}" y="{bottom + 18}" text-anchor="end">{scale.seconds:.1f} s</text>'
 
 
-def _strike(outcome: Outcome, scale: _Scale) -> Iterator[str]:
-    if (strike := outcome.strike) is None:
-        return
+def _strike(strike: Strike, scale: _Scale) -> str:
     begin, end, top, bottom = scale.x(strike.seconds), scale.x(strike.mended_seconds), ABOVE, scale.y(0)
     size = f'width="{round(end - begin, 1)}" height="{bottom - top}"'
-    yield f'<rect class="lasts" x="{begin}" y="{top}" {size}/>'
-    yield f'<line class="strike" x1="{begin}" y1="{top}" x2="{begin}" y2="{bottom}"/>'
-    yield f'<text x="{begin}" y="{bottom + 18}" text-anchor="middle">fault</text>'
+    name = f"<title>{escape(strike.fault)} at step {strike.at.step}</title>"
+    return (
+        f'<g>{name}<rect class="lasts" x="{begin}" y="{top}" {size}/>'
+        f'<line class="strike" x1="{begin}" y1="{top}" x2="{begin}" y2="{bottom}"/></g>'
+    )
 
 
 def _way(moments: Sequence[Moment], scale: _Scale) -> str:

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,13 +63,13 @@ class Group:
             return lives(pid) and os.getpgid(pid) == self.pid
         return False
 
-    def cpu_seconds(self) -> float:
-        """What its living processes have used of processors so far."""
+    def cpu_seconds(self, others: Collection[int] = ()) -> float:
+        """What its living processes, and those others, have used of processors so far."""
         ticks = 0
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, ValueError, IndexError):
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[_GROUP]) == self.pid:
+                if int(fields[_GROUP]) == self.pid or int(entry.name) in others:
                     ticks += int(fields[_USER]) + int(fields[_SYSTEM])
         return ticks / os.sysconf("SC_CLK_TCK")
 
@@ -112,6 +112,16 @@ def send(pid: int, number: int) -> None:
     """Signal one process; nothing if it is dead."""
     with suppress(ProcessLookupError, PermissionError):
         os.kill(pid, number)
+
+
+def given(name: str, value: str) -> list[int]:
+    """Processes, of whatever group, that were started with this in their environment."""
+    wanted, found = f"{name}={value}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return [pid for pid in found if lives(pid)]
 
 
 def lives(pid: int) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from holdfast.drill.course import Moment, Recovery, Strike, joined, recovery
+from holdfast.drill.course import Moment, Recovery, Strike, joined, launches, lost_steps, recovery
 
 BEFORE = [Moment(1.0, 1, 1), Moment(2.0, 1, 2), Moment(3.0, 1, 3)]
 
@@ -38,3 +38,19 @@ def test_only_what_is_new_is_remembered() -> None:
     assert moments == BEFORE
     joined(moments, Moment(9.0, 2, 3, 3))
     assert len(moments) == 4
+
+
+def test_lost_steps_add_up_launch_by_launch() -> None:
+    moments = [
+        *BEFORE,
+        Moment(4.0, 2, 2, 2),
+        Moment(4.5, 2, 3, 2),
+        Moment(5.0, 3, 1, 1),
+        Moment(6.0, 3, 9, 1),
+    ]
+    assert lost_steps(moments) == 1 + 2
+    assert launches(moments) == 3
+
+
+def test_without_a_moment_nothing_is_lost() -> None:
+    assert lost_steps([]) == launches([]) == 0

@@ -10,13 +10,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.integration.training.launching import wait_until
 
 from checkpoints import begin, make_repository, read, save
 from holdfast.domain.names import CheckpointId
 from holdfast.drill.faults.base import catches
+from holdfast.drill.faults.held import held
 from holdfast.drill.faults.registry import ALWAYS, FAULTS, chosen
-from holdfast.drill.faults.storage import BitRot, TornPack, limit_files, newest_copy
+from holdfast.drill.faults.storage import BitRot, TornPack, newest_copy, no_room
 from holdfast.errors import DamagedError, HoldfastError, UsageError
+from holdfast.node import groups
 from holdfast.repository import layout
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
@@ -82,7 +85,7 @@ def with_inside(name: str, code: str, *more: str) -> subprocess.CompletedProcess
     path = os.pathsep.join([str(INSIDE), *more])
     return subprocess.run(
         [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": path, "HOLDFAST_DRILL": f"{name}:{int(signal.SIGRTMIN) + 6}"},
+        env=os.environ | {"PYTHONPATH": path, "HOLDFAST_DRILL": f"kill:1,{name}:{int(signal.SIGRTMIN) + 6}"},
         capture_output=True,
         text=True,
         check=False,
@@ -135,12 +138,33 @@ def test_the_sitecustomize_that_it_stands_before_is_loaded_too(tmp_path: Path) -
     assert with_inside("kill", "print(theirs)", str(tmp_path)).stdout == "1\n"
 
 
-def test_files_can_be_limited_and_set_free(tmp_path: Path) -> None:
+def test_files_can_be_limited_and_set_free() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         before = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
-        limit_files([process.pid], 0)
+        afterwards = no_room([process.pid])
         assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE) == (0, before[1])
-        limit_files([process.pid], None)
+        afterwards.now()
         assert resource.prlimit(process.pid, resource.RLIMIT_FSIZE) == (before[1], before[1])
         process.kill()
-    limit_files([process.pid], 0)  # it is dead: nothing to limit
+    no_room([process.pid]).now()  # it is dead: nothing to limit
+
+
+def test_what_is_held_goes_on_afterwards() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        with held(process.pid):
+            assert wait_until(lambda: groups.is_paused(process.pid))
+        assert wait_until(lambda: not groups.is_paused(process.pid))
+        process.kill()
+
+
+def test_what_is_held_goes_on_when_its_holder_is_killed() -> None:
+    code = "import sys, time\nfrom holdfast.drill.faults import held\n"
+    code += "held.hold([int(sys.argv[1])])\ntime.sleep(60)"
+    with (
+        subprocess.Popen(["sleep", "60"]) as process,
+        subprocess.Popen([sys.executable, "-c", code, str(process.pid)]) as holder,
+    ):
+        assert wait_until(lambda: groups.is_paused(process.pid))
+        holder.kill()
+        assert wait_until(lambda: not groups.is_paused(process.pid))
+        process.kill()

@@ -6,9 +6,11 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+from tests.unit.drill.test_storming import weathered
+
 from holdfast.drill.course import Moment, Recovery, Strike
 from holdfast.drill.drilling import Outcome, Report
-from holdfast.drill.page import page
+from holdfast.drill.page import page, storm_page
 from holdfast.drill.timeline import HEIGHT, WIDTH, drawn
 
 EVIL = "<script>alert('x')</script>"
@@ -24,6 +26,10 @@ KILLED = Outcome(
     seconds=4.2,
 )
 NEVER = Outcome(fault="nan", meaning=EVIL, failure=EVIL)
+
+
+def picture_of(outcome: Outcome) -> str:
+    return drawn(outcome.moments, [outcome.strike] if outcome.strike else [], outcome.seconds)
 
 
 def report(*outcomes: Outcome) -> Report:
@@ -67,13 +73,21 @@ def test_every_tag_is_closed() -> None:
             if tag not in self.void:
                 assert self.open.pop() == tag
 
-    nesting = Nesting()
-    nesting.feed(page(report(KILLED, NEVER)))
-    assert nesting.open == []
+    for text in (page(report(KILLED, NEVER)), storm_page(weathered(EVIL))):
+        nesting = Nesting()
+        nesting.feed(text)
+        assert nesting.open == []
+
+
+def test_a_storm_shows_every_strike_and_the_verdict() -> None:
+    text = storm_page(weathered(EVIL))
+    assert text.count("<title>kill at step 1</title>") == 2
+    assert "NOT exact (--seed 7)" in text
+    assert "<script" not in text
 
 
 def test_the_picture_has_a_line_for_each_launch_within_its_frame() -> None:
-    picture = ElementTree.fromstring(drawn(KILLED))
+    picture = ElementTree.fromstring(picture_of(KILLED))
     lines = picture.findall("polyline")
     assert len(lines) == 2
     for line in lines:
@@ -86,10 +100,10 @@ def test_the_picture_has_a_line_for_each_launch_within_its_frame() -> None:
 def test_a_long_training_is_drawn_with_few_points_and_its_end() -> None:
     moments = [Moment(float(step), 1, step) for step in range(1, 5001)]
     long = Outcome(fault="kill", meaning="", moments=moments, seconds=5000.0)
-    points = ElementTree.fromstring(drawn(long)).findall("polyline")[0].attrib["points"].split()
+    points = ElementTree.fromstring(picture_of(long)).findall("polyline")[0].attrib["points"].split()
     assert len(points) <= 1000
     assert points[-1].startswith(f"{WIDTH - 10}")
 
 
 def test_without_a_step_there_is_an_empty_picture() -> None:
-    assert ElementTree.fromstring(drawn(NEVER)).findall("polyline") == []
+    assert ElementTree.fromstring(picture_of(NEVER)).findall("polyline") == []

@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from holdfast.drill.faults.base import Fault, InBackground, Scene, signal_all, wait_gone
+from holdfast.drill.faults.held import Afterwards, held
 from holdfast.errors import HoldfastError
-from holdfast.node import groups
 from holdfast.repository import layout
 from holdfast.repository.index import Copy
 from holdfast.repository.repository import Repository
@@ -22,17 +22,16 @@ _LOOKED_AT = 5
 class Damage(Fault):
     """The training dies, and before it is back its newest checkpoint is damaged."""
 
+    copies_only = "it damages a checkpoint"
+
     def strike(self, scene: Scene) -> None:
-        groups.send(scene.supervisor, signal.SIGSTOP)  # it would start the training again
-        try:
+        with held(scene.supervisor):  # it would start the training again
             agents = scene.agents()
             scene.kill_launch()
             signal_all(agents, signal.SIGKILL)  # or it would give back from memory what is damaged on disk
             wait_gone([scene.trainer, *agents])
             copy = newest_copy(scene.repository)
             self.damage(scene.place / layout.pack(copy.pack), copy)
-        finally:
-            groups.send(scene.supervisor, signal.SIGCONT)
 
     def damage(self, pack: Path, copy: Copy) -> None:
         raise NotImplementedError
@@ -70,11 +69,15 @@ class FullDisk(InBackground):
     meaning = "no more bytes can be written to a file for 2 s (RLIMIT_FSIZE of the process that saves)"
     lasts_seconds = 2.0
 
+    def __init__(self) -> None:
+        self._has_room: Afterwards | None = None
+
     def strike(self, scene: Scene) -> None:
-        limit_files(scene.agents(), 0)
+        self._has_room = no_room(scene.agents())
 
     def mend(self, scene: Scene) -> None:
-        limit_files(scene.agents(), None)
+        if self._has_room is not None:
+            self._has_room.now()
 
 
 class LostRemote(Fault):
@@ -84,6 +87,7 @@ class LostRemote(Fault):
     meaning = "the mirror is gone for 2 s"
     mirrored = True
     lasts_seconds = 2.0
+    copies_only = "it takes away a mirror, which a drill makes for itself"
 
     def strike(self, scene: Scene) -> None:
         mirror = _mirror(scene)
@@ -118,12 +122,16 @@ def newest_copy(repository: Repository) -> Copy:
     return max(copies, key=lambda copy: copy.entry.stored_bytes)
 
 
-def limit_files(pids: list[int], size_bytes: int | None) -> None:
-    """Let these processes write so far into a file; None: as far as they could at first."""
+def no_room(pids: list[int]) -> Afterwards:
+    """Let these processes write no byte to a file; afterwards, as many as they may write at most."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    room = "unlimited" if most == resource.RLIM_INFINITY else str(most)
+    afterwards = Afterwards(f"prlimit --fsize={room}: --pid", pids)
     for pid in pids:
         with suppress(ProcessLookupError):
             hard = resource.prlimit(pid, resource.RLIMIT_FSIZE)[1]
-            resource.prlimit(pid, resource.RLIMIT_FSIZE, (hard if size_bytes is None else size_bytes, hard))
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, hard))
+    return afterwards
 
 
 def _mirror(scene: Scene) -> Path:

@@ -70,8 +70,13 @@ def _load_shadowed() -> None:
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
 
 
-name, _, number = os.environ.get("HOLDFAST_DRILL", "").partition(":")
-with suppress(ValueError):
-    if name in _DEEDS:
-        signal.signal(int(number), lambda *_: _DEEDS[name]())
+def _await(deed: str) -> None:
+    name, _, number = deed.partition(":")
+    with suppress(ValueError):
+        if name in _DEEDS:
+            signal.signal(int(number), lambda *_: _DEEDS[name]())
+
+
+for deed in os.environ.get("HOLDFAST_DRILL", "").split(","):
+    _await(deed)
 _load_shadowed()
