@@ -1,6 +1,7 @@
 """Pages name files, verbs and rules that are there."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,8 @@ GUIDES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs/guide
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_files_named_are_there(page):
     for name in re.findall(r"`((?:[\w.]+/)*\w+\.py)`", page.read_text()):
-        places = [
-            ROOT / name,
-            ROOT / "src/holdfast" / name,
-            *(ROOT / "src").rglob(name),
-            *(ROOT / "tests").rglob(name),
-        ]
+        likely = (ROOT / name, ROOT / "src/holdfast" / name)
+        places = chain(likely, (ROOT / "src").rglob(name), (ROOT / "tests").rglob(name))
         assert any(place.exists() for place in places) or "NAME" in name, name
 
 
