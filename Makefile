@@ -5,6 +5,8 @@ PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint const
 STAMP := $(VENV)/.installed
 RIVALS := $(VENV)/.rivals-installed
 ZIPNN := $(VENV)/.zipnn-installed
+S3FS := $(VENV)/s3fs/.installed
+SERVERS := tests/npm/node_modules/.package-lock.json
 EXTRAS := torch,paddle,objects,seal,safetensors,demo,bench,dev
 WORKERS ?= 3
 SOAK_SECONDS ?= 1800
@@ -15,7 +17,7 @@ STORM := kill,stop,hang,segfault,memory,full-disk,slow-disk,bit-rot,torn-pack,ag
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help setup system demo test lint types imports check bench bench-size bench-scale soak clean
+.PHONY: help setup system demo test lint types imports check bench bench-size bench-stores bench-scale soak clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -39,8 +41,15 @@ define debian
 		{ echo "$(2) these packages: $$missing. Install them and try again."; exit 1; }
 endef
 
-system: tests/apt-packages.txt  ## Install the Debian packages that the tests need
+system: tests/apt-packages.txt $(SERVERS)  ## Install the Debian packages, and the servers from npm, that the tests need
 	$(call debian,$<,The tests need)
+
+$(SERVERS): tests/npm/package-lock.json
+	@command -v npm >/dev/null || { echo "Installing nodejs npm ..."; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends nodejs npm >/dev/null; }
+	@echo "Installing servers from npm for the tests (half a minute) ..."
+	@npm ci --prefix tests/npm --ignore-scripts --no-audit --no-fund --silent && touch $@ || \
+		{ echo "The tests need node, npm and the packages of tests/npm/package.json."; exit 1; }
 
 demo: setup  ## Kill real training runs at random moments and compare them, bit for bit
 	@$(BIN)/python examples/demo.py
@@ -67,6 +76,9 @@ bench-size: setup $(RIVALS) $(ZIPNN)  ## What checkpoints of real trainings take
 	$(if $(QUICK),,-$(call debian,benchmarks/apt-packages.txt,Two of the rivals are))
 	@$(BIN)/python benchmarks/storing.py $(if $(QUICK),--quick)
 
+bench-stores: setup $(S3FS)  ## To an object store on loopback and back, beside obstore, boto3 and s3fs
+	@$(BIN)/python benchmarks/stores.py
+
 bench-scale: setup  ## Listing, opening and pruning with 10,000 checkpoints of 1,000 tensors
 	@$(BIN)/python benchmarks/scale.py
 
@@ -74,6 +86,10 @@ $(RIVALS): $(STAMP)
 	@echo "Installing the rivals into $(VENV) (some minutes) ..."
 	@$(PIP) --editable '.[bench-rivals]' && touch $@ || \
 		echo "Not all rivals could be installed: the results name those that are missing."
+
+$(S3FS): $(STAMP)
+	@$(PYTHON) -m venv $(VENV)/s3fs && $(VENV)/s3fs/bin/pip --disable-pip-version-check install -q s3fs numpy && touch $@ || \
+		echo "s3fs could not be installed: the results leave it out."
 
 $(ZIPNN): $(STAMP)
 	@$(PIP) --editable '.[bench-size]' && touch $@ || echo "zipnn could not be built: the results say so."
@@ -88,4 +104,4 @@ torture: setup  ## Processes of all kinds killed at random in one repository, co
 	@$(BIN)/python tests/crash/torture.py --seconds $(TORTURE_SECONDS)
 
 clean:
-	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out
+	@rm -rf $(VENV) tests/npm/node_modules build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis benchmarks/out

@@ -16,6 +16,7 @@ DISCARD_SECONDS = 0.5
 PACKAGES = (
     *("holdfast", "torch", "paddlepaddle", "safetensors", "numpy", "blake3", "msgspec"),
     *("lightning", "transformers", "accelerate", "jax", "orbax-checkpoint", "tensorstore", "zipnn"),
+    *("obstore", "boto3", "moto"),
 )
 
 

@@ -22,3 +22,13 @@ def s3() -> Iterator[str]:
     s3_server.set_credentials()
     with s3_server.serving() as endpoint:
         yield endpoint
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[str]:
+    """Endpoint of Microsoft's emulator of Azure's blobs."""
+    from tests import node_servers
+
+    node_servers.set_azure_credentials()
+    with node_servers.azurite() as endpoint:
+        yield endpoint

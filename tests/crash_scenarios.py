@@ -223,14 +223,14 @@ def _source(storage: LocalStorage) -> Repository:
 
 def _sync(storage: LocalStorage) -> None:
     """In packs of two chunks."""
-    before = adopting.PACK_BYTES
-    adopting.PACK_BYTES = 8192
+    before = adopting.BROUGHT_PACK_BYTES
+    adopting.BROUGHT_PACK_BYTES = 8192
     try:
         source = _source(storage)
         target = Repository.create(storage, chunk_bytes=source.chunk_bytes, repository_id=source.id)
         sync_run(Route(source, target), RUN)
     finally:
-        adopting.PACK_BYTES = before
+        adopting.BROUGHT_PACK_BYTES = before
 
 
 def _check_sync(stage: Stage) -> None:

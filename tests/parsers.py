@@ -239,6 +239,7 @@ def _records() -> dict[str, Case]:
     at, base = f"runs/digits/attempts/{ATTEMPT}", records.BaseRecord(ATTEMPT, str(NAME))
     tag, hint = records.TagRecord("best", str(NAME)), records.HintRecord([PACK])
     condemned = records.CondemnedRecord(PACK, 1.0)
+    signed = msgspec.structs.replace(base, signed=records.SignatureRecord("ab" * 32, "cd" * 64))
     return {
         "config": ("holdfast.json", lambda run: read_config(run.storage), config),
         "base": (f"{at}.base", lambda run: [run.attempts(), list(run.recovery_points())], base),
@@ -248,6 +249,12 @@ def _records() -> dict[str, Case]:
         "condemned": (f"condemned/{PACK}.json", lambda run: run.repository.condemned_packs(), condemned),
         "moving": (*_reading(MovingRecord, "moving.json"), MovingRecord("old")),
         "moved": (*_reading(MovedRecord, "moved.json"), MovedRecord("new", [ATTEMPT])),
+        "rejected": (
+            *_reading(records.RejectedRecord, "rejected/1.json"),
+            records.RejectedRecord("1", "x", 1.0),
+        ),
+        "attempt": (*_reading(records.AttemptRecord, "attempts/1.json"), records.AttemptRecord(ATTEMPT, 1.0)),
+        "signed base": (f"{at}.base", lambda run: list(run.recovery_points()), signed),
         "request": (*_reading(records.RequestRecord, "requests/1.json"), records.RequestRecord("1", "tag")),
     }
 

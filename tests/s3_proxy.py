@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -17,8 +17,10 @@ Meddle = Callable[[str, dict[str, str]], "int | str | None"]
 
 
 @contextmanager
-def meddling(endpoint: str, meddle: Meddle) -> Iterator[str]:
-    """Endpoint of a proxy that asks `meddle` about each request."""
+def meddling(
+    endpoint: str, meddle: Meddle, amend: Callable[[dict[str, str]], None] = lambda headers: None
+) -> Iterator[str]:
+    """Endpoint of a proxy that asks `meddle` about each request; `amend` may change an answer's headers."""
     target = urlsplit(endpoint).netloc
 
     class Handler(BaseHTTPRequestHandler):
@@ -40,7 +42,9 @@ def meddling(endpoint: str, meddle: Meddle) -> Iterator[str]:
             if what == "lose":
                 self.close_connection = True
                 return
-            self._answer(answer.status, dict(answer.getheaders()), data, whole=what != "cut")
+            told = dict(answer.getheaders())
+            amend(told)
+            self._answer(answer.status, told, data, whole=what != "cut")
 
         def _answer(self, status: int, headers: dict[str, str], data: bytes, *, whole: bool = True) -> None:
             self.send_response_only(status)
@@ -51,7 +55,8 @@ def meddling(endpoint: str, meddle: Meddle) -> Iterator[str]:
             self.send_header("Content-Length", length)
             self.end_headers()
             if self.command != "HEAD":
-                self.wfile.write(data if whole else data[: len(data) // 2])
+                with suppress(BrokenPipeError, ConnectionResetError):  # who asked has gone
+                    self.wfile.write(data if whole else data[: len(data) // 2])
             self.close_connection |= not whole
 
         do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = do_any

@@ -1,4 +1,4 @@
-"""A server of S3's protocol on loopback, in a process of its own: ``python tests/s3_server.py PORT``.
+"""A server of S3's protocol on loopback, in a process of its own: ``python -m tests.s3_server PORT``.
 
 It serves one request at a time: moto alone lets two of those win that create one object at the same moment.
 """
@@ -6,53 +6,40 @@ It serves one request at a time: moto alone lets two of those win that create on
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
-from urllib.request import Request, urlopen
+
+from tests import google_rules, oss_rules
+from tests.loopback import free_port, wait_open
 
 BUCKET = "checkpoints"
-START_SECONDS = 60.0
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"}
 
 
 @contextmanager
 def serving() -> Iterator[str]:
-    """Its endpoint; it has one bucket, `BUCKET`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-W", "ignore", __file__, str(port)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
+    """Its endpoint; it has a bucket of S3's, `BUCKET`, and one each that behaves as OSS's and Google's do."""
+    port = free_port()
+    command = [sys.executable, "-W", "ignore", "-m", "tests.s3_server", str(port)]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, cwd=Path(__file__).parent.parent, **quiet) as server:
         try:
-            endpoint = f"http://127.0.0.1:{port}"
-            _make_bucket(endpoint, server)
-            yield endpoint
+            wait_open(port, server)
+            for bucket in (BUCKET, oss_rules.BUCKET, google_rules.BUCKET):
+                oss_rules.make_bucket(f"http://127.0.0.1:{port}/{bucket}")
+            yield f"http://127.0.0.1:{port}"
         finally:
             server.kill()
 
 
-def _make_bucket(endpoint: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            urlopen(Request(f"{endpoint}/{BUCKET}", method="PUT")).close()
-        except OSError:
-            assert server.poll() is None, "the server has ended"
-            assert time.monotonic() < deadline, "the server does not answer"
-            time.sleep(0.1)
-        else:
-            return
-
-
-def url(endpoint: str, prefix: str) -> str:
-    """Of a repository in the bucket."""
-    return f"s3://{BUCKET}/{prefix}?endpoint={endpoint}"
+def url(endpoint: str, prefix: str, bucket: str = BUCKET) -> str:
+    """Of a repository in a bucket."""
+    return f"s3://{bucket}/{prefix}?endpoint={endpoint}"
 
 
 def set_credentials() -> None:
@@ -63,7 +50,8 @@ def main(port: int) -> None:
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import run_simple
 
-    application = DomainDispatcherApplication(create_backend_app)
+    moto = DomainDispatcherApplication(create_backend_app)
+    application = google_rules.with_google_rules(oss_rules.with_oss_rules(moto))
     one_at_a_time = threading.Lock()
 
     def serve(environ: Any, start_response: Any) -> list[bytes]:

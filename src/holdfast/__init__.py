@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from holdfast.errors import MismatchError as MismatchError
     from holdfast.errors import NotFoundError as NotFoundError
     from holdfast.errors import PoisonedError as PoisonedError
+    from holdfast.errors import RankError as RankError
     from holdfast.errors import RolledBackError as RolledBackError
     from holdfast.errors import SealedError as SealedError
     from holdfast.errors import SignatureError as SignatureError
@@ -56,11 +57,13 @@ _WHERE = {
             "MismatchError",
             "NotFoundError",
             "PoisonedError",
+            "RankError",
             "RolledBackError",
             "SealedError",
             "SignatureError",
             "StorageError",
             "SupersededError",
+            "UnhealthyError",
             "UnsupportedError",
             "UsageError",
         )

@@ -147,6 +147,20 @@ class SupersededError(HoldfastError):
     exit_code = 11
 
 
+class UnhealthyError(HoldfastError):
+    """A training that is not well, by a rule that lets it go back to an earlier recovery point."""
+
+    kind = "unhealthy"
+    exit_code = 15
+
+
+class RankError(HoldfastError):
+    """Another rank of the same training that has died, has left, is late, or is elsewhere in it."""
+
+    kind = "rank"
+    exit_code = 16
+
+
 class SealedError(HoldfastError):
     """A sealed repository for which no key was given, or none that opens it: no damage is known."""
 

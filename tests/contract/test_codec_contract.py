@@ -199,7 +199,7 @@ def test_arrays_of_any_values(array: npt.NDArray[np.generic], data: st.DataObjec
 
 
 @codecs
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(data=st.data())
 def test_a_changed_encoding_is_an_error_or_fails_the_digest(codec: Codec, data: st.DataObject) -> None:
     """Cut short, flipped, of another chunk's size or bases: never a wrong chunk, never an odd exception."""

@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 import pytest
 from obstore.store import MemoryStore
-from tests import s3_server
+from tests import google_rules, node_servers, oss_rules, s3_server
 
 from holdfast.errors import HoldfastError, NotFoundError, UsageError
 from holdfast.storage.base import Storage
 from holdfast.storage.buckets import open_bucket
+from holdfast.storage.conditions import IfNoneMatch
 from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.objects import ObjectStorage
@@ -52,7 +53,7 @@ def local(names: tuple[str, ...]) -> Callable[[Path], Storage]:
 
 def objects_in_memory(folder: Path) -> Storage:
     store = MemoryStore()
-    return ObjectStorage(store, store, "objects in memory")
+    return ObjectStorage(store, [IfNoneMatch(store)], "objects in memory")
 
 
 def sealed(inner: Storage) -> Storage:
@@ -73,11 +74,34 @@ MAKERS: dict[str, Callable[[Path], Storage]] = {
 }
 
 
-@pytest.fixture(params=[*MAKERS, "s3", "sealed-s3"])
+def azure(endpoint: str) -> Storage:
+    return open_bucket(f"az://{node_servers.CONTAINER}/{uuid.uuid4().hex}?endpoint={endpoint}")
+
+
+def google(endpoint: str) -> Storage:
+    google_rules.set_credentials()
+    return open_bucket(f"gs://{google_rules.BUCKET}/{uuid.uuid4().hex}?endpoint={endpoint}")
+
+
+def s3(endpoint: str, bucket: str = s3_server.BUCKET) -> Storage:
+    return open_bucket(s3_server.url(endpoint, uuid.uuid4().hex, bucket))
+
+
+SERVED: dict[str, tuple[str, Callable[[str], Storage]]] = {
+    "s3": ("s3", s3),
+    "sealed-s3": ("s3", lambda endpoint: sealed(s3(endpoint))),
+    "oss": ("s3", lambda endpoint: s3(endpoint, oss_rules.BUCKET)),
+    "google": ("s3", google),
+    "azure": ("azure", azure),
+}
+"""Fixture of the server, and the storage there."""
+
+
+@pytest.fixture(params=[*MAKERS, *SERVED])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage]:
-    if request.param in ("s3", "sealed-s3"):
-        bucket = open_bucket(s3_server.url(request.getfixturevalue("s3"), uuid.uuid4().hex))
-        yield sealed(bucket) if request.param == "sealed-s3" else bucket
+    if request.param in SERVED:
+        server, make = SERVED[request.param]
+        yield make(request.getfixturevalue(server))
         return
     yield MAKERS[request.param](tmp_path)
     # Whatever a test did, no temporary is left.

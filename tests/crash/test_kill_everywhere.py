@@ -28,7 +28,7 @@ SOME = [
     ("create", "all", 4, 0, 50),
     ("fork", "all", 8, 1, 45),
     ("sync", "all", 32, 5, 35),
-    *(("sync", features, 40, 11, 25) for features in ("named", "no-rename", "whole-sync", "no-locks")),
+    *(("sync", features, 80, 11, 12) for features in ("named", "no-rename", "whole-sync", "no-locks")),
     *(("fork", features, 12, 5, 25) for features in ("named", "no-rename", "no-locks")),
     ("thin", "all", 24, 5, 40),
     ("key", "all", 4, 1, 60),
@@ -36,11 +36,11 @@ SOME = [
     ("sealed-create", "all", 8, 3, 30),
     ("sealed-save-prune", "all", 20, 7, 30),
     ("sealed-walk-back", "all", 12, 5, 20),
-    ("sealed-compact", "all", 120, 17, 10),
+    ("sealed-compact", "all", 240, 17, 5),
     ("sealed-sync", "all", 60, 7, 15),
     *(("save", features, 3, 1, 40) for features in ("no-direct", "named", "no-links", "no-rename")),
-    ("compact", "all", 80, 28, 30),
-    *(("compact", features, 120, 11, 20) for features in ("named", "no-rename", "whole-sync", "no-locks")),
+    ("compact", "all", 160, 28, 15),
+    *(("compact", features, 240, 11, 10) for features in ("named", "no-rename", "whole-sync", "no-locks")),
     *(("save", features, 3, 2, 40) for features in ("whole-sync", "no-locks")),
     *(("save-prune", features, 25, 7, 30) for features in ("named", "no-rename", "whole-sync", "no-locks")),
 ]
@@ -90,7 +90,7 @@ FAILING = [
     ("create", "all", "fsync,linkat,mkdirat", 1, 60),
     ("fork", "all", "fsync,linkat,mkdirat", 2, 30),
     ("sync", "all", "linkat", 2, 5),
-    ("compact", "all", "fsync,linkat,unlinkat", 6, 6),
+    ("compact", "all", "fsync,linkat,unlinkat", 12, 3),
 ]
 
 
@@ -107,9 +107,9 @@ def test_a_failing_system_call_is_an_error_and_nothing_more(
     ("who", "training", "parts", "part", "least"),
     [
         ("trainer", "save", 16, 1, 10),
-        ("agent", "save", 80, 5, 7),
+        ("agent", "save", 120, 5, 4),
         ("trainer", "hold", 10, 2, 12),
-        ("agent", "hold", 80, 7, 7),
+        ("agent", "hold", 120, 7, 4),
     ],
 )
 def test_trainer_or_agent_killed_at_any_system_call_of_a_background_save(

@@ -98,8 +98,10 @@ class Reader:
             assert len(rest) == middle + last
             second, third = (msgspec.msgpack.decode(part) for part in (rest[:middle], rest[middle:]))
         else:
-            assert magic == b"HFMANI\x00\x02"
-            second, *third = unpacked(rest[:middle], last, rest[middle:])
+            assert magic in (b"HFMANI\x00\x02", b"HFMANI\x00\x03")
+            second, *third, ranks = unpacked(rest[:middle], last, rest[middle:])
+            assert bool(ranks) == (magic[7] == 3)
+            self.ranks = ranks
         assert first["repository"] == self.config["id"]
         assert (first["progress"]["step"], first["sequence"], first["kind"]) == (
             name.step,
@@ -107,6 +109,11 @@ class Reader:
             name.kind,
         )
         return first, second, third
+
+    def tensor_of_rank(self, table: list[Any], rank: int, name: str) -> bytes:
+        """Section 3, several ranks."""
+        own = f"rank {rank}/{name}"
+        return self.tensor(table, own if own in table[1] else name)
 
     def tensor(self, table: list[Any], name: str) -> bytes:
         """Bytes of a tensor."""
@@ -123,19 +130,19 @@ class Reader:
 
 
 def unpacked(packed: bytes, size: int, digests: bytes) -> list[Any]:
-    """Section 3, version 2: details, chunk_bytes, and tensors as version 1 has them."""
+    """Section 3, versions 2 and 3: details, chunk_bytes, tensors as version 1 has them, and ranks."""
     if size != len(packed):
         assert size <= max(1 << 20, 16 * (len(packed) + len(digests)))
         packed = zstd.ZstdDecompressor().decompress(packed, max_length=size)
     assert len(packed) == size
-    details, chunk_bytes, described = msgspec.msgpack.decode(packed)
+    details, chunk_bytes, described, *ranks = msgspec.msgpack.decode(packed)
     tensors, at = {}, 0
     for name, (dtype, shape) in described.items():
         stop = at + 32 * -(-math.prod(shape) * ITEM_BYTES[dtype] // chunk_bytes)
         tensors[name] = [dtype, shape, [[[0] * len(shape), shape, digests[at:stop]]]]
         at = stop
     assert at == len(digests)
-    return [details, chunk_bytes, tensors]
+    return [details, chunk_bytes, tensors, ranks[0] if ranks else []]
 
 
 def split(digests: bytes) -> list[bytes]:

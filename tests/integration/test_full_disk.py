@@ -131,7 +131,7 @@ def test_a_disk_that_fills_up_during_a_compaction(image: Image) -> None:
 
 def test_a_disk_that_fills_up_during_a_sync(image: Image, monkeypatch: pytest.MonkeyPatch) -> None:
     """What did not become a checkpoint gives its room back; the next sync brings the rest."""
-    monkeypatch.setattr(adopting, "PACK_BYTES", 128 << 10)
+    monkeypatch.setattr(adopting, "BROUGHT_PACK_BYTES", 128 << 10)
     source = make_repository(MemoryStorage())
     attempt = begin(source.run("digits"))
     states = {n: {f"t{i}": os.urandom(200_000) for i in range(5)} for n in (1, 2)}

@@ -84,9 +84,20 @@ def _machine() -> Iterator[Check]:
     if time.time() < _EARLIEST_SECONDS:
         yield Check("problem", "clock", f"It says {text.moment(time.time())}: set it; leases rely on it.")
     yield _watch()
-    world = os.environ.get("WORLD_SIZE", "1")
-    if world not in ("", "1"):
-        yield Check("problem", "ranks", f"WORLD_SIZE is {world}; this version saves one process only.")
+    yield from _ranks()
+
+
+def _ranks() -> Iterator[Check]:
+    from holdfast.errors import HoldfastError
+    from holdfast.training.ranks.launch import place
+
+    try:
+        here = place(os.environ)
+    except HoldfastError as error:
+        yield Check("problem", "ranks", str(error))
+        return
+    if here.world_size > 1:
+        yield Check("ok", "ranks", f"{here.world_size} on this machine; this is rank {here.rank}.")
 
 
 def _watch() -> Check:
@@ -140,8 +151,9 @@ def _features(storage: Storage) -> Iterator[Check]:
     from holdfast.storage.probe import probe
 
     if isinstance(storage, KeepsApart):
-        storage.check_conditions()
-        yield Check("ok", "store", "honours 'create only if absent'; without locks, removals wait 6 hours")
+        header = storage.check_conditions()
+        honoured = f"honours 'create only if absent' ({header})"
+        yield Check("ok", "store", f"{honoured}; without locks, removals wait 6 hours")
     if not isinstance(storage, LocalStorage):
         return
     features = probe(storage.location)

@@ -29,6 +29,9 @@ def command(which: AddressArgument, repository: RepositoryOption = None, yes: Ye
     Nothing is removed: the checkpoints so far stay until a keep rule lets them go, and
     'holdfast restart RUN@STEP' takes the run back to any of them.
     """
+    from holdfast.repository.signatures import check_given
+
+    check_given()  # or the record would not count
     run = find_run(open_repository(repository), which.partition("@")[0])
     base = run.resolve(address(which).at) if "@" in which else None
     where = f"from step {base.step}" if base is not None else "from scratch"

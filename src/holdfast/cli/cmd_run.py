@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,7 @@ from holdfast.cli import output
 from holdfast.cli.observing import Wanted, audience
 from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere, say
 from holdfast.cli.table import print_table
+from holdfast.supervisor.launchers import Launcher
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,9 +28,18 @@ EXAMPLES = (
     "holdfast run --on 'exception: stop' --hang-at-least 60 -- python train.py",
     "holdfast run --notice-url http://169.254.169.254/spot/instance-action -- python train.py",
     "holdfast run --metrics-port 9464 --notify-url https://hooks.example.com/training -- python train.py",
+    "holdfast run --nproc-per-node 4 -- python train.py",
     "holdfast run --rules",
 )
 TAKES_COMMAND = True
+
+
+def _to_launcher(flag: str, metavar: str) -> Any:
+    """A flag of torchrun's that is handed on."""
+    underscored = f"--{flag[2:].replace('-', '_')}"
+    return typer.Option(
+        flag, underscored, metavar=metavar, help="Handed on to the launcher.", show_default=False
+    )
 
 
 def command(
@@ -214,11 +224,21 @@ def command(
     ] = False,
     nproc_per_node: Annotated[
         str,
-        typer.Option("--nproc-per-node", metavar="N", help="As torchrun has it; this version can do 1 only."),
+        typer.Option(
+            "--nproc-per-node", "--nproc_per_node", metavar="N", help="Start so many ranks, by --launcher."
+        ),
     ] = "1",
+    launcher: Annotated[
+        Launcher, typer.Option("--launcher", help="Whose: torchrun, or paddle.distributed.launch.")
+    ] = Launcher.TORCH,
     nnodes: Annotated[
         str, typer.Option("--nnodes", metavar="N", help="As torchrun has it; this version can do 1 only.")
     ] = "1",
+    master_addr: Annotated[str | None, _to_launcher("--master-addr", "ADDRESS")] = None,
+    master_port: Annotated[str | None, _to_launcher("--master-port", "PORT")] = None,
+    rdzv_backend: Annotated[str | None, _to_launcher("--rdzv-backend", "NAME")] = None,
+    rdzv_endpoint: Annotated[str | None, _to_launcher("--rdzv-endpoint", "HOST:PORT")] = None,
+    rdzv_id: Annotated[str | None, _to_launcher("--rdzv-id", "ID")] = None,
 ) -> None:
     """Start a training, watch it, restart it from its newest recovery point, and end with its exit code.
 
@@ -233,8 +253,9 @@ def command(
         _show(table)
         return
     refuse_elsewhere("run")
-    _check(nproc_per_node, nnodes, report)
+    _check(nnodes, report)
     from holdfast.supervisor.deciding import Budget
+    from holdfast.supervisor.launchers import checked_count, launched, ranks_of
     from holdfast.supervisor.notices import Notices, check_url, slurm_end_seconds
     from holdfast.supervisor.silence import Bounds
     from holdfast.supervisor.supervising import Supervision, Supervisor
@@ -254,8 +275,19 @@ def command(
         not_finite_steps=not_finite_steps,
         explosion=explosion,
     )
+    words, ranks = command_words(what, "run"), checked_count(nproc_per_node)
+    if ranks > 1:
+        told = {
+            "master-addr": master_addr,
+            "master-port": master_port,
+            "rdzv-backend": rdzv_backend,
+            "rdzv-endpoint": rdzv_endpoint,
+            "rdzv-id": rdzv_id,
+        }
+        words = launched(words, ranks, launcher, {name: text for name, text in told.items() if text})
     how = Supervision(
-        command=command_words(what, "run"),
+        command=words,
+        ranks=max(ranks, ranks_of(words)),
         rules=table,
         budget=Budget(max_restarts, restart_window),
         watching=watching,
@@ -292,15 +324,14 @@ def _show(table: Mapping[Cause, Rule]) -> None:
     )
 
 
-def _check(nproc_per_node: str, nnodes: str, report: Path | None) -> None:
+def _check(nnodes: str, report: Path | None) -> None:
     from holdfast.errors import UnsupportedError, UsageError
 
-    for flag, count in (("--nproc-per-node", nproc_per_node), ("--nnodes", nnodes)):
-        if count != "1":
-            raise UnsupportedError(
-                f"{flag} {count} asks for several processes, which this version cannot checkpoint together.",
-                do="Train in one process for now.",
-            )
+    if nnodes not in ("1", "1:1"):
+        raise UnsupportedError(
+            f"--nnodes {nnodes} asks for several machines, which this version cannot checkpoint together.",
+            do="Train on one machine for now.",
+        )
     if report is not None and not report.absolute().parent.is_dir():
         raise UsageError(
             f"There is no folder {report.absolute().parent} for the report.", do="Make it first."

@@ -18,6 +18,7 @@ from holdfast.cli.options import (
 from holdfast.cli.table import print_table
 from holdfast.cli.told import entry_json, notes
 from holdfast.cli.values import outline
+from holdfast.domain.ranks import world_size
 from holdfast.frameworks.plain_values import plain_value
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _told(entry: Entry, manifest: Manifest) -> dict[str, Any]:
     details = manifest.details
     return {
         **entry_json(entry),
+        "ranks": world_size(manifest),
         "environment": details.environment,
         "given": {name: plain_value(node) for name, node in details.given.items()},
         "state": plain_value(details.tree),
@@ -104,8 +106,11 @@ def _print_head(entry: Entry, manifest: Manifest) -> None:
         "parent": s.parent or "none",
         "metrics": text.metrics(s.metrics) or "none",
         "size": f"{text.size(s.size_bytes)} in {text.several(s.tensors, 'tensor')}",
+        "ranks": f"{world_size(manifest)}; the state shown is that of rank 0",
         "id": str(entry.id),
     }
+    if not manifest.ranks:
+        del lines["ranks"]
     for name, value in lines.items():
         output.say(f"{name + ':':12}{value}")
 

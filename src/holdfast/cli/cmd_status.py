@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from holdfast.cli import output, text
+from holdfast.cli import output, saving, text
 from holdfast.cli.live import refuse_together, show_live
 from holdfast.cli.options import JsonOption, MaybeRuns, RepositoryOption, find_runs, open_repository
 from holdfast.cli.table import print_table
@@ -40,7 +40,8 @@ def command(
     """Show live runs, or RUN whether live or not: process, attempt, last checkpoint, memory, last failure.
 
     Memory is what the process that saves in the background holds: for which step, and how much. The
-    live view has the step, the loss, and the longest save of trainings below 'holdfast run'.
+    live view has the step, the loss, and the longest save of trainings below 'holdfast run'. A run
+    that chooses itself when to save (save="auto") is followed by a line that says what, and why.
     """
     opened = open_repository(repository)
     if watch:
@@ -74,6 +75,7 @@ def _told(run: Run) -> dict[str, Any]:
         "pulse": _pulse(holders),
         "next_step": _next_step(run),
         "memory": _memory(run),
+        "saving": saving.told(run),
         "last_failure": failure,
     }
 
@@ -146,6 +148,9 @@ def _print(told: list[dict[str, Any]]) -> None:
         )
     columns = ("run", "state", "process", "attempt>", "step>", "saved>", "memory", "last failure")
     print_table(columns, rows, folding=("run", "process", "last failure"))
+    for one in told:
+        if one["saving"] is not None:
+            output.say(f"{one['run']} {one['saving']['why']}.")
 
 
 def _memory_text(memory: dict[str, Any] | None) -> str:

@@ -43,6 +43,7 @@ def command(
     A tagged checkpoint is never removed by any keep rule.
     """
     from holdfast.errors import UsageError
+    from holdfast.repository.signatures import check_given
 
     opened = open_repository(repository)
     if name is None and not delete:
@@ -53,6 +54,7 @@ def command(
         find_run(opened, which.partition("@")[0]).remove_tag(name)
         output.note(f"{which.partition('@')[0]} has no tag {name} any more; the checkpoint stays.")
     else:
+        check_given()  # or the tag would not count
         run, checkpoint = find_checkpoint(opened, which)
         run.set_tag(name, checkpoint)
         output.note(f"{run.name}@{checkpoint.step} is tagged {name}.")

@@ -41,6 +41,7 @@ class _Report(msgspec.Struct):
     note: str | None = None
     mended: list[Mended] = []
     unsigned: dict[CheckpointId, str] = {}
+    unsigned_records: list[str] = []
 
     @property
     def damaged(self) -> list[Verdict]:
@@ -51,7 +52,7 @@ class _Report(msgspec.Struct):
         whole = {(m.run, m.id) for m in self.mended if m.failed is None}
         if any((v.run, v.id) not in whole for v in self.damaged):
             return DamagedError.exit_code
-        return SignatureError.exit_code if self.unsigned else 0
+        return SignatureError.exit_code if self.unsigned or self.unsigned_records else 0
 
 
 def command(
@@ -84,7 +85,7 @@ def command(
 
     Damage is named by checkpoint, tensor and pack. What two reads found wrong is recorded, so
     that no run resumes from it; nothing is moved or deleted. Ends with 4 if anything is damaged, and
-    is so still after --repair-from; else with 13 if a checkpoint is not signed as required.
+    is so still after --repair-from; else with 13 if a checkpoint, tag or launch is not signed as required.
     """
     from holdfast.repository.signatures import parse_public, trusted_signers
 
@@ -96,7 +97,10 @@ def command(
     report = _check(opened, find_wanted(opened, which), dry_run=dry_run)
     if other is not None:
         report.mended = _mend(opened, other, report.verdicts)
-    report.unsigned = _unsigned(opened, report.verdicts, trusted) if trusted else {}
+    if trusted:
+        report.unsigned = _unsigned(opened, report.verdicts, trusted)
+        whole = "@" not in (which or "")
+        report.unsigned_records = _unsigned_records(opened, report.verdicts, trusted) if whole else []
     if json:
         output.print_json(_told(opened, report))
     else:
@@ -160,6 +164,14 @@ def _unsigned(
     return found
 
 
+def _unsigned_records(repository: Repository, verdicts: list[Verdict], trusted: Collection[str]) -> list[str]:
+    """Tags, and records of launches, that nobody trusted has signed."""
+    from holdfast.repository.vouching import unsigned
+
+    runs = sorted({verdict.run for verdict in verdicts})
+    return [f"{what} is not signed." for name in runs for what in unsigned(repository.run(name), trusted)]
+
+
 def _told(repository: Repository, report: _Report) -> dict[str, Any]:
     moved_bytes = {(m.run, m.id): m.moved_bytes for m in report.mended if m.failed is None}
     return {
@@ -181,6 +193,7 @@ def _told(repository: Repository, report: _Report) -> dict[str, Any]:
             for v in report.verdicts
         ],
         "damaged": len(report.damaged),
+        "unsigned_records": report.unsigned_records,
         "checked_bytes": sum(v.checked_bytes for v in report.verdicts),
         "moved_bytes": sum(moved_bytes.values()),
     }
@@ -204,7 +217,7 @@ def _print(report: _Report, *, dry_run: bool, other: Repository | None) -> None:
         _print_mended(report.mended, other)
     elif report.damaged:
         output.say(_WHAT_NEXT)
-    for why in report.unsigned.values():
+    for why in [*report.unsigned.values(), *report.unsigned_records]:
         output.say(why)
 
 

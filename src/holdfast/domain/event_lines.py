@@ -10,11 +10,11 @@ from typing import Any
 
 import msgspec
 
-from holdfast.domain.events import Event, Rejected, SaveFailed, UploadFailed, Warned
+from holdfast.domain.events import Event, Found, Rejected, SaveFailed, UploadFailed, Warned
 
 LONGEST_TEXT = 2000
 MOST_ENTRIES = 100
-_WORSE = (Rejected, SaveFailed, UploadFailed, Warned)
+_WORSE = (Found, Rejected, SaveFailed, UploadFailed, Warned)
 _LEFT_OUT = frozenset({"run", "config"})
 """What a script gives as configuration is in the manifests, where it can be sealed."""
 _WORD = re.compile(r"(?<!^)(?=[A-Z])")

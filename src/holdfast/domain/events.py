@@ -175,6 +175,31 @@ class Warned(Event, frozen=True):
         return f"WARNING: {self.text}"
 
 
+class Found(Event, frozen=True):
+    """Something about the health of training.
+
+    Attributes
+    ----------
+    kind, detail : str
+        What, by the name that rules have for it; and what was seen.
+    action : str
+        What is done about it.
+    times : int
+        How often it was found in this attempt; with ``warn`` the 1st, 2nd, 4th, 8th ... time is told.
+    """
+
+    step: int
+    kind: str
+    detail: str
+    action: str
+    times: int
+
+    def __str__(self) -> str:
+        often = f" ({self.times} so far)" if self.times > 1 else ""
+        does = "" if self.action == "warn" else f" ({self.action})"
+        return f"WARNING: {self.kind} at step {self.step} of {self.run}{often}: {self.detail}{does}"
+
+
 class Ended(Event, frozen=True):
     """An attempt is over; ``done`` if its training came to its end."""
 

@@ -20,16 +20,25 @@ class Attempt(msgspec.Struct, frozen=True):
         Whether it has recorded what it starts from; before that it counts for nothing.
     base : CheckpointId or None
         The recovery point it started from; None for a fresh start.
+    trusted : bool
+        Whether that is signed by who has to have signed it, if anybody has to.
     """
 
     id: AttemptId
     based: bool = False
     base: CheckpointId | None = None
+    trusted: bool = True
 
 
 def head_attempt(attempts: Sequence[Attempt]) -> Attempt | None:
     """The highest attempt that has recorded its base."""
     return max((a for a in attempts if a.based), key=lambda a: a.id, default=None)
+
+
+def trusted_part(attempts: Sequence[Attempt]) -> list[Attempt]:
+    """Attempts up to the highest one whose base is trusted: it decides where the run goes on from."""
+    head = head_attempt([a for a in attempts if a.trusted])
+    return [a for a in attempts if head is not None and a.id <= head.id]
 
 
 def first_attempt(attempts: Sequence[Attempt], attempt: AttemptId) -> AttemptId:

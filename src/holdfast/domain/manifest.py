@@ -104,13 +104,32 @@ class TensorEntry(msgspec.Struct, frozen=True, gc=False, array_like=True, forbid
         return TensorSpec(self.dtype, self.shape)
 
 
+class RankDetails(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """As `Details`, of a rank other than 0; None where it is the same as that of rank 0."""
+
+    tree: Any = None
+    training: Any = None
+    given: dict[str, Any] | None = None
+
+
 class Manifest(msgspec.Struct, frozen=True):
-    """A checkpoint's whole table of contents."""
+    """A checkpoint's whole table of contents.
+
+    Attributes
+    ----------
+    details : Details
+        Of rank 0.
+    tensors : dict[str, TensorEntry]
+        Of all ranks; `domain.ranks` tells whose they are.
+    ranks : tuple[RankDetails, ...]
+        Of the ranks from 1 on; empty for a training in one process.
+    """
 
     summary: Summary
     details: Details
     chunk_bytes: int
     tensors: dict[str, TensorEntry]
+    ranks: tuple[RankDetails, ...] = ()
 
     def digests(self) -> set[bytes]:
         """Every chunk that it references."""

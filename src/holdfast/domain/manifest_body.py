@@ -2,7 +2,8 @@
 
 Version 1 has details and table as they are, digests within the table. In version 2 both are compressed,
 as the names of tensors stand in both, and the digests, which nothing makes smaller, stand behind them: what
-marks a repository reads nothing else. Whatever is no such thing raises ValueError.
+marks a repository reads nothing else. Version 3 is version 2 with what other ranks have of their own.
+Whatever is no such thing raises ValueError.
 """
 
 from __future__ import annotations
@@ -13,7 +14,14 @@ from typing import NamedTuple, TypeVar
 import msgspec
 
 from holdfast.domain.compressed import compress, decompress
-from holdfast.domain.manifest import Details, Shard, TensorEntry, joined_digests, split_digests
+from holdfast.domain.manifest import (
+    Details,
+    RankDetails,
+    Shard,
+    TensorEntry,
+    joined_digests,
+    split_digests,
+)
 from holdfast.domain.tensors import DIGEST_BYTES, ITEM_BYTES
 
 T = TypeVar("T")
@@ -31,15 +39,16 @@ MOST_DIMENSIONS = 64
 
 
 class Body(NamedTuple):
-    """Details and table."""
+    """Details and table, and details of further ranks."""
 
     details: Details
     chunk_bytes: int
     tensors: dict[str, TensorEntry]
+    ranks: tuple[RankDetails, ...] = ()
 
 
 class Stored(NamedTuple):
-    """A body of version 2 as it stands in a file, and the size of its first part decoded."""
+    """A body of version 2 or 3 as it stands in a file, and the size of its first part decoded."""
 
     packed: bytes
     raw_bytes: int
@@ -58,6 +67,7 @@ class _Packed(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     details: Details
     chunk_bytes: int
     tensors: dict[str, _Described]
+    ranks: tuple[RankDetails, ...] = ()
 
 
 class _Table(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -65,13 +75,14 @@ class _Table(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     tensors: dict[str, TensorEntry]
 
 
-# -- version 2 -----------------------------------------------------------------------------
+# -- versions 2 and 3 ----------------------------------------------------------------------
 
 
 def encode(body: Body) -> Stored:
     """Compress all but the digests."""
     described = {name: _described(entry) for name, entry in body.tensors.items()}
-    raw = msgspec.msgpack.encode((body.details, body.chunk_bytes, described))
+    ranks = (body.ranks,) if body.ranks else ()
+    raw = msgspec.msgpack.encode((body.details, body.chunk_bytes, described, *ranks))
     digests = joined_digests(body.tensors)
     packed = compress(raw)
     small = len(raw) <= _most_bytes(len(packed) + len(digests))
@@ -85,7 +96,7 @@ def decode(stored: Stored) -> Body:
     packed = _decode(decompress(stored.packed, stored.raw_bytes), _Packed)
     _check_chunk_bytes(packed.chunk_bytes)
     tensors = _joined(packed.tensors, stored.digests, packed.chunk_bytes)
-    return Body(packed.details, packed.chunk_bytes, tensors)
+    return Body(packed.details, packed.chunk_bytes, tensors, packed.ranks)
 
 
 def needs(stored: Stored) -> set[bytes]:

@@ -1,7 +1,8 @@
 """The exact bytes of a manifest (docs/format.md).
 
 A fixed header, then the summary, with a digest of its own, so that listing reads a few hundred bytes
-and never the table of tensors; then what `manifest_body` says. Version 2 is written, both are read.
+and never the table of tensors; then what `manifest_body` says. Version 2 is written, of several ranks
+version 3; version 1 is read as well.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from holdfast.errors import DamagedError, FormatError
 T = TypeVar("T")
 
 MAGIC = b"HFMANI\x00\x02"
+RANKS_MAGIC = b"HFMANI\x00\x03"
 FIRST_MAGIC = b"HFMANI\x00\x01"
 HEADER = struct.Struct("<8sQQQ32s")
 MAX_MANIFEST_BYTES = 1 << 30
@@ -35,7 +37,7 @@ class Header(NamedTuple):
     ----------
     summary_bytes : int
     first_bytes, second_bytes : int
-        Version 1: of details and table. Version 2: of the packed part, as it stands and decoded.
+        Version 1: of details and table. Later ones: of the packed part, as it stands and decoded.
     check : bytes
         Digest of the summary.
     """
@@ -50,10 +52,11 @@ class Header(NamedTuple):
 def encode_manifest(manifest: Manifest) -> tuple[CheckpointId, bytes]:
     """Bytes of a manifest, and the identity that they give the checkpoint."""
     summary = msgspec.msgpack.encode(manifest.summary)
-    body = manifest_body.Body(manifest.details, manifest.chunk_bytes, manifest.tensors)
+    body = manifest_body.Body(manifest.details, manifest.chunk_bytes, manifest.tensors, manifest.ranks)
     stored = manifest_body.encode(body)
     check = blake3.blake3(summary).digest()
-    header = HEADER.pack(MAGIC, len(summary), len(stored.packed), stored.raw_bytes, check)
+    magic = RANKS_MAGIC if manifest.ranks else MAGIC
+    header = HEADER.pack(magic, len(summary), len(stored.packed), stored.raw_bytes, check)
     data = b"".join((header, summary, stored.packed, stored.digests))
     s = manifest.summary
     digest = blake3.blake3(data).hexdigest()
@@ -104,7 +107,10 @@ def decode_needs(data: bytes, checkpoint: CheckpointId) -> Needs:
 def _body(data: bytes, header: Header) -> manifest_body.Body:
     if header.magic == FIRST_MAGIC:
         return manifest_body.decode_first(*_first_sections(data, header))
-    return manifest_body.decode(_stored(data, header))
+    body = manifest_body.decode(_stored(data, header))
+    if bool(body.ranks) != (header.magic == RANKS_MAGIC):
+        raise ValueError("its version does not fit its ranks")
+    return body
 
 
 def _needs(data: bytes, header: Header) -> set[bytes]:
@@ -140,10 +146,10 @@ def _header(data: bytes, checkpoint: CheckpointId) -> Header:
     if len(data) < HEADER.size:
         raise _damaged(checkpoint, "it is shorter than a header")
     header = Header(*HEADER.unpack_from(data))
-    if header.magic[:7] == MAGIC[:7] and header.magic[7] > MAGIC[7]:
+    if header.magic[:7] == MAGIC[:7] and header.magic[7] > RANKS_MAGIC[7]:
         raise FormatError(f"{checkpoint} was written by a newer version.", do="Upgrade holdfast.")
     sizes = header.summary_bytes + header.first_bytes + header.second_bytes
-    if header.magic not in (MAGIC, FIRST_MAGIC) or sizes > MAX_MANIFEST_BYTES:
+    if header.magic not in (RANKS_MAGIC, MAGIC, FIRST_MAGIC) or sizes > MAX_MANIFEST_BYTES:
         raise _damaged(checkpoint, "its header is not a manifest's")
     return header
 

@@ -10,6 +10,8 @@ from typing import Protocol
 
 import msgspec
 
+from holdfast.domain.failures import NOTHING_SEEN, Reliability
+from holdfast.domain.intervals import Bounds, Choice, choose
 from holdfast.errors import UsageError
 
 _EXAMPLES = (
@@ -32,11 +34,15 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     seconds_since_save : float
         Since the last save, or since this attempt started.
     save_seconds : float or None
-        How long the last save held up training; None before the first of this attempt.
+        What a save costs training, by the last ones; None before the first of this attempt.
     started_seconds_ago : float
         Age of this attempt.
     improved : bool
         A monitored metric reported since the last save is among the best.
+    notable : str or None
+        What happened in learning since the last save: a metric improved, a schedule changed.
+    reliability : Reliability
+        Failures of the run so far, and the time in which they came.
     """
 
     step: int
@@ -47,6 +53,8 @@ class Observation(msgspec.Struct, frozen=True, kw_only=True):
     save_seconds: float | None
     started_seconds_ago: float
     improved: bool = False
+    notable: str | None = None
+    reliability: Reliability = NOTHING_SEEN
 
     @property
     def moved(self) -> bool:
@@ -123,26 +131,40 @@ class EverySeconds(Rule, frozen=True):
 
 
 class Auto(Rule, frozen=True):
-    """Spend at most 1 % of the time on saving, but save at least every 30 minutes.
+    """Lose least time to saves and failures together: see `holdfast.domain.intervals`.
 
-    The first save comes early, so that the cost is known. However cheap a save is, two are
-    never closer than ``least_seconds``.
+    At most 1 % of the time goes into saving, but a save comes at least every 30 minutes. The first
+    comes early, so that the cost is known. However cheap a save is, two are never closer than
+    ``least_seconds``. What is notable brings a save forward, as far as the cost allows.
     """
 
     share: float = 0.01
     least_seconds: float = 10.0
     most_seconds: float = 1800.0
 
-    def _holds(self, seen: Observation) -> bool:
+    def due(self, seen: Observation, /) -> str | None:
         waited_seconds = min(seen.seconds_since_save, seen.started_seconds_ago)
-        return seen.moved and waited_seconds >= self._interval_seconds(seen.save_seconds)
+        if not seen.moved or waited_seconds < self.least_seconds:
+            return None
+        choice = self.choice(seen.save_seconds, seen.reliability)
+        if choice is None or waited_seconds >= choice.interval_seconds:
+            return str(self)
+        soon = seen.notable is not None and waited_seconds >= choice.soonest_seconds
+        return f"{self}: {seen.notable}" if soon else None
 
-    def _interval_seconds(self, save_seconds: float | None) -> float:
-        wanted_seconds = (save_seconds or 0.0) / self.share
-        return min(max(wanted_seconds, self.least_seconds), self.most_seconds)
+    def choice(self, save_seconds: float | None, reliability: Reliability) -> Choice | None:
+        """The interval for such a cost; None while the cost is unknown."""
+        bounds = Bounds(self.share, self.least_seconds, self.most_seconds)
+        return choose(save_seconds, reliability, bounds) if save_seconds is not None else None
 
     def __str__(self) -> str:
         return "auto"
+
+
+def auto_of(rule: SaveRule | None) -> Auto | None:
+    """The part of a rule that chooses by itself."""
+    parts = any_of(rule).rules if rule is not None else ()
+    return next((part for part in parts if isinstance(part, Auto)), None)
 
 
 class Ladder(Rule, frozen=True):

@@ -13,6 +13,9 @@ from holdfast.frameworks.plain_values import plain_leaves
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 
+_EVIDENCE = ("losses", "probe")
+"""What tells of tensors and metrics, which are compared themselves."""
+
 
 class Made(msgspec.Struct, frozen=True):
     """One checkpoint: what training goes on from.
@@ -122,7 +125,9 @@ def varying(one: Mapping[tuple[str, int], Made], other: Mapping[tuple[str, int],
 def compare(one: Made, other: Made, ignored: Collection[str] = ()) -> Difference | None:
     """What differs between two checkpoints of the same step; None if they are equal bit for bit."""
     apart = [
-        n for n in dict.fromkeys(map(_part, _differing(one.training, other.training))) if n not in ignored
+        n
+        for n in dict.fromkeys(map(_part, _differing(one.training, other.training)))
+        if n not in ignored and n.partition("/")[0] not in _EVIDENCE
     ]
     rng = [name for name in apart if name.partition("/")[0] == "rng"]
     encode = msgspec.msgpack.encode

@@ -61,7 +61,9 @@ class Scratch:
 
     def variables(self, save: str = EVERY_STEP, mirror: str | None = None) -> dict[str, str]:
         """The environment of its launches; no supervisor of this process looks at them."""
-        overrides = Overrides(repository=str(self.place), save=save, keep="all", mirror=mirror)
+        overrides = Overrides(
+            repository=str(self.place), save=save, keep="all", on_finding="warn", mirror=mirror
+        )
         own = {k: v for k, v in os.environ.items() if k != PLACE_VARIABLE}
         return {"HOLDFAST_MEMORY_SECONDS": _MEMORY_SECONDS} | own | {VARIABLE: overrides.encoded()}
 

@@ -286,6 +286,10 @@ class Framework(Protocol):
         """Whether any parameter of the optimizers among ``values`` holds a gradient."""
         ...
 
+    def learning_rates(self, value: object) -> list[float]:
+        """Those of an optimizer that are plain numbers; none if it is not one. Waits for no device."""
+        ...
+
     def scalar(self, value: object) -> float | None:
         """A number from a 0-d tensor (may synchronize a device); None if it is not one."""
         ...

@@ -313,6 +313,9 @@ class NumpyFramework:
     def has_gradients(self, values: Iterable[object]) -> bool:
         return False
 
+    def learning_rates(self, value: object) -> list[float]:
+        return []
+
     def scalar(self, value: object) -> float | None:
         single = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
         return float(value) if single and value.dtype.kind in "biuf" else None  # type: ignore[attr-defined,arg-type]

@@ -262,6 +262,9 @@ class PythonFramework:
     def has_gradients(self, values: Iterable[object]) -> bool:
         return False
 
+    def learning_rates(self, value: object) -> list[float]:
+        return []
+
     def scalar(self, value: object) -> float | None:
         return float(value) if isinstance(value, numbers.Real) else None
 

@@ -114,6 +114,16 @@ def send(pid: int, number: int) -> None:
         os.kill(pid, number)
 
 
+def given(name: str, value: str) -> list[int]:
+    """Processes, of whatever group, that were started with this in their environment."""
+    wanted, found = f"{name}={value}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if int(entry.name) != os.getpid() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+    return [pid for pid in found if lives(pid)]
+
+
 def lives(pid: int) -> bool:
     """Whether there is such a process, and it is not waiting for its end to be noticed."""
     return pid > 0 and _state(pid) not in _DEAD

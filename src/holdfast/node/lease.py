@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 import msgspec
 
+from holdfast.domain.intervals import Choice
 from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
 from holdfast.node.process import ProcessIdentity
 from holdfast.storage.base import Storage
@@ -20,12 +21,20 @@ CLAIM_WAIT_SECONDS = 30.0
 
 
 class LeaseRecord(msgspec.Struct, frozen=True):
-    """Who holds a run, and since when; its file's age says when it was last renewed."""
+    """Who holds a run, and since when; its file's age says when it was last renewed.
+
+    Attributes
+    ----------
+    given_back : bool
+        Where nobody may delete, the record stays and says so.
+    saving : Choice or None
+        How far apart the holder's saves are, where that is its own choice.
+    """
 
     holder: ProcessIdentity
     taken_seconds: float
     given_back: bool = False
-    """Where nobody may delete, the record stays and says so."""
+    saving: Choice | None = None
 
 
 class Lease:
@@ -37,10 +46,22 @@ class Lease:
         self._record = record
         self._renewed = time.monotonic()
 
-    def renew_if_old(self) -> None:
-        """Renew once a quarter of the lease time has passed; cheap to call at every step."""
-        if time.monotonic() - self._renewed > LEASE_SECONDS / 4:
+    def renew_if_old(self, saving: Callable[[], Choice | None]) -> None:
+        """Renew once a quarter of the lease time has passed; cheap to call at every step.
+
+        Parameters
+        ----------
+        saving : callable
+            Gives what the record says of saves; the first that there is goes out at once.
+        """
+        is_old = time.monotonic() - self._renewed > LEASE_SECONDS / 4
+        if is_old or self._record.saving is None:
+            self._renew(saving(), must=is_old)
+
+    def _renew(self, saving: Choice | None, *, must: bool) -> None:
+        if must or saving is not None:
             self._renewed = time.monotonic()
+            self._record = msgspec.structs.replace(self._record, saving=saving)
             with suppress(StorageError):  # the next renewal, or a save, will tell
                 self._storage.put(self._key, [msgspec.json.encode(self._record)])
 
@@ -51,9 +72,24 @@ class Lease:
             self._storage.put(self._key, [msgspec.json.encode(given_back)])
 
 
+class Unheld:
+    """What a process has that trains under another one's lease."""
+
+    def renew_if_old(self, saving: Callable[[], Choice | None]) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
+
 def holders(storage: Storage, folder: str) -> list[ProcessIdentity]:
     """Processes that hold a lease in ``folder`` and are not known to be dead."""
-    return [record.holder for _, record, alive in _records(storage, folder) if record and alive]
+    return [record.holder for record in live(storage, folder)]
+
+
+def live(storage: Storage, folder: str) -> list[LeaseRecord]:
+    """Leases in ``folder`` whose holders are not known to be dead."""
+    return [record for _, record, alive in _records(storage, folder) if record and alive]
 
 
 def refuse_if_held(storage: Storage, folder: str, what: str) -> None:

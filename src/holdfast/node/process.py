@@ -37,7 +37,11 @@ class ProcessIdentity(msgspec.Struct, frozen=True):
 
     @classmethod
     def of_this_process(cls) -> ProcessIdentity:
-        pid = os.getpid()
+        return cls.of_process(os.getpid())
+
+    @classmethod
+    def of_process(cls, pid: int) -> ProcessIdentity:
+        """That of a process of this machine, as it is now."""
         started = _started_seconds(pid)
         return cls(socket.gethostname(), _boot(), _pid_namespace(), pid, started or 0.0)
 

@@ -15,7 +15,7 @@ import re
 import signal
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
@@ -25,6 +25,8 @@ import msgspec
 from holdfast.errors import HoldfastError
 
 PLACE_VARIABLE = "HOLDFAST_PULSE"
+RANKS_VARIABLE = "HOLDFAST_PULSE_RANKS"
+"""Places of the pages of ranks from 1 on, joined by commas."""
 STACKS_SIGNAL = int(signal.SIGRTMIN) + 7 if hasattr(signal, "SIGRTMIN") else 0
 """Asks a trainer to write down where all its threads are; nobody else uses it."""
 PAGE_BYTES = 16 * 1024
@@ -234,7 +236,14 @@ class Pulse:
     ------
     OSError
         It cannot be opened, or is none.
+
+    Attributes
+    ----------
+    watched : bool
+        Whether a supervisor looks at it.
     """
+
+    watched = True
 
     def __init__(self, place: str) -> None:
         descriptor = os.open(place, os.O_RDWR | os.O_CLOEXEC)
@@ -267,9 +276,9 @@ class Pulse:
         """A turn begins; in the first one everything may be compiled."""
         self.enter(Phase.STEPPING if self._compiled else Phase.COMPILING)
 
-    def stepped(self, step: int, loss_at_hand: Callable[[], float | None]) -> None:
-        """A step is counted; its loss is looked at if it is known by now."""
-        w, loss = self._words, loss_at_hand()
+    def stepped(self, step: int, loss: float | None) -> None:
+        """A step is counted; its loss, if it is known by now."""
+        w = self._words
         w[_STEP] = step
         w[_STEPS_HERE] += 1
         w[_FIRST_STEP] = w[_FIRST_STEP] or time.monotonic_ns()
@@ -314,13 +323,15 @@ class Pulse:
 class Unwatched:
     """What a trainer writes to whom nobody listens."""
 
+    watched = False
+
     def enter(self, phase: Phase) -> None:
         pass
 
     def turn(self) -> None:
         pass
 
-    def stepped(self, step: int, loss_at_hand: Callable[[], float | None]) -> None:
+    def stepped(self, step: int, loss: float | None) -> None:
         pass
 
     @contextmanager
@@ -334,9 +345,10 @@ class Unwatched:
         pass
 
 
-def open_pulse(variables: Mapping[str, str]) -> Pulse | Unwatched:
-    """The page of this process's supervisor, if there is one and it can be reached."""
-    place = variables.get(PLACE_VARIABLE)
+def open_pulse(variables: Mapping[str, str], rank: int = 0) -> Pulse | Unwatched:
+    """The page of this process's supervisor, if there is one for this rank and it can be reached."""
+    further = variables.get(RANKS_VARIABLE, "").split(",")
+    place = ([variables.get(PLACE_VARIABLE), *further][rank : rank + 1] or [None])[0]
     try:
         return Pulse(place) if place else Unwatched()
     except (OSError, ValueError):

@@ -12,14 +12,14 @@ from holdfast.node.delivery import Delivery
 from holdfast.observe.following import Record
 from holdfast.observe.posting import PATIENCE_SECONDS, Send
 
-_FIRST_ONLY = frozenset({"save_failed", "upload_failed"})
+_FIRST_ONLY = frozenset({"save_failed", "upload_failed", "found"})
 _ALWAYS = frozenset({"launch_ended", "launch_asked", "rejected", "saving_resumed"})
 
 
 def is_worth_telling(record: Record) -> bool:
-    """Whether somebody wants to be told: launches that end, saves and uploads that begin to fail, damage."""
+    """Whether somebody wants to be told: launches that end, saves that begin to fail, damage, ill health."""
     event = record.get("event")
-    return event in _ALWAYS or (event in _FIRST_ONLY and record.get("failures") == 1)
+    return event in _ALWAYS or (event in _FIRST_ONLY and 1 in (record.get("failures"), record.get("times")))
 
 
 class Notifier:

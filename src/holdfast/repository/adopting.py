@@ -28,12 +28,14 @@ from holdfast.repository.reading import raise_damage
 from holdfast.repository.retention import FULL
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import carried
-from holdfast.repository.writing import PACK_BYTES, Written, discard, in_groups
+from holdfast.repository.writing import Written, discard, in_groups
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+BROUGHT_PACK_BYTES = 32 * 1024 * 1024
+"""Half of what a save writes: an upload that is cut short loses what arrived of one pack."""
 Advance = Callable[[int], None]
 
 
@@ -154,7 +156,7 @@ class _Carrying:
         new_packs: dict[str, list[PackEntry]] = {}
         self._origin.copies.cover(lacking, self._hints)
         try:
-            for group in in_groups(lacking, self._raw_bytes, PACK_BYTES):
+            for group in in_groups(lacking, self._raw_bytes, BROUGHT_PACK_BYTES):
                 if new_packs:
                     put_hint(self._run, self._checkpoint, {*used, *new_packs})
                 self._put(group, new_packs)

@@ -135,7 +135,7 @@ class ChunkReader:
         asked = _Asked(own, set(self._below(own.values())))
         copies = {*own.values(), *asked.bases}.difference(begun.values())
         ahead.extend(coalesce(sorted(copies, key=lambda c: (c.pack, c.entry.offset))))
-        if len(ahead) <= 1:
+        if ahead.is_brief:
             return self._look_at(ahead, asked, sink)
         failed: dict[bytes, str] = {}
         with ThreadPoolExecutor(WORKERS) as pool:

@@ -26,6 +26,8 @@ from holdfast.storage.base import Storage
 RECHECKS = 3
 Gather = Callable[[frozenset[str]], Written]
 """Finds packs that hold all of a checkpoint's chunks, without those packs; writes what is lacking."""
+Join = Callable[[Manifest, Written, Gather], tuple[Manifest, Written, Gather]]
+"""Adds what other ranks have to a manifest that is about to be published."""
 
 
 class Draft(msgspec.Struct):
@@ -104,6 +106,7 @@ def commit(
     details: Details | None = None,
     dedup: bool = True,
     known: Mapping[str, TensorEntry] | None = None,
+    join: Join | None = None,
 ) -> Committed:
     """Make a checkpoint durable and visible, whole or not at all.
 
@@ -115,6 +118,8 @@ def commit(
         Rely on chunks that the repository has; False writes all of them to new packs.
     known : mapping, optional
         Entries of tensors that need not be read while their chunks are in packs that may be relied on.
+    join : callable, optional
+        Called once its own chunks are durable; should it fail, nothing becomes visible.
 
     Raises
     ------
@@ -134,10 +139,27 @@ def commit(
     with run.repository.holding(saving=True):
         keep_up(run, draft.parent)
         written = gather(frozenset())
-        summary = _summary(run, draft, written)
-        manifest = Manifest(summary, details, run.repository.chunk_bytes, written.tensors)
-        checkpoint, written = publish(run, manifest, written, gather)
+        manifest = described(run, draft, details, written)
+        again: Gather = gather
+        if join is not None:
+            manifest, written, again = _joined(run, join, manifest, written, gather)
+        checkpoint, written = publish(run, manifest, written, again)
     return Committed(checkpoint, manifest, written.new_bytes, time.monotonic() - started)
+
+
+def described(run: Run, draft: Draft, details: Details, written: Written) -> Manifest:
+    """The manifest of a draft whose chunks are durable."""
+    return Manifest(_summary(run, draft, written), details, run.repository.chunk_bytes, written.tensors)
+
+
+def _joined(
+    run: Run, join: Join, manifest: Manifest, written: Written, gather: Gather
+) -> tuple[Manifest, Written, Gather]:
+    try:
+        return join(manifest, written, gather)
+    except BaseException:
+        discard(run.storage, written.new_packs)
+        raise
 
 
 def publish(

@@ -58,6 +58,7 @@ class RunLayout:
         self.rejected = f"{self.root}rejected/"
         self.condemned = f"{self.root}condemned/"
         self.hints = f"{self.root}hints/"
+        self.parts = f"{self.root}parts/"
         self.leases = f"{self.root}leases/"
         self.requests = f"{self.root}requests/"
         self.moving = f"{self.root}moving.json"
@@ -89,6 +90,13 @@ class RunLayout:
 
     def hint(self, checkpoint: CheckpointId) -> str:
         return f"{self.hints}{checkpoint}.json"
+
+    def part(self, checkpoint: CheckpointId, rank: int) -> str:
+        """What a rank has made for a checkpoint to be; ``checkpoint`` is the part's own identity."""
+        return f"{self.parts}{checkpoint}.{rank}.part"
+
+    def part_packs(self, checkpoint: CheckpointId, rank: int) -> str:
+        return f"{self.parts}{checkpoint}.{rank}.json"
 
     def lease(self, attempt: AttemptId) -> str:
         return f"{self.leases}{attempt}.json"

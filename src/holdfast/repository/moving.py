@@ -25,6 +25,7 @@ from holdfast.errors import DamagedError, FormatError, NotFoundError, UsageError
 from holdfast.repository import records
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import renew
+from holdfast.repository.vouching import carried_bytes
 from holdfast.storage.base import Storage
 
 
@@ -131,7 +132,7 @@ def _copy(run: Run, target: Run, *, resumed: bool) -> tuple[int, int]:
         new = target.layout.root + key.removeprefix(run.layout.root)
         if new not in there:
             unsigned += not _is_signed_anew(run, target, key)
-            storage.put(new, [_contents(storage, key)])
+            storage.put(new, [carried_bytes(run, key, _contents(storage, key), target)])
             copied += 1
     marker = MovedRecord(target.name, sorted(_attempt_names(run)))
     storage.put(run.layout.moved, [records.encode(marker)])
@@ -179,7 +180,7 @@ def files_beside(run: Run) -> Iterator[str]:
     """Everything of a run but readable manifests' files, attempts last; nothing of runs nested below it."""
     layout = run.layout
     folders = (layout.checkpoints, layout.hints, layout.tags, layout.rejected, layout.condemned)
-    for folder in (*folders, layout.requests, layout.leases, layout.attempts):
+    for folder in (*folders, layout.parts, layout.requests, layout.leases, layout.attempts):
         for key in list(run.storage.list(folder)):
             if not (folder == layout.checkpoints and _is_manifest(key)):
                 yield key

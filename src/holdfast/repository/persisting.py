@@ -9,7 +9,7 @@ import msgspec
 from holdfast.domain.manifest import Details, TensorEntry
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import HoldfastError, StorageError, SupersededError, UsageError
-from holdfast.repository.commit import Committed, Draft, commit
+from holdfast.repository.commit import Committed, Draft, Join, commit
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
 
@@ -41,6 +41,8 @@ class Persister:
     retention : Retention
     warn : callable
         Takes what a person should know.
+    join : callable, optional
+        Adds what other ranks have, see `commit`.
     """
 
     def __init__(
@@ -51,7 +53,9 @@ class Persister:
         parent: CheckpointId | None,
         retention: Retention,
         warn: Callable[[str], None],
+        join: Join | None = None,
     ) -> None:
+        self._join = join
         self._run = run
         self._attempt = attempt
         self._parent = parent
@@ -77,7 +81,7 @@ class Persister:
         known = self._known(draft)
         left_out = {name: entry for name, entry in known.items() if name in draft.left_out}
         try:
-            committed = commit(self._run, draft, details=details, known=left_out)
+            committed = commit(self._run, draft, details=details, known=left_out, join=self._join)
         except UsageError as error:  # the key that signs was there at the launch: it may come back
             raise StorageError(error.what, do=error.do) from error
         self._parent, self._table = committed.id, committed.manifest.tensors

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 READ_BYTES = 8 * 1024 * 1024
 READERS = 3
 BUFFERS = 8
+BRIEF_BYTES = 1024 * 1024
+"""So much comes from a disk of this machine sooner than threads start."""
 _BUFFER_BYTES = READ_BYTES + 2 * BLOCK_BYTES
 Stretch = list[Copy]
 
@@ -63,6 +65,14 @@ class ReadAhead:
         """Stretches that nobody has looked at yet."""
         return len(self._begun) + len(self._coming)
 
+    @property
+    def is_brief(self) -> bool:
+        """Whether what is to be read is worth no threads."""
+        if self._begun or len(self._coming) <= 1:
+            return not self._begun
+        stored_bytes = sum(copy.entry.stored_bytes for stretch in self._coming for copy in stretch)
+        return self._storage.exclusive_locks and stored_bytes <= BRIEF_BYTES
+
     def copies(self) -> Iterator[Copy]:
         """What is in these."""
         stretches = [*self._coming, *(read.stretch for read in self._begun)]
@@ -72,7 +82,7 @@ class ReadAhead:
         """Read these after what was asked for before."""
         with self._lock:
             self._coming.extend(stretches)
-            if len(self) > 1:  # one alone is read by who asks for it, without a thread
+            if not self.is_brief:  # that is read by who asks for it, without a thread
                 self._fill()
 
     def stop(self) -> None:
@@ -88,7 +98,8 @@ class ReadAhead:
             read.end()  # also of what nobody looked at: its buffer must not be written to any more
             with self._lock:
                 self._free.append(read.buffer)
-                self._fill()
+                if not self.is_brief:
+                    self._fill()
 
     def _next(self) -> _Read | None:
         with self._lock:

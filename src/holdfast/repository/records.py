@@ -46,11 +46,23 @@ class AttemptRecord(msgspec.Struct, frozen=True):
     pid: int = 0
 
 
+class SignatureRecord(msgspec.Struct, frozen=True):
+    """Who signed, and the signature, both hexadecimal."""
+
+    public: str
+    signature: str
+
+
+Signed = SignatureRecord | msgspec.UnsetType
+"""Of a record, within it; left out where nobody signed."""
+
+
 class BaseRecord(msgspec.Struct, frozen=True):
     """The recovery point an attempt starts from; None for a fresh start."""
 
     attempt: str
     checkpoint: str | None
+    signed: Signed = msgspec.UNSET
 
 
 class EndRecord(msgspec.Struct, frozen=True):
@@ -61,6 +73,7 @@ class EndRecord(msgspec.Struct, frozen=True):
     step: int
     ended_seconds: float
     done: bool = False
+    signed: Signed = msgspec.UNSET
 
 
 class RejectedRecord(msgspec.Struct, frozen=True):
@@ -83,6 +96,7 @@ class TagRecord(msgspec.Struct, frozen=True):
 
     tag: str
     checkpoint: str
+    signed: Signed = msgspec.UNSET
 
 
 class HintRecord(msgspec.Struct, frozen=True):
@@ -119,12 +133,12 @@ def read(storage: Storage, key: str, kind: type[T]) -> T:
         It does not parse or match its digest, also not when read again.
     """
     try:
-        return _decode(storage.get(key, 0, MAX_RECORD_BYTES), key, kind)
+        return decode(storage.get(key, 0, MAX_RECORD_BYTES), key, kind)
     except DamagedError:
-        return _decode(storage.get(key, 0, MAX_RECORD_BYTES), key, kind)
+        return decode(storage.get(key, 0, MAX_RECORD_BYTES), key, kind)
 
 
-def _decode(data: bytes, key: str, kind: type[T]) -> T:
+def decode(data: bytes, key: str, kind: type[T]) -> T:
     try:
         found = msgspec.json.decode(data, type=_Digested)
         body = bytes(found.record)

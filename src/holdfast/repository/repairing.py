@@ -32,6 +32,7 @@ from holdfast.repository.run import Run
 from holdfast.repository.sealing import unsealed
 from holdfast.repository.space import Survey
 from holdfast.repository.verify import Verifier
+from holdfast.repository.vouching import vouched
 from holdfast.storage.base import Storage
 from holdfast.storage.sealed import at_rest
 
@@ -151,7 +152,9 @@ def _mend_base(run: Run, key: str, attempt: AttemptId, *, lost: bool) -> Finding
     base, certain = _base_of(run, own[0])
     where = f"step {base.step}" if base is not None else "scratch"
     source = "as its first checkpoint says" if certain else "the newest older one: its first save is gone"
-    record = records.encode(records.BaseRecord(str(attempt), str(base) if base is not None else None))
+    record = records.encode(
+        vouched(run, records.BaseRecord(str(attempt), str(base) if base is not None else None))
+    )
 
     def fix() -> None:
         if not lost:

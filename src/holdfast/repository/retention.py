@@ -215,7 +215,7 @@ class _Removal:
     # -- the rest ----------------------------------------------------------------------
 
     def leavings(self) -> None:
-        """Delete hints and condemnations whose manifest is gone or never came, and temporaries."""
+        """Delete hints and condemnations whose manifest is gone or never came, parts, and temporaries."""
         resting = at_rest(self._storage)
         if isinstance(resting, KeepsTemporaries) and not self._dry_run:
             resting.sweep_temporaries(older_than_seconds=TEMPORARY_SECONDS)
@@ -233,9 +233,10 @@ class _Removal:
 
 
 def _beside(run: Run) -> list[str]:
-    """What accompanies manifests: hints, condemnations, signatures."""
+    """What accompanies manifests: hints, condemnations, signatures; and parts, which are of none for long."""
     signed = (key for key in run.storage.list(run.layout.checkpoints) if key.endswith(".signature"))
-    return [*run.storage.list(run.layout.hints), *run.storage.list(run.layout.condemned), *signed]
+    folders = (run.layout.hints, run.layout.condemned, run.layout.parts)
+    return [*(key for folder in folders for key in run.storage.list(folder)), *signed]
 
 
 @collector_paused()

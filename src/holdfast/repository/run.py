@@ -21,9 +21,17 @@ from holdfast.domain.manifest_file import (
     summary_bytes,
 )
 from holdfast.domain.names import AttemptId, CheckpointId, parse_at, validate_run, validate_tag
-from holdfast.errors import BusyError, DamagedError, FormatError, HoldfastError, NotFoundError, UsageError
+from holdfast.errors import (
+    BusyError,
+    DamagedError,
+    FormatError,
+    HoldfastError,
+    NotFoundError,
+    UsageError,
+)
 from holdfast.repository import layout, records
 from holdfast.repository.layout import RunLayout
+from holdfast.repository.vouching import counting, is_vouched, require_vouched, vouched
 
 if TYPE_CHECKING:
     from holdfast.repository.repository import Repository
@@ -88,7 +96,7 @@ class Run:
                 f"The base of attempt {attempt} of {self.name} is not its own.",
                 do="Run 'holdfast repair' to set it aside.",
             )
-        return Attempt(attempt, based=True, base=base)
+        return Attempt(attempt, based=True, base=base, trusted=is_vouched(self, record))
 
     def ends(self) -> dict[AttemptId, records.EndRecord]:
         """How each ended attempt ended."""
@@ -105,14 +113,23 @@ class Run:
         """Whether an attempt is known to have finished its training."""
         with suppress(HoldfastError):
             end = records.read_or_none(self.storage, self.layout.end(attempt), records.EndRecord)
-            return end is not None and end.done
+            is_own = end is not None and end.attempt == str(attempt)
+            return end is not None and is_own and end.done and is_vouched(self, end)
         return False
 
     # -- choosing ----------------------------------------------------------------------
 
     def recovery_points(self) -> Iterator[CheckpointId]:
-        """What the run may resume from, best first; not yet verified."""
-        return recovery_points(self.attempts(), self.checkpoints(), self.rejected())
+        """What the run may resume from, best first; not yet verified.
+
+        Raises
+        ------
+        SignatureError
+            Signatures are required, and nobody who is trusted says where the run goes on from.
+        """
+        checkpoints = self.checkpoints()
+        attempts = counting(self, self.attempts(), any_saved=bool(checkpoints))
+        return recovery_points(attempts, checkpoints, self.rejected())
 
     def latest(self) -> CheckpointId | None:
         """The newest checkpoint on the run's line that is not rejected."""
@@ -143,10 +160,17 @@ class Run:
         elif isinstance(at, int):
             found = self._at_step(at)
         else:
-            found = self.tags().get(at)
+            found = self._tagged(at)
         if found is None:
             raise self._not_found(at)
         return found
+
+    def _tagged(self, name: str) -> CheckpointId | None:
+        record = records.read_or_none(self.storage, self.layout.tag(name), records.TagRecord)
+        if record is None or record.tag != name:
+            return None
+        require_vouched(self, record)
+        return CheckpointId.parse(record.checkpoint)
 
     def _at_step(self, step: int) -> CheckpointId | None:
         on_line = [c for c in self.lineage() if c.step == step]
@@ -288,7 +312,7 @@ class Run:
 
     def record_origin(self, attempt: AttemptId, base: CheckpointId | None) -> None:
         """Record what the attempt starts from, be it another run's: a copy of that is the attempt's first."""
-        record = records.BaseRecord(str(attempt), str(base) if base is not None else None)
+        record = vouched(self, records.BaseRecord(str(attempt), str(base) if base is not None else None))
         self.storage.put_if_absent(self.layout.base(attempt), records.encode(record))
 
     def settle(self, checkpoint: CheckpointId) -> None:
@@ -300,7 +324,7 @@ class Run:
     def record_end(self, attempt: AttemptId, cause: str, step: int, *, done: bool) -> None:
         """Record how the attempt ended."""
         record = records.EndRecord(str(attempt), cause, step, self.storage.now_seconds(), done)
-        self.storage.put(self.layout.end(attempt), [records.encode(record)])
+        self.storage.put(self.layout.end(attempt), [records.encode(vouched(self, record))])
 
     def reject(self, checkpoint: CheckpointId, reason: str) -> None:
         """Quarantine a checkpoint by an appended record."""
@@ -345,7 +369,10 @@ class Run:
         UsageError
             The name cannot be a tag, or the checkpoint is rejected: a tag would keep damage for ever.
         """
-        record = records.TagRecord(validate_tag(name), str(checkpoint))
+        self.put_tag(vouched(self, records.TagRecord(validate_tag(name), str(checkpoint))), checkpoint)
+
+    def put_tag(self, record: records.TagRecord, checkpoint: CheckpointId) -> None:
+        """`set_tag` by a record that says so."""
         with self.repository.holding(saving=True):
             if self.storage.stat(self.layout.checkpoint(checkpoint)) is None:
                 raise self._not_found(checkpoint.step)
@@ -353,10 +380,10 @@ class Run:
                 raise NotFoundError(f"{self.name}@{checkpoint.step} is being deleted.")
             if str(checkpoint) in self.rejected():
                 raise UsageError(
-                    f"{self.name}@{checkpoint.step} is rejected as damaged, so it cannot be tagged {name}.",
+                    f"{self.name}@{checkpoint.step} is rejected as damaged: no tag may keep it.",
                     do="Tag another: 'holdfast ls' shows which; or let 'holdfast repair' mend it first.",
                 )
-            self.storage.put(self.layout.tag(name), [records.encode(record)])
+            self.storage.put(self.layout.tag(record.tag), [records.encode(record)])
 
     def remove_tag(self, name: str) -> None:
         """Take a name away; the checkpoint stays until retention decides."""

@@ -16,13 +16,12 @@ import secrets
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import SignatureError, UnsupportedError, UsageError
 from holdfast.repository import records
 from holdfast.repository.keyring.given import given_texts
+from holdfast.repository.records import SignatureRecord
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -34,13 +33,6 @@ SIGNED_BY = "HOLDFAST_SIGNED_BY"
 _PRIVATE = "holdfast-signing-key-1-"
 _PUBLIC = "holdfast-public-key-1-"
 _PURPOSE = "holdfast checkpoint 1"
-
-
-class SignatureRecord(msgspec.Struct, frozen=True):
-    """Who signed a checkpoint, and the signature, both hexadecimal."""
-
-    public: str
-    signature: str
 
 
 def generate() -> tuple[str, str]:
@@ -70,17 +62,20 @@ def sign(run: Run, manifest: Manifest, checkpoint: CheckpointId, signature: byte
     UsageError
         What is given is no such key.
     """
-    made = signature or _signature(_message(run, checkpoint, manifest.summary.parent))
-    if made is not None:
-        run.storage.put(run.layout.signature(checkpoint), [made])
+    if signature is None:
+        made = made_signature(_message(run, checkpoint, manifest.summary.parent))
+        signature = records.encode(made) if made is not None else None
+    if signature is not None:
+        run.storage.put(run.layout.signature(checkpoint), [signature])
 
 
-def _signature(message: bytes) -> bytes | None:
+def made_signature(message: bytes) -> SignatureRecord | None:
+    """By the key that is given; None without one."""
     key = signing_key()
     if key is None:
         return None
     public = key.public_key().public_bytes_raw()
-    return records.encode(SignatureRecord(public.hex(), key.sign(message).hex()))
+    return SignatureRecord(public.hex(), key.sign(message).hex())
 
 
 def signing_key() -> Ed25519PrivateKey | None:
@@ -99,7 +94,7 @@ def check_given() -> None:
     key, trusted = signing_key(), trusted_signers()
     if trusted and (key is None or _public_text(key) not in trusted):
         raise UsageError(
-            "Signatures are required, but what is saved here would have none that counts: "
+            "Signatures are required, but what is written here would have none that counts: "
             "the next launch could not go on from it.",
             do=f"Give the key that signs in {SIGNING_KEY}_FILE, and its public half in {SIGNED_BY}.",
         )
@@ -108,9 +103,18 @@ def check_given() -> None:
 def signer(run: Run, manifest: Manifest, checkpoint: CheckpointId) -> str | None:
     """Public key of who signed it; None without a signature that is right."""
     record = records.read_or_none(run.storage, run.layout.signature(checkpoint), SignatureRecord)
-    if record is None or not _is_right(record, _message(run, checkpoint, manifest.summary.parent)):
-        return None
-    return _PUBLIC + record.public
+    return author(record, _message(run, checkpoint, manifest.summary.parent)) if record is not None else None
+
+
+def author(record: SignatureRecord, message: bytes) -> str | None:
+    """Public key of who signed this message; None if the signature is not right."""
+    return _PUBLIC + record.public if _is_right(record, message) else None
+
+
+def own_signer() -> frozenset[str]:
+    """Public half of the key that is given; empty without one."""
+    key = signing_key()
+    return frozenset() if key is None else frozenset({_public_text(key)})
 
 
 def trusted_signers() -> frozenset[str]:
@@ -181,10 +185,9 @@ def renew(source: Run, checkpoint: CheckpointId, run: Run) -> bool:
     """
     if source.storage.stat(source.layout.signature(checkpoint)) is None:
         return True
-    key = signing_key()
+    own = own_signer()
     manifest = source.manifest(checkpoint)
-    found = signer(source, manifest, checkpoint)
-    if key is None or found not in {*trusted_signers(), _public_text(key)}:
+    if not own or signer(source, manifest, checkpoint) not in trusted_signers() | own:
         return False
     sign(run, manifest, checkpoint)
     return True

@@ -28,6 +28,7 @@ from holdfast.repository.adopting import Advance, Origin, adopt
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
 from holdfast.repository.sync_plan import Route, missing
+from holdfast.repository.vouching import carried, carried_bytes
 
 
 class Synced(msgspec.Struct):
@@ -194,13 +195,18 @@ class _Syncing:
                 self._done.records += 1
 
     def _record_at_source(self, key: str) -> bytes:
-        return self._source.storage.get(key, 0, records.MAX_RECORD_BYTES)
+        data = self._source.storage.get(key, 0, records.MAX_RECORD_BYTES)
+        return carried_bytes(self._source, key, data, self._target)
 
     def _tag(self) -> None:
         here, rejected = self._target.tags(), self._target.rejected()
         for name, checkpoint in self._source.tags().items():
             local = self._there.get(checkpoint.identity)
             if local is not None and here.get(name) != local and str(local) not in rejected:
-                with suppress(NotFoundError):  # it is being deleted there
-                    self._target.set_tag(name, local)
+                with suppress(NotFoundError):  # it is being deleted there, or was taken away here
+                    self._target.put_tag(self._tag_there(name, local), local)
                     self._done.records += 1
+
+    def _tag_there(self, name: str, local: CheckpointId) -> records.TagRecord:
+        found = records.read(self._source.storage, self._source.layout.tag(name), records.TagRecord)
+        return carried(self._source, found, self._target, records.TagRecord(name, str(local)))

@@ -106,5 +106,5 @@ class KeepsTemporaries(Protocol):
 class KeepsApart(Protocol):
     """A storage of which it must be tried whether it honours "create only if absent"."""
 
-    def check_conditions(self) -> None:
-        """Try it, once; StorageError if it does not."""
+    def check_conditions(self) -> str:
+        """Try it, once, and say by which header it does; StorageError if by none."""

@@ -11,11 +11,20 @@ from holdfast.errors import UnsupportedError, UsageError
 from holdfast.storage.pacing import Pace, parse_rate, parse_requests
 
 if TYPE_CHECKING:
+    from holdfast.storage.conditions import Creator
     from holdfast.storage.objects import ObjectStorage
 
-SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss"})
+_AMAZON = {"endpoint": "endpoint", "region": "region"}
+_GOOGLE = {"endpoint": "base_url"}
+_AZURE = {"endpoint": "endpoint"}
+_SETTINGS = {"s3": _AMAZON, "s3a": _AMAZON, "gs": _GOOGLE, "az": _AZURE, "azure": _AZURE}
+_SETTINGS |= {"abfs": _AZURE, "abfss": _AZURE}
+"""Of each scheme: options, and what obstore calls them."""
+SCHEMES = _SETTINGS.keys()
 RETRY_SECONDS = 180.0
-_OPTIONS = ("endpoint", "region", "path_style", "upload_limit", "request_limit")
+_OF_ALL = ("upload_limit", "request_limit")
+_NO_SECRETS = "A URL must not hold credentials."
+_IN_ENVIRONMENT = "Put them into the environment."
 _EXAMPLE = "Write for example 's3://bucket/prefix?endpoint=https://minio.example:9000&region=us-east-1'."
 
 
@@ -33,40 +42,65 @@ def open_bucket(url: str) -> ObjectStorage:
     """
     parts = urlsplit(url)
     if not parts.netloc:
-        raise UsageError(f"{url} names no bucket.", do=_EXAMPLE)
+        raise UsageError(f"{_without_options(url)} names no bucket.", do=_EXAMPLE)
     if "@" in parts.netloc and parts.scheme in ("s3", "s3a", "gs"):
-        raise UsageError("A URL must not hold credentials.", do="Put them into the environment.")
+        raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
     options = _options(url, parts.query)
     try:
-        from obstore.store import from_url
-
         from holdfast.storage.objects import ObjectStorage
     except ImportError as error:
         raise UnsupportedError(
             f"{parts.scheme}:// needs the package obstore.", do="pip install 'holdfast[objects]'."
         ) from error
     place = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-    config, client = _config(options), _client(options)
     sending = Pace(parse_rate(options["upload_limit"])) if "upload_limit" in options else None
     asking = Pace(parse_requests(options["request_limit"])) if "request_limit" in options else None
     patient: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
-    store = from_url(place, config=config, client_options=client, retry_config=patient)
-    once = from_url(place, config=config, client_options=client, retry_config={"max_retries": 0})
-    return ObjectStorage(store, once, url, sending, asking)
+    store = _store(place, options, patient)
+    return ObjectStorage(store, _creators(place, options, url), url, sending, asking)
+
+
+def _creators(place: str, options: dict[str, str], url: str) -> list[Creator]:
+    from holdfast.storage.conditions import FORBID_OVERWRITE, ForbidOverwrite, IfNoneMatch
+
+    once: Any = {"max_retries": 0}
+    usual = IfNoneMatch(_store(place, options, once))
+    if _SETTINGS[urlsplit(place).scheme] is not _AMAZON:
+        return [usual]
+    return [usual, ForbidOverwrite(_store(place, options, once, {FORBID_OVERWRITE: "true"}), url)]
+
+
+def _store(place: str, options: dict[str, str], retries: Any, headers: dict[str, str] | None = None) -> Any:
+    from obstore.store import from_url
+
+    client = _client(options) | {"default_headers": headers or {}}
+    return from_url(place, config=_config(place, options), client_options=client, retry_config=retries)
 
 
 def _options(url: str, query: str) -> dict[str, str]:
     options = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = options.keys() - set(_OPTIONS)
+    settings = _SETTINGS[urlsplit(url).scheme]
+    known = (*settings, *(("path_style",) if settings is _AMAZON else ()), *_OF_ALL)
+    unknown = options.keys() - set(known)
     if unknown:
+        place = _without_options(url)
         raise UsageError(
-            f"{url} holds the option {min(unknown)!r}, which is none of {', '.join(_OPTIONS)}.", do=_EXAMPLE
+            f"The URL {place} has the option {min(unknown)!r}, which is none of {', '.join(known)}.",
+            do=_EXAMPLE,
         )
+    if "@" in options.get("endpoint", ""):
+        raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
     return options
 
 
-def _config(options: dict[str, str]) -> Any:
-    config: dict[str, Any] = {name: options[name] for name in ("endpoint", "region") if name in options}
+def _without_options(url: str) -> str:
+    """For messages: there may be secrets among them, where they must not be."""
+    return url.partition("?")[0]
+
+
+def _config(place: str, options: dict[str, str]) -> Any:
+    settings = _SETTINGS[urlsplit(place).scheme]
+    config: dict[str, Any] = {settings[name]: options[name] for name in settings if name in options}
     if options.get("path_style", "").lower() in ("0", "false", "no"):
         config["virtual_hosted_style_request"] = "true"
     return config

@@ -1,4 +1,4 @@
-"""Whether a store honours "create only if absent": tried, never assumed.
+"""How a store creates an object only if it is absent: tried, never assumed.
 
 A store that ignores the condition would let two launches take the same attempt; several do, or did.
 """
@@ -6,8 +6,9 @@ A store that ignores the condition would let two launches take the same attempt;
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 import obstore
 from obstore.exceptions import (
@@ -22,29 +23,95 @@ from holdfast.errors import StorageError
 from holdfast.storage.refusals import is_denied, told_plainly
 
 RACERS = 4
+FORBID_OVERWRITE = "x-oss-forbid-overwrite"
 
 
-def check_conditions(store: Any, location: str) -> None:
-    """Let some creations of one object race; exactly one has to win, and a later one to lose.
+class Creator(Protocol):
+    """One way to ask a store for it."""
+
+    name: str
+    """Of the header."""
+
+    def create(self, key: str, data: bytes) -> None:
+        """Create the object, asking once. AlreadyExistsError if it is there, or comes to be meanwhile."""
+        ...
+
+
+class IfNoneMatch:
+    """The usual way.
+
+    Parameters
+    ----------
+    once : obstore store
+        Asks once only: a creation that is repeated may meet itself.
+    """
+
+    name = "If-None-Match"
+
+    def __init__(self, once: Any) -> None:
+        self._once = once
+
+    def create(self, key: str, data: bytes) -> None:
+        obstore.put(self._once, key, data, mode="create", use_multipart=False)
+
+
+class ForbidOverwrite:
+    """That of Alibaba Cloud's OSS. Where a bucket keeps versions its header is void: objects are replaced.
+
+    Parameters
+    ----------
+    forbidding : obstore store
+        Asks once only, and sends the header with whatever it writes.
+    location : str
+    """
+
+    name = FORBID_OVERWRITE
+
+    def __init__(self, forbidding: Any, location: str) -> None:
+        self._forbidding = forbidding
+        self._location = location
+
+    def create(self, key: str, data: bytes) -> None:
+        done = obstore.put(self._forbidding, key, data, mode="overwrite", use_multipart=False)
+        if done["version"] is not None:  # told only where versions are kept, or were once
+            raise StorageError(
+                f"The bucket of {self._location} keeps versions, which voids {self.name}: "
+                "two launches could not be kept apart.",
+                do="Use a bucket that has never kept versions.",
+            )
+
+
+def working_creator(creators: Sequence[Creator], store: Any, location: str) -> Creator:
+    """The first that works: of creations of one object that race exactly one wins, and a later one loses.
 
     Raises
     ------
     StorageError
-        The store ignores or refuses the condition.
+        The store ignores or refuses all of them.
     """
+    with told_plainly("creating an object on trial", location):
+        for creator in creators:
+            if _keeps_apart(creator, store):
+                return creator
+    tried = " and ".join(creator.name for creator in creators)
+    raise StorageError(
+        f"The store of {location} does not honour 'create only if absent' ({tried}): "
+        "two launches could not be kept apart.",
+        do="Use a store that does, such as Amazon S3, Google Cloud Storage or Azure.",
+    )
+
+
+def _keeps_apart(creator: Creator, store: Any) -> bool:
     key = f"staging/race-{uuid.uuid4().hex}"
-    with told_plainly("creating an object on trial", location), ThreadPoolExecutor(RACERS) as pool:
-        try:
-            won = list(pool.map(lambda number: _creates(store, key, number), range(RACERS)))
-            won.append(_creates(store, key, RACERS))
-        finally:
-            take_away(store, key)
-    if won.count(True) != 1 or won[-1]:
-        raise StorageError(
-            f"The store of {location} does not honour 'create only if absent' (If-None-Match): "
-            "two launches could not be kept apart.",
-            do="Use a store that does, such as Amazon S3, Google Cloud Storage or Azure.",
-        )
+    try:
+        with ThreadPoolExecutor(
+            RACERS
+        ) as pool:  # all have ended, also if one failed, before it is taken away
+            won = list(pool.map(lambda number: _creates(creator, key, number), range(RACERS)))
+        won.append(_creates(creator, key, RACERS))
+    finally:
+        take_away(store, key)
+    return won.count(True) == 1 and not won[-1]
 
 
 def take_away(store: Any, key: str) -> None:
@@ -56,9 +123,9 @@ def take_away(store: Any, key: str) -> None:
             raise
 
 
-def _creates(store: Any, key: str, number: int) -> bool:
+def _creates(creator: Creator, key: str, number: int) -> bool:
     try:
-        obstore.put(store, key, str(number).encode(), mode="create", use_multipart=False)
+        creator.create(key, str(number).encode())
     except (AlreadyExistsError, PreconditionError):
         return False
     except NotSupportedError:

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from obstore.exceptions import AlreadyExistsError, GenericError
 
 from holdfast.errors import NotFoundError, StorageError
 from holdfast.storage.base import ObjectStat
-from holdfast.storage.conditions import check_conditions, take_away
+from holdfast.storage.conditions import Creator, take_away, working_creator
 from holdfast.storage.direct import byte_view
 from holdfast.storage.keys import check_key, check_prefix
 from holdfast.storage.refusals import ABSENT, is_beyond_the_end, may_pass, refusal, told_plainly
@@ -52,8 +52,8 @@ class ObjectStorage:
     ----------
     store : obstore store
         Repeats what failed by itself; overwriting and reading may be repeated.
-    once : obstore store
-        The same place, asked once only: a creation that is repeated may meet itself.
+    creators : sequence of Creator
+        Ways to create an object only if it is absent; the first that works is used.
     location : str
         URL, without secrets.
     sending, asking : Pace, optional
@@ -61,14 +61,20 @@ class ObjectStorage:
     """
 
     def __init__(
-        self, store: Any, once: Any, location: str, sending: Pace | None = None, asking: Pace | None = None
+        self,
+        store: Any,
+        creators: Sequence[Creator],
+        location: str,
+        sending: Pace | None = None,
+        asking: Pace | None = None,
     ) -> None:
-        self._stores = store, once
+        self._reached = store
+        self._creators = creators
         self._location = location
         self._sending = sending
         self._asking = asking
         self._lock = threading.Lock()
-        self._has_conditions = False
+        self._creator: Creator | None = None
         self._clock: tuple[float, float] | None = None
 
     @property
@@ -77,13 +83,11 @@ class ObjectStorage:
 
     @property
     def _store(self) -> Any:
-        return self._here()[0]
+        self._wait_for_turn()
+        return self._reached
 
-    @property
-    def _once(self) -> Any:
-        return self._here()[1]
-
-    def _here(self) -> tuple[Any, Any]:
+    def _wait_for_turn(self) -> None:
+        """Return when a request may leave; from a forked process none may."""
         _users.add(os.getpid())
         if len(_users) > 1:  # threads that obstore waits for are the parent's
             raise StorageError(
@@ -92,7 +96,6 @@ class ObjectStorage:
             )
         if self._asking is not None:
             self._asking.wait(1)
-        return self._stores
 
     def put(self, key: str, parts: Iterable[Buffer]) -> None:
         check_key(key)
@@ -114,16 +117,16 @@ class ObjectStorage:
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         check_key(key)
-        self.check_conditions()
-        return self._create(key, bytes(data))
+        return self._create(self._working_creator(), key, bytes(data))
 
-    def _create(self, key: str, data: bytes) -> bool:
+    def _create(self, creator: Creator, key: str, data: bytes) -> bool:
         """Create once. After a lost answer, what is there is compared: it may be ours."""
         is_doubtful = False
         until = time.monotonic() + CREATE_SECONDS
         for pause_seconds in chain(_PAUSE_SECONDS, iter(lambda: _PAUSE_SECONDS[-1], None)):
+            self._wait_for_turn()
             try:
-                obstore.put(self._once, key, data, mode="create", use_multipart=False)
+                creator.create(key, data)
             except AlreadyExistsError as error:
                 if self.stat(key) is not None:
                     return is_doubtful and self.get(key) == data
@@ -137,12 +140,15 @@ class ObjectStorage:
             time.sleep(pause_seconds)
         raise AssertionError  # the pauses have no end
 
-    def check_conditions(self) -> None:
-        """Try, once, whether the store keeps creations apart; StorageError if not."""
+    def check_conditions(self) -> str:
+        return self._working_creator().name
+
+    def _working_creator(self) -> Creator:
+        """Found out once: that takes some requests."""
         with self._lock:
-            if not self._has_conditions:
-                check_conditions(self._once, self._location)
-                self._has_conditions = True
+            if self._creator is None:
+                self._creator = working_creator(self._creators, self._store, self._location)
+            return self._creator
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
         check_key(key)

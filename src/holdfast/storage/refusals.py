@@ -21,6 +21,7 @@ _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>([A-Za-z0-9]{1,80})</Code>")
 _CONNECTED = "See whether the store can be reached from here, and the endpoint that was given."
 _ALLOWED = "Give credentials that may do this, for example in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
+_BEYOND = ("Invalid range", "Wanted range starting at")
 _AGAIN = (408, 409, 429, 500, 502, 503, 504)
 """S3 answers 409 to creations of one object at one time."""
 
@@ -33,7 +34,7 @@ def may_pass(error: BaseException) -> bool:
 
 def is_beyond_the_end(error: BaseException) -> bool:
     """Whether the object ends before the bytes that were asked for."""
-    return _status(error) == 416 or "Invalid range" in str(error)
+    return _status(error) == 416 or any(words in str(error) for words in _BEYOND)
 
 
 def is_denied(error: BaseException) -> bool:

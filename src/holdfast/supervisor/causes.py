@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import signal
+from collections.abc import Sequence
 from enum import StrEnum
+from itertools import chain
 
 import msgspec
 
@@ -27,8 +29,10 @@ class Cause(StrEnum):
     DAMAGED = "damaged"
     NOT_FINITE = "not-finite"
     EXPLOSION = "explosion"
+    UNHEALTHY = "unhealthy"
     CONFIGURATION = "configuration"
     TAKEN = "taken"
+    NODE_LOST = "node-lost"
 
 
 JUDGED = frozenset({Cause.HANG, Cause.NOT_FINITE, Cause.EXPLOSION})
@@ -58,6 +62,8 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
         Whether its terminal went away meanwhile, so that printing failed.
     kills : int
         How often the kernel killed for want of memory meanwhile.
+    ranks : int
+        How many were started; the rest is of one of them.
     """
 
     code: int
@@ -69,6 +75,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     ending: Ending | None = None
     lost_terminal: bool = False
     kills: int = 0
+    ranks: int = 1
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -84,10 +91,14 @@ _OF_KINDS = {
     "busy": Cause.TAKEN,
     "superseded": Cause.TAKEN,
     "storage": Cause.STORAGE,
+    "unhealthy": Cause.UNHEALTHY,
+    "rank": Cause.NODE_LOST,
 }
 _OF_SIGNALS = {signal.SIGTERM: Cause.PREEMPTED, signal.SIGINT: Cause.INTERRUPTED}
 _SIGNAL_NAMES = frozenset(number.name for number in _OF_SIGNALS)
 _NEVER_RAN = frozenset({"ImportError", "SyntaxError"})
+_CONNECTION_TYPES = {"DistNetworkError", "DistBackendError", "RendezvousError", "ConnectionError"}
+_CONNECTION_WORDS = ("connection closed by peer", "connection reset by peer", "connection refused")
 _DEVICE_WORDS = ("out of memory", "resourceexhausted")
 
 
@@ -98,6 +109,8 @@ def classify(seen: Evidence) -> Cause:
     if seen.code == 0:
         return Cause.FINISHED
     number = signal_of(seen.code)
+    if seen.ranks > 1 and number in (signal.SIGKILL, signal.SIGHUP):
+        return Cause.NODE_LOST  # of the launcher
     if seen.ended in _SIGNAL_NAMES:
         return _OF_SIGNALS[signal.Signals[seen.ended]]
     if number is not None:
@@ -106,6 +119,23 @@ def classify(seen: Evidence) -> Cause:
         return cause
     never_worked = seen.first and not seen.entered and not seen.lost_terminal
     return Cause.CONFIGURATION if never_worked else Cause.EXCEPTION
+
+
+def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
+    """Of the ends of several ranks the one that is the others' cause: they meet errors of connections then.
+
+    One that left by an exception of its own comes first, then one that left no word, being killed.
+    """
+    if ranks[0].code == 0 or ranks[0].stopped_for is not None:
+        return ranks[0]
+    lost = (Cause.NODE_LOST, *_OF_SIGNALS.values())
+    raised = (r for r in ranks if r.ending is not None and classify(r) not in lost)
+    silent = (
+        msgspec.structs.replace(r, code=-signal.SIGKILL, ranks=1)
+        for r in ranks
+        if r.entered and r.ended is None and r.ending is None
+    )
+    return next(chain(raised, silent), ranks[0])
 
 
 def signal_of(code: int) -> int | None:
@@ -132,11 +162,19 @@ def _of_exception(ending: Ending, seen: Evidence) -> Cause | None:
         return Cause.DEVICE_MEMORY
     if "MemoryError" in ending.types:
         return Cause.HOST_MEMORY
+    if seen.ranks > 1 and _is_of_connection(ending):
+        return Cause.NODE_LOST
     if "FloatingPointError" in ending.types:
         return Cause.NOT_FINITE
     if seen.first and not seen.steps and _NEVER_RAN & set(ending.types):
         return Cause.CONFIGURATION
     return None
+
+
+def _is_of_connection(ending: Ending) -> bool:
+    """Whether a collective found another rank gone; gloo has sentences for that."""
+    words = ending.message.lower()
+    return bool(_CONNECTION_TYPES & set(ending.types)) or any(word in words for word in _CONNECTION_WORDS)
 
 
 def _is_of_device(ending: Ending) -> bool:

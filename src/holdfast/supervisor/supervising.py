@@ -12,7 +12,7 @@ import msgspec
 
 from holdfast.domain.events import LaunchBegan, Recovered
 from holdfast.node.groups import started
-from holdfast.node.pulse import PLACE_VARIABLE, Page, Seen
+from holdfast.node.pulse import PLACE_VARIABLE, RANKS_VARIABLE, Page, Seen
 from holdfast.supervisor import reporting
 from holdfast.supervisor.causes import JUDGED, Cause, signal_of
 from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
@@ -40,6 +40,8 @@ class Supervision(msgspec.Struct, frozen=True, kw_only=True):
         What a preempted training ends with.
     skip_batches : int
         Before a step that failed again and again, how many batches to pass over.
+    ranks : int
+        How many of them the command starts.
     """
 
     command: tuple[str, ...]
@@ -48,6 +50,7 @@ class Supervision(msgspec.Struct, frozen=True, kw_only=True):
     watching: Watching = Watching()
     preempted_code: int = 143
     skip_batches: int = 0
+    ranks: int = 1
 
 
 class Supervisor:
@@ -106,9 +109,11 @@ class Supervisor:
         return self._told_to_end or self.history[-1].cause
 
     def _launch(self, signals: Signals, overrides: Overrides) -> Launch:
-        page = Page()
+        page, others = Page(), [Page() for _ in range(1, self._how.ranks)]
         output = _log() if signals.terminal_gone else None
         variables = os.environ | {PLACE_VARIABLE: page.place}
+        if others:
+            variables |= {RANKS_VARIABLE: ",".join(other.place for other in others)}
         if overrides != Overrides():
             variables |= {VARIABLE: overrides.encoded()}
         try:
@@ -117,12 +122,13 @@ class Supervisor:
             self._audience.emit(LaunchBegan("", number, self._how.command, overrides.resume))
             self._is_back = not self.history
             audience = msgspec.structs.replace(self._audience, look=self._look)
-            watch = Watch(group, page, signals, self._how.watching, audience, number)
+            watch = Watch(group, (page, *others), signals, self._how.watching, audience, number)
             code = watch.until_the_end()
             self._look(page.look())
             return watch.launch(code, first=not self.history)
         finally:
-            page.close()
+            for each in (page, *others):
+                each.close()
             if output is not None:
                 os.close(output)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -12,8 +12,8 @@ from holdfast.domain.events import LaunchAsked, Listener, unheard
 from holdfast.node import groups
 from holdfast.node.groups import Group
 from holdfast.node.memory import kills_for_want
-from holdfast.node.pulse import STACKS_SIGNAL, Page, Phase, Seen
-from holdfast.supervisor.causes import Cause, Evidence, classify, signal_of, told
+from holdfast.node.pulse import PLACE_VARIABLE, STACKS_SIGNAL, Page, Phase, Seen
+from holdfast.supervisor.causes import Cause, Evidence, classify, first_to_fail, signal_of, told
 from holdfast.supervisor.deciding import Launch
 from holdfast.supervisor.losses import Losses
 from holdfast.supervisor.notices import Notices
@@ -78,8 +78,8 @@ class Watch:
     Parameters
     ----------
     group : Group
-    page : Page
-        Where the trainer in it writes.
+    pages : sequence of Page
+        Where the trainer in it writes; of several ranks each, rank 0 first.
     signals : Signals
         Of this process.
     how : Watching
@@ -90,10 +90,17 @@ class Watch:
     """
 
     def __init__(
-        self, group: Group, page: Page, signals: Signals, how: Watching, audience: Audience, number: int
+        self,
+        group: Group,
+        pages: Sequence[Page],
+        signals: Signals,
+        how: Watching,
+        audience: Audience,
+        number: int,
     ) -> None:
         self._group = group
-        self._page = page
+        self._page = pages[0]
+        self._pages = pages
         self._signals = signals
         self._how = how
         self._audience = audience
@@ -112,18 +119,33 @@ class Watch:
         """Return the exit code, once nothing of the group is left."""
         while (code := self._group.poll()) is None:
             self._turn(self._signals.wait(self._how.look_seconds))
-        seen = self._page.look()
-        if seen.pid != self._group.pid and self._group.holds(seen.pid):
-            self._end_orphan(seen.pid, code)
-        self._group.signal_all(signal.SIGKILL)
+        if left := [pid for pid in self._trainers() if pid != self._group.pid]:
+            self._end_orphans(left, code)
+        self._kill()
         return code
+
+    def _trainers(self) -> list[int]:
+        """Those that live, rank 0 first."""
+        return [pid for page in self._pages if self._holds(pid := page.look().pid)]
+
+    def _holds(self, pid: int) -> bool:
+        """Whether a living process is of this launch: launchers put each rank into a group of its own."""
+        return self._group.holds(pid) or (len(self._pages) > 1 and pid in self._scattered())
+
+    def _scattered(self) -> list[int]:
+        return groups.given(PLACE_VARIABLE, self._page.place)
+
+    def _kill(self) -> None:
+        self._group.signal_all(signal.SIGKILL)
+        for pid in self._scattered() if len(self._pages) > 1 else ():
+            groups.send(pid, signal.SIGKILL)
 
     def _turn(self, heard: signal.Signals | None) -> None:
         seen, now = self._page.look(), time.monotonic()
         self._audience.look(seen)
         if heard in ENDS:
             self._stop(ENDS[heard], heard.name, heard)
-        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._group.holds(seen.pid):
+        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._holds(seen.pid):
             groups.send(seen.pid, heard)  # earlier, it would kill
         if self._stopped_for is not None:
             self._lose_patience(seen, now)
@@ -173,7 +195,7 @@ class Watch:
 
     def _ask_stacks(self, seen: Seen) -> str:
         """Where all threads of the trainer are now; empty if there is no trainer to ask."""
-        if not self._group.holds(seen.pid):
+        if not self._holds(seen.pid):
             return ""
         before, said = len(self._page.stacks()), ""
         groups.send(seen.pid, STACKS_SIGNAL)
@@ -198,7 +220,7 @@ class Watch:
                 self._patient_until = time.monotonic() + self._how.grace_seconds
             self._stopped_for, self._detail = cause, why
         pid = self._page.look().pid
-        if self._group.holds(pid):
+        if self._holds(pid):
             groups.send(pid, number)  # not to its data workers: they would die before the state is saved
         else:
             self._group.signal_all(number)
@@ -209,7 +231,7 @@ class Watch:
         if is_saving and not self._is_late(seen, now):
             self._patient_until = now + self._how.grace_seconds  # and then it has to leave
         elif now > self._patient_until:
-            self._group.signal_all(signal.SIGKILL)
+            self._kill()
 
     def _silent(self, seen: Seen, now: float) -> float:
         return self._silence.look(seen, now, lambda: groups.is_paused(seen.pid or self._group.pid))
@@ -218,21 +240,21 @@ class Watch:
         silent = self._silent(seen, now)
         return self._how.bounds is not None and silent >= deadline_seconds(seen, self._how.bounds)
 
-    def _end_orphan(self, pid: int, code: int) -> None:
-        """The command was a wrapper, and died before its trainer: let that save."""
+    def _end_orphans(self, pids: Sequence[int], code: int) -> None:
+        """The command was a wrapper or a launcher, and died before its trainers: let these save."""
         if self._stopped_for is None and signal_of(code) not in ENDS:
-            self._stopped_for, self._detail = Cause.CRASH, "the command died, and left its trainer"
-        groups.send(pid, signal.SIGTERM)
+            self._stopped_for = Cause.NODE_LOST if len(self._pages) > 1 else Cause.CRASH
+            self._detail = "the command died, and left its trainer"
+        groups.send(pids[0], signal.SIGTERM)
         until = time.monotonic() + self._how.grace_seconds
-        while self._group.holds(pid) and time.monotonic() < until:
+        while any(map(self._holds, pids)) and time.monotonic() < until:
             self._signals.wait(self._how.look_seconds)
 
     # -- what is known afterwards ------------------------------------------------------
 
-    def launch(self, code: int, *, first: bool) -> Launch:
-        """Tell what this launch was."""
-        seen, story = self._page.look(), self._page.story()
-        evidence = Evidence(
+    def _evidence(self, page: Page, code: int, *, first: bool) -> Evidence:
+        seen, story = page.look(), page.story()
+        return Evidence(
             code=code,
             stopped_for=self._stopped_for,
             entered=bool(story.run),
@@ -242,7 +264,13 @@ class Watch:
             ending=story.ending,
             lost_terminal=self._signals.terminal_gone and not self._had_lost_terminal,
             kills=kills_for_want() - self._kills,
+            ranks=len(self._pages),
         )
+
+    def launch(self, code: int, *, first: bool) -> Launch:
+        """Tell what this launch was."""
+        seen, story = self._page.look(), self._page.story()
+        evidence = first_to_fail([self._evidence(page, code, first=first) for page in self._pages])
         cause = classify(evidence)
         return Launch(
             cause=cause,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from holdfast.domain import keep_rules
 from holdfast.domain.mirrors import Mirror
@@ -50,6 +52,16 @@ def check_staging_memory(size_bytes: object) -> int | None:
             do="Write for example staging_memory=2_000_000_000, or leave it out.",
         )
     return size_bytes
+
+
+def check_probe(probe: object) -> Callable[[], Any] | None:
+    """Refuse a probe that cannot be called."""
+    if probe is None or callable(probe):
+        return probe
+    raise UsageError(
+        f"probe={probe!r} cannot be called.",
+        do="Give a function without arguments that returns a number, such as the loss of one fixed batch.",
+    )
 
 
 def check_mirrors(given: object, keep: object) -> tuple[Mirror, ...]:

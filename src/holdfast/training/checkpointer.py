@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from holdfast.domain import keep_rules, save_rules
+from holdfast.domain import finding_rules, keep_rules, save_rules
 from holdfast.domain.changes import flatten_config
-from holdfast.domain.events import Listener, Reported
+from holdfast.domain.events import Listener, Reported, Warned
 from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import validate_run
 from holdfast.domain.progress import Progress
 from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
 from holdfast.node.eventlog import event_log
-from holdfast.node.pulse import Unwatched, open_pulse
+from holdfast.node.pulse import Pulse, Unwatched, open_pulse
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import chosen_place, open_storage
-from holdfast.training import console
+from holdfast.training import console, open_sessions
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
     check_grace,
+    check_probe,
     check_staging_memory,
     check_state,
     chosen_background,
     chosen_memory_seconds,
 )
-from holdfast.training.environment import refuse_many_ranks
 from holdfast.training.loops import Turns
 from holdfast.training.mirroring import fetch
 from holdfast.training.options import Options
 from holdfast.training.overrides import read as read_overrides
 from holdfast.training.publishing import check_publish
+from holdfast.training.ranks.launch import Place, place, rank_told
 from holdfast.training.restoring import check_resume
 from holdfast.training.saves import Save
 from holdfast.training.session import Session
@@ -61,13 +62,22 @@ class Checkpointer:
     changed : {"refuse", "keep", "apply"}
         If the script gives other values (``lr``, ``config`` ...) than the checkpoint recorded.
     save : SaveRule or str, optional
-        When to save, besides signals, requests and the end: ``"auto"`` (at most 1 % of the
-        time, at least every 30 min), ``every(steps=100)``, ``"every 10 minutes"`` ... With
+        When to save, besides signals, requests and the end: ``"auto"`` (by what a save costs and how
+        often training fails; at most 1 % of the time, at least every 30 min), ``every(steps=100)``,
+        ``"every 10 minutes"`` ... With
         ``"memory every 1 step, disk every 100 steps"`` snapshots stay in memory, too.
     keep : KeepRule or str
         What to keep: ``"last 3"``, ``keep(last=3, best=2, monitor="val_loss")`` ...
     on_fault : {"pause", "raise"}
         When storage fails: warn, train on and save again once it works; or stop.
+    on_finding : str
+        What to do when training is not well: ``"warn"``, ``"ignore"``, ``"save"``, ``"stop"`` or
+        ``"back"`` (to an earlier recovery point, below ``holdfast run``) for everything, or by
+        kind: ``"spike: save, plateau: ignore"``. ``"auto"`` warns, but below ``holdfast run``
+        goes back from a resume that does not join what was before.
+    probe : callable, optional
+        Gives a number that tells a state, such as the loss of one fixed batch. Asked at each save
+        and right after a restore, where it has to give the same again.
     signals : bool
         Save and leave on SIGTERM and Ctrl-C; save and go on on SIGUSR1.
     rng : bool
@@ -119,6 +129,8 @@ class Checkpointer:
         save: SaveRule | str | None = "auto",
         keep: KeepRule | str = "last 3",
         on_fault: str = "pause",
+        on_finding: str = "auto",
+        probe: Callable[[], Any] | None = None,
         signals: bool = True,
         rng: bool = True,
         grace_seconds: float = 20,
@@ -160,39 +172,52 @@ class Checkpointer:
             compact=compact,
             mirrors=overrides.mirrors(mirror, mirror_keep),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
+            findings=finding_rules.parse(overrides.on_finding or on_finding),
+            probe=check_probe(probe),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
             skip=overrides.skip,
         )
         log = event_log(os.environ, "trainer", console.say)
-        self._listeners: list[Listener] = [console.show, log, *listeners]
+        self._own_listeners: list[Listener] = [console.show, log]
+        self._listeners = [*listeners]
+        self._place = Place()
         self._session: Session | None = None
         self._left = False
 
     def __enter__(self) -> Self:
         if self._session is not None and not self._left:
             raise UsageError("This Checkpointer is entered already.", do="Make another one.")
-        pulse = open_pulse(os.environ) if not Session.any_open() else Unwatched()
+        rank = rank_told(os.environ)
+        pulse = open_pulse(os.environ, rank) if not open_sessions.any_open() else Unwatched()
         try:
-            refuse_many_ranks(os.environ)
+            self._place = place(os.environ)
             signatures.check_given()
-            repository = self._repository()
-            session = Session(repository, self._state, self._options, self._emit, pulse)
+            session = self._opened(pulse)
             session.enter()
         except BaseException as error:
             pulse.ends(None, error)
             raise
         self._session, self._left = session, False
         try:
-            self._emit(launched(repository.run(self._options.run), self._options.config, self.progress.step))
+            self._emit(launched(session.run, self._options.config, self.progress.step))
         except BaseException as error:
             self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
+    def _opened(self, pulse: Pulse | Unwatched) -> Session:
+        arguments = (self._state, self._options, self._emit, pulse)
+        if self._place.world_size == 1:
+            return Session(self._repository(), *arguments)
+        from holdfast.training.ranks.opening import open_ranks
+
+        names = str(self._location), self._options.run
+        return open_ranks(self._place, names, self._repository, self._warn, arguments)
+
     def _repository(self) -> Repository:
         options = self._options
-        if options.mirrors and options.resume != "never":
+        if options.mirrors and self._place.rank == 0 and options.resume != "never":
             fetch(self._location, options.run, options.mirrors)
         if options.resume in ("auto", "never"):
             return Repository.create(open_storage(self._location, create=True))
@@ -218,8 +243,12 @@ class Checkpointer:
         return self._session
 
     def _emit(self, event: Any) -> None:
-        for listener in self._listeners:
+        is_told = self._place.rank == 0 or isinstance(event, Warned)  # of all else rank 0 tells
+        for listener in [*(self._own_listeners if is_told else ()), *self._listeners]:
             listener(event)
+
+    def _warn(self, text: str) -> None:
+        self._emit(Warned(self._options.run, text))
 
     # -- loops -------------------------------------------------------------------------
 
@@ -250,7 +279,7 @@ class Checkpointer:
 
     def stop(self, reason: str = "stopped") -> None:
         """End the loops at the end of the present turn; a later launch yields no turns."""
-        self._entered.loops.stopped = reason
+        self._entered.loops.stop(reason)
 
     def save(self, *, tag: str | None = None) -> Save:
         """Ask for a checkpoint: now if outside the loops, else at the end of the present turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from holdfast.domain.failures import NOTHING_SEEN, Reliability
 from holdfast.domain.save_rules import Observation, SaveRule
 
 
@@ -31,7 +32,15 @@ class Due:
         self.step, self.epoch = step, epoch
 
     def reason(
-        self, step: int, epoch: int, since: float, cost_seconds: float | None, *, improved: bool = False
+        self,
+        step: int,
+        epoch: int,
+        since: float,
+        cost_seconds: float | None,
+        *,
+        improved: bool = False,
+        notable: str | None = None,
+        reliability: Reliability = NOTHING_SEEN,
     ) -> str | None:
         """Why to save now; None if there is no reason.
 
@@ -40,8 +49,8 @@ class Due:
         since : float
             When the last save was, on the monotonic clock.
         cost_seconds : float or None
-            For how long it held up training.
-        improved : bool
+            What a save costs training.
+        improved, notable, reliability
             As in `Observation`.
         """
         now = time.monotonic()
@@ -54,5 +63,7 @@ class Due:
             save_seconds=cost_seconds,
             started_seconds_ago=now - self._started,
             improved=improved,
+            notable=notable,
+            reliability=reliability,
         )
         return self._rule.due(seen) if self._rule is not None and (seen.moved or improved) else None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Mapping
 
-from holdfast.errors import UnsupportedError
 from holdfast.frameworks import registry
 
 
@@ -35,19 +33,3 @@ def _git_commit() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
-
-
-def refuse_many_ranks(variables: Mapping[str, str]) -> None:
-    """Refuse to run as one of several ranks, until they are supported.
-
-    Raises
-    ------
-    UnsupportedError
-    """
-    names = ("WORLD_SIZE", "PADDLE_TRAINERS_NUM")
-    size = next((variables[n] for n in names if variables.get(n, "1") not in ("", "0", "1")), None)
-    if size is not None:
-        raise UnsupportedError(
-            f"This process is one of {size} ranks, which this version cannot checkpoint together.",
-            do="Train in one process for now.",
-        )

@@ -104,7 +104,8 @@ def outcome(done: Done, flight: Flight) -> Outcome:
         size_bytes=done.size_bytes,
         new_bytes=done.new_bytes,
         seconds=time.monotonic() - flight.staged_at + flight.stall_seconds,
-        burden_seconds=flight.stall_seconds + done.cpu_seconds / cores,
+        stall_seconds=flight.stall_seconds,
+        share_seconds=done.cpu_seconds / cores,
     )
 
 

@@ -88,8 +88,14 @@ class Loops:
             "target": self._target,
         }
 
-    def restore(self, saved: dict[str, Any], rng: dict[str, Any] | None) -> None:
-        """Go on where `state` was taken; ``rng`` is that of the safe point."""
+    def go_on(self, saved: dict[str, Any] | None, progress: Progress, rng: dict[str, Any] | None) -> None:
+        """Go on where `state` was taken; ``rng`` is that of the safe point.
+
+        Of an import, or what was saved by hand, only the progress is known.
+        """
+        if saved is None:
+            self.steps_counted, self.epochs_counted = progress.step, progress.epoch
+            return
         self.steps_counted = saved["step"]
         self.epochs_counted = saved["epoch"]
         self._passes.restore(saved)
@@ -325,6 +331,10 @@ class Loops:
             self._safe_point()
             self._host.turn()
         return self.steps_counted
+
+    def stop(self, reason: str) -> None:
+        """End the loops at the end of the present turn."""
+        self.stopped = reason
 
     @property
     def between_turns(self) -> bool:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from holdfast.domain.lineage import head_attempt
 from holdfast.domain.names import AttemptId, CheckpointId, validate_tag
 from holdfast.domain.progress import Progress
-from holdfast.errors import BusyError, NotFoundError
+from holdfast.errors import BusyError, NotFoundError, UnsupportedError
 from holdfast.frameworks import walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
@@ -20,8 +20,9 @@ from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
 from holdfast.training import console, poison
 from holdfast.training.arguments import check_state, check_step
-from holdfast.training.environment import environment, refuse_many_ranks
+from holdfast.training.environment import environment
 from holdfast.training.opening import wait_for_earlier_snapshots
+from holdfast.training.ranks.launch import place
 from holdfast.training.restoring import Restored, Restorer
 from holdfast.training.views import Checkpoint
 
@@ -107,7 +108,7 @@ def save(
     HoldfastError
         Nothing became visible.
     """
-    refuse_many_ranks(os.environ)
+    _refuse_ranks(os.environ)
     check_state(state)
     check_step(step)
     poison.refuse(state.values())
@@ -189,3 +190,12 @@ def _restore(
         run.resolve("latest")  # says what there is
         raise NotFoundError(f"The run {run.name} has no checkpoint.")
     return restored
+
+
+def _refuse_ranks(variables: Mapping[str, str]) -> None:
+    here = place(variables)
+    if here.world_size > 1:
+        raise UnsupportedError(
+            f"holdfast.save() saves one process, and this is rank {here.rank} of {here.world_size}.",
+            do="Use a Checkpointer, which saves all ranks together.",
+        )

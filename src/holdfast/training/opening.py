@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.repository.commit import Join
 from holdfast.repository.persisting import Persister
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
@@ -36,25 +37,52 @@ def open_way(
 ) -> Way:
     """In the background where that is wanted and another process can reach the storage; else blocking."""
 
-    def persister(parent: CheckpointId | None) -> Persister:
-        retention = Retention(run, attempt, options.keep, warn)
-        kind = partial(PublishingPersister, publish=options.publish) if options.publish else Persister
-        return kind(run, attempt, parent=parent, retention=retention, warn=warn)
-
+    persister = partial(_persister, run, attempt, options, warn)
     if options.background and _is_shared(run):
         return introduce(run, attempt, base, options, persister, warn, legacy)
     if legacy is not None:
         legacy.decline()
     if options.memory is not None:
         warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
+    return Blocking(open_persister(run, attempt, base, options, warn))
+
+
+def open_persister(
+    run: Run,
+    attempt: AttemptId,
+    base: CheckpointId | None,
+    options: Options,
+    warn: Callable[[str], None],
+    join: Join | None = None,
+) -> Persister:
+    """What saves in the loop; says what of ``options`` cannot be had then.
+
+    Parameters
+    ----------
+    join : callable, optional
+        Adds what other ranks have, see `commit`.
+    """
     if options.compact == "idle":
         warn("packs are not compacted while this runs: nothing saves in the background.")
     for mirror in options.mirrors:
         warn(f"nothing is brought to {mirror.place} while this runs: nothing saves in the background.")
-    own = persister(base)
+    own = _persister(run, attempt, options, warn, base, join)
     if isinstance(own, PublishingPersister):
         own.publish()  # an attempt before may have died before it did
-    return Blocking(own)
+    return own
+
+
+def _persister(
+    run: Run,
+    attempt: AttemptId,
+    options: Options,
+    warn: Callable[[str], None],
+    parent: CheckpointId | None,
+    join: Join | None = None,
+) -> Persister:
+    retention = Retention(run, attempt, options.keep, warn)
+    kind = partial(PublishingPersister, publish=options.publish) if options.publish else Persister
+    return kind(run, attempt, parent=parent, retention=retention, warn=warn, join=join)
 
 
 def introduce(

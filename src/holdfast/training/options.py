@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -19,6 +20,10 @@ class Options(msgspec.Struct, frozen=True):
     ----------
     save, memory : SaveRule or None
         When to make a checkpoint; when to hold a snapshot in memory.
+    findings : dict[str, str]
+        What is done about each kind of finding.
+    probe : callable or None
+        Tells a state by a number.
     staging_memory : int or None
         Bytes that staging may take of a device's memory.
     memory_seconds : float
@@ -47,6 +52,8 @@ class Options(msgspec.Struct, frozen=True):
     compact: str
     mirrors: tuple[Mirror, ...]
     publish: tuple[Publication, ...]
+    findings: dict[str, str]
+    probe: Callable[[], Any] | None
     staging_memory: int | None
     memory_seconds: float
     skip: dict[int, int] = {}

@@ -25,7 +25,7 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     ----------
     repository : str or None
         Where checkpoints go, whatever the script names; then there is no mirror, and ``resume="auto"``.
-    save, keep : str or None
+    save, keep, on_finding : str or None
         Rules in place of the script's.
     resume : int or None
         The step to go on from, once; nothing is rejected.
@@ -38,6 +38,7 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     repository: str | None = None
     save: str | None = None
     keep: str | None = None
+    on_finding: str | None = None
     resume: int | None = None
     mirror: str | None = None
     skip: dict[int, int] = {}

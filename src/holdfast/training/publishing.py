@@ -11,7 +11,7 @@ from holdfast.domain.manifest import Details
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.publications import Publication, parse
 from holdfast.errors import HoldfastError, UsageError
-from holdfast.repository.commit import Draft
+from holdfast.repository.commit import Draft, Join
 from holdfast.repository.persisting import Persisted, Persister
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
@@ -54,8 +54,9 @@ class PublishingPersister(Persister):
         retention: Retention,
         warn: Callable[[str], None],
         publish: tuple[Publication, ...],
+        join: Join | None = None,
     ) -> None:
-        super().__init__(run, attempt, parent=parent, retention=retention, warn=warn)
+        super().__init__(run, attempt, parent=parent, retention=retention, warn=warn, join=join)
         self._publications = publish
         self._failing: set[Publication] = set()
 

@@ -1,17 +1,21 @@
-"""What a supervisor learns of this process, and what that may cost: nothing that has to be waited for."""
+"""Metrics as far as they are known by now: nothing has to be waited for."""
 
 from __future__ import annotations
 
+from holdfast.errors import UsageError
 from holdfast.frameworks import registry
 
 
-def at_hand(loss: object) -> float | None:
-    """A loss as a number; None if there is none, or a device would have to be waited for."""
-    if isinstance(loss, int | float):
-        return float(loss)
-    if loss is None or not _on_host(loss):
+def number_at_hand(value: object) -> float | None:
+    """A metric as a number; None if it is none, or a device would have to be waited for."""
+    if isinstance(value, int | float):
+        return float(value)
+    if value is None or not _on_host(value):
         return None
-    return registry.scalar(loss, "loss")
+    try:
+        return registry.scalar(value, "")
+    except UsageError:  # a save will refuse it, and say so
+        return None
 
 
 def _on_host(value: object) -> bool:

@@ -16,12 +16,14 @@ from holdfast.domain.events import Event, Rejected, Warned
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.mirrors import Mirror
 from holdfast.domain.names import CheckpointId
+from holdfast.domain.ranks import of_rank, world_size
 from holdfast.errors import (
     DamagedError,
     HoldfastError,
     NotFoundError,
     SignatureError,
     StorageError,
+    UnsupportedError,
     UsageError,
 )
 from holdfast.frameworks import walk
@@ -32,8 +34,10 @@ from holdfast.repository.recalling import recall_tensors
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
+from holdfast.repository.vouching import passed_over
 from holdfast.training import poison
 from holdfast.training.mirroring import mend
+from holdfast.training.ranks.launch import Place
 
 if TYPE_CHECKING:
     from holdfast.repository.recalling import Bytes
@@ -57,6 +61,10 @@ class Restored(msgspec.Struct, frozen=True):
         Entries passed over with ``strict=False``.
     from_memory : bool
         Whether no tensor had to be read from the storage.
+    altered : bool
+        Whether values that the script gives have taken the place of those recorded.
+    inexact : bool
+        Whether software or device are such that bits may differ.
     """
 
     id: CheckpointId
@@ -66,6 +74,8 @@ class Restored(msgspec.Struct, frozen=True):
     seconds: float
     skipped: list[str]
     from_memory: bool = False
+    altered: bool = False
+    inexact: bool = False
 
     def event(self, run: str, attempt: str) -> events.Restored:
         """What is told of it."""
@@ -91,6 +101,8 @@ class Restorer:
         Gives the bytes of those tensors of a checkpoint, by its name, that are in memory; not trusted.
     mirrors : sequence of Mirror
         What is damaged is mended by what these have, before another checkpoint is taken.
+    place : Place, optional
+        Which of how many ranks restores; without it rank 0's state is taken, of however many.
     """
 
     def __init__(
@@ -104,6 +116,7 @@ class Restorer:
         emit: Callable[[Event], None],
         in_memory: Callable[[str], Mapping[str, Bytes]] | None = None,
         mirrors: Sequence[Mirror] = (),
+        place: Place | None = None,
     ) -> None:
         self._run = run
         self._state = state
@@ -113,6 +126,7 @@ class Restorer:
         self._emit = emit
         self._in_memory = in_memory
         self._mirrors = mirrors
+        self._place = place
 
     def newest(self, *, only: Iterable[str] | None = None, strict: bool = True) -> Restored | None:
         """Restore the newest recovery point that verifies, walking back past damaged ones.
@@ -140,6 +154,10 @@ class Restorer:
         return restored
 
     def _newest(self, only: Iterable[str] | None, *, strict: bool) -> Restored | None:
+        for attempt in passed_over(self._run.attempts()):
+            self._warn(
+                f"attempt {attempt.id} does not count: nobody who is trusted here signed what it starts from."
+            )
         last: DamagedError | SignatureError | StorageError | None = None
         tried: set[CheckpointId] = set()
         while (checkpoint := self._candidate(tried)) is not None:
@@ -150,7 +168,7 @@ class Restorer:
                 continue  # pruned since it was listed, because a newer one was saved
             except DamagedError as error:
                 last = error
-                self._reject(checkpoint, error)
+                self.reject(checkpoint, error)
             except SignatureError as error:  # nothing is known to be damaged: no record
                 last = last or error
                 self._emit(Rejected(self._run.name, checkpoint.step, error.what, recorded=False))
@@ -184,7 +202,8 @@ class Restorer:
         """The best recovery point not tried yet, by what is there now."""
         return next((c for c in self._run.recovery_points() if c not in tried), None)
 
-    def _reject(self, checkpoint: CheckpointId, error: DamagedError) -> None:
+    def reject(self, checkpoint: CheckpointId, error: DamagedError) -> None:
+        """Never restore it again, if its damage is proven; and say so."""
         recorded = error.proven
         if recorded:
             try:
@@ -231,25 +250,38 @@ class Restorer:
         reader = self._run.repository.reader
         begun = hints if only is None and not held else ()
         with self._run.repository.holding(), reader.begin(begun) as ahead:
-            manifest = self._manifest(checkpoint)
+            whole = self._manifest(checkpoint)
+            self._check_world_size(whole)
+            manifest = of_rank(whole, self._place.rank if self._place is not None else 0)
             resolution, recorded = self._compare(manifest)
+            inexact = self._compare_environment(manifest)
             saved = tree.decode(manifest.details.tree)
             plan = walk.plan(self._state, saved, manifest.specs(), only)
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
             skipped = plan.raise_differences(what, strict=strict)
-            with poison.while_writing(self._entries(only)), self._judging(manifest, hints):
+            with poison.while_writing(self._entries(only)), self._judging(whole, hints):
                 reads = recall_tensors(held, manifest, plan.reads) if held else plan.reads
                 if reads:
                     read_tensors(reader, manifest, hints, reads, what, ahead)
                 plan.finish()
-            self._run.repository.dependable |= packs_of(self._run, checkpoint, digests=manifest.digests())
+            self._run.repository.dependable |= packs_of(self._run, checkpoint, digests=whole.digests())
         walk.apply_given(self._state, resolution.apply)
         if resolution.warning is not None:
             self._emit(Warned(self._run.name, resolution.warning))
         training = tree.decode(manifest.details.training)
         seconds = time.monotonic() - started
         from_memory = bool(plan.reads) and not reads
-        return Restored(checkpoint, manifest, training, recorded, seconds, skipped, from_memory)
+        return Restored(
+            checkpoint,
+            manifest,
+            training,
+            recorded,
+            seconds,
+            skipped,
+            from_memory,
+            altered=bool(resolution.apply),
+            inexact=inexact,
+        )
 
     @contextmanager
     def _judging(self, manifest: Manifest, hints: list[str]) -> Iterator[None]:
@@ -272,13 +304,30 @@ class Restorer:
                 time.sleep(0.2)
         raise AssertionError  # unreachable: the last turn returns or raises
 
+    def _compare_environment(self, manifest: Manifest) -> bool:
+        """Say what differs from the environment that wrote it; whether bits may differ by that."""
+        if self._environment is None:
+            return False
+        changes = compare_environment(manifest.details.environment, self._environment)
+        if changes.warning is not None:
+            self._emit(Warned(self._run.name, changes.warning))
+        return bool(changes.inexact)
+
+    def _check_world_size(self, manifest: Manifest) -> None:
+        """Refuse a checkpoint of another number of ranks: positions and generators belong to ranks."""
+        saved, here = world_size(manifest), self._place
+        if here is not None and saved != here.world_size:
+            step = manifest.summary.progress.step
+            raise UnsupportedError(
+                f"{self._run.name}@{step} was saved by {saved} rank{'s' * (saved > 1)}, "
+                f"and this training has {here.world_size}.",
+                do=f"Start it with {saved}, or give a new run the model alone: "
+                f"holdfast.load(..., run={self._run.name!r}, only='model').",
+            )
+
     def _compare(self, manifest: Manifest) -> tuple[Resolution, dict[str, Any]]:
-        """What differs from the script and environment that wrote it."""
+        """What differs from the script that wrote it."""
         recorded = {name: tree.decode(node) for name, node in manifest.details.given.items()}
-        if self._environment is not None:
-            changes = compare_environment(manifest.details.environment, self._environment)
-            if changes.warning is not None:
-                self._emit(Warned(self._run.name, changes.warning))
         if self._given is None:
             return Resolution(), recorded
         if not recorded:  # an import, or saved by hand: nothing to compare

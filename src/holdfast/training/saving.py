@@ -12,7 +12,8 @@ import msgspec
 from holdfast.domain.events import Event, Saved, SaveFailed, SavingResumed, Warned
 from holdfast.domain.names import AttemptId
 from holdfast.domain.progress import Progress
-from holdfast.errors import BusyError, HoldfastError, StorageError, UsageError
+from holdfast.domain.save_costs import SaveCosts
+from holdfast.errors import BusyError, HoldfastError, RankError, StorageError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.remembering import Memory
 from holdfast.repository.collecting import collector_paused
@@ -82,8 +83,8 @@ class Saver:
 
     Attributes
     ----------
-    burden_seconds, hold_seconds : float or None
-        What the last save cost training; and the last snapshot that stayed in memory.
+    hold_seconds : float or None
+        What the last snapshot cost training that stayed in memory.
     saved_at, held_at : float
         When they were taken, on the monotonic clock.
     lost : bool
@@ -126,9 +127,18 @@ class Saver:
         self.lost = False
         self.durable = (0, 0)
         self.left_out = 0
-        self.burden_seconds: float | None = None
+        self._costs = SaveCosts()
         self.hold_seconds: float | None = None
         self.saved_at = self.held_at = time.monotonic()
+
+    @property
+    def burden_seconds(self) -> float | None:
+        """What a save costs training, by the last ones; None before the first of this attempt."""
+        return self._costs.seconds
+
+    def stepped(self) -> None:
+        """A step was counted."""
+        self._costs.stepped(time.monotonic(), saving=bool(self._open))
 
     def paused(self) -> bool:
         """Whether a fault is too fresh to try again for a rule's sake."""
@@ -229,6 +239,13 @@ class Saver:
         while self._open and (left := deadline - time.monotonic()) > 0:
             self._settle(self._way.outcomes(min(left, LONGEST_WAIT_SECONDS)))
 
+    def let_finish(self, grace_seconds: float) -> None:
+        """Nothing more is saved, but what was taken before is not left in doubt."""
+        try:
+            self.wait(grace_seconds)
+        except HoldfastError as error:
+            self._emit(Warned(self._run_name, str(error)))
+
     def before_step(self) -> None:
         """An optimizer is about to step."""
         self._way.before_step()
@@ -306,7 +323,7 @@ class Saver:
             self._emit(SavingResumed(self._run_name, saved.step, self._failures))
         self._failures = self._not_finite = 0
         self._unwritten.durable(outcome.sequence)
-        self.burden_seconds = outcome.burden_seconds
+        self._costs.saved(outcome.stall_seconds, outcome.share_seconds)
         self.durable = (saved.step, saved.epoch)
         self._emit(
             Saved(
@@ -325,10 +342,12 @@ class Saver:
     def _failed(self, saved: _Open, error: HoldfastError) -> None:
         self.lost = True
         self._unwritten.forget()
-        if not isinstance(error, StorageError | BusyError):
+        if not isinstance(error, StorageError | BusyError | RankError):
             raise error
         self._failures += 1
         pause_seconds = min(FIRST_PAUSE_SECONDS * 2 ** (self._failures - 1), LONGEST_PAUSE_SECONDS)
+        if isinstance(error, RankError):
+            pause_seconds = 0.0  # no storage has failed
         self._retry_at = time.monotonic() + pause_seconds
         if self._on_fault == "raise" or saved.insist:
             raise error

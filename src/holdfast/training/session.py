@@ -6,32 +6,38 @@ import contextlib
 import os
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from holdfast.domain.events import Ended, Event, Started, Warned
-from holdfast.domain.names import validate_tag
+from holdfast.domain.names import CheckpointId, validate_tag
 from holdfast.errors import HoldfastError, UsageError
 from holdfast.frameworks import registry, walk
 from holdfast.frameworks.rng import capture_rng, restore_rng
 from holdfast.node import lease
+from holdfast.repository.history import reliability_before
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
-from holdfast.training import poison
+from holdfast.training import open_sessions, poison
 from holdfast.training.asking import Asked
-from holdfast.training.due import Due
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
+from holdfast.training.health import Health
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_way
 from holdfast.training.options import Options
-from holdfast.training.pulsing import at_hand
+from holdfast.training.probing import Probe, rejoin
+from holdfast.training.pulsing import number_at_hand
+from holdfast.training.ranks.launch import Place
+from holdfast.training.reasons import Reasons
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
 from holdfast.training.saving import SavePoint, Saver, check_representable
 from holdfast.training.stepping import StepWatch
+from holdfast.training.timing import Timing
 from holdfast.training.triggers import Triggers
 from holdfast.training.views import Checkpoint
+from holdfast.training.ways import Way
 
 if TYPE_CHECKING:
     from holdfast.node.legacy import Legacy
@@ -53,7 +59,9 @@ class Session:
         Where a supervisor looks.
     """
 
-    _open: ClassVar[list[Session]] = []
+    _place = Place()
+    _saves_anywhere = True
+    """Whether `ask_save` saves at once outside the loops."""
 
     def __init__(
         self,
@@ -67,24 +75,23 @@ class Session:
         self._pulse = pulse
         self._state = state
         self._emit = emit
-        self._run = repository.run(options.run)
-        self._pid = os.getpid()
+        self.run = self._run = repository.run(options.run)
+        self.pid = os.getpid()
+        self._lease: lease.Lease | lease.Unheld = lease.Unheld()
         self._triggers = Triggers(options.grace_seconds)
         self._asked = Asked(self._run)
         self._outermost = True
         self._reports = Reports(options.keep, self.warn)
         self._prepared = False
-        self._due, self._due_in_memory = Due(options.save), Due(options.memory)
+        self._timing = Timing(options.save, options.memory)
         self._watch = StepWatch(state, self._before_step, self.warn)
         self._turns = 0
         self.loops = Loops(self, registry.data_seed(), options.skip)
+        self._health = Health(options.run, options.findings, emit, self.loops.stop, supervised=pulse.watched)
+        self._probe = Probe(options.probe, self.warn)
+        self._reasons = Reasons(self._triggers, self._asked, self._health, self._reports, self._timing)
         self.restored: Restored | None = None
         self._legacy: Legacy | None = None
-
-    @classmethod
-    def any_open(cls) -> bool:
-        """Whether this process is inside a Checkpointer already."""
-        return any(session._pid == os.getpid() for session in cls._open)
 
     # -- entering ----------------------------------------------------------------------
 
@@ -105,38 +112,44 @@ class Session:
         try:
             self._restore(given, surroundings)
             poison.refuse(self._state.values())
-            self._run.record_base(self._attempt, self.restored.id if self.restored is not None else None)
+            self._begin_pulse()
+            if self.restored is not None:
+                rejoin(self._health, self._probe, self.restored)
+            self._record_base()
             self._make_saver(given, surroundings)
             self._watch.begin()
+            self._health.watch_gpus(surroundings["devices"])
+            self._timing.begin(self._state, lambda: reliability_before(self._run, self._attempt))
         except BaseException:
             if self._legacy is not None:
                 self._legacy.decline()
             with contextlib.suppress(HoldfastError):
                 self._lease.release()
             raise
-        Session._open.append(self)
+        open_sessions.add(self)
         if self._options.signals and self._outermost and not self._triggers.install():
             self.warn("signals cannot save here: Python handles them in the main thread only.")
+
+    def _begin_pulse(self) -> None:
         step = self.loops.steps_counted if self.restored is not None else None
         self._pulse.begins(self._run.storage.location, self._run.name, step)
-
-    def _take_over(self) -> None:
-        """Put an end to what this process, a notebook perhaps, left open of this very run."""
-        Session._open[:] = [s for s in Session._open if s._pid == self._pid]  # not those of a parent
-        for other in list(Session._open):
-            if (other._run.storage.location, other._run.name) == (self._run.storage.location, self._run.name):
-                other._let_go()
-                other._saver.close(done=False)
-        self._outermost = not Session._open
 
     def _claim(self) -> None:
         storage, layout = self._run.storage, self._run.layout
         with lease.claiming(storage, self._run.name):
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
-            self._take_over()
+            open_sessions.take_over(self._run)
+            self._outermost = not open_sessions.any_open()
             self._legacy = inherit_snapshots(self._run, self.warn)
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
+
+    def _record_base(self) -> None:
+        self._run.record_base(self._attempt, self._base)
+
+    @property
+    def _base(self) -> CheckpointId | None:
+        return self.restored.id if self.restored is not None else None
 
     def _restore(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
         options = self._options
@@ -149,24 +162,24 @@ class Session:
             emit=self._emit,
             in_memory=self._legacy.tensors if self._legacy is not None else None,
             mirrors=options.mirrors,
+            place=self._place,
         )
-        self.restored = restore_for_launch(restorer, self._run, options.resume)
+        self.restored = self._chosen(restorer)
         if self.restored is None:
             self._emit(Started(self._run.name, self._run.storage.location, str(self._attempt)))
             return
         self._continue_from(self.restored)
 
+    def _chosen(self, restorer: Restorer) -> Restored | None:
+        return restore_for_launch(restorer, self._run, self._options.resume)
+
     def _continue_from(self, restored: Restored) -> None:
         training = restored.training
         rng = training.get("rng") if self._keeps_rng else None
-        progress = restored.manifest.summary.progress
-        if (position := training.get("position")) is not None:
-            self.loops.restore(position, rng)
-        else:  # an import, or saved by hand: only the counts are known
-            self.loops.steps_counted, self.loops.epochs_counted = progress.step, progress.epoch
+        self.loops.go_on(training.get("position"), restored.manifest.summary.progress, rng)
         if rng is not None:
             restore_rng(rng)
-        self._mark(self._due, self._due_in_memory)
+        self._timing.saved(self._here)
         self.loops.metrics = dict(restored.manifest.summary.metrics)
         self._emit(restored.event(self._run.name, str(self._attempt)))
 
@@ -174,17 +187,13 @@ class Session:
     def _here(self) -> tuple[int, int]:
         return self.loops.steps_counted, self.loops.epochs_counted
 
-    def _mark(self, *saved: Due) -> None:
-        for due in saved:
-            due.mark(*self._here)
-
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
-        keep, base = self._options.keep, self.restored.id if self.restored is not None else None
+        keep = self._options.keep
         self._saver = Saver(
             self._run.name,
             self._attempt,
             self._state,
-            open_way(self._run, self._attempt, base, self._options, self.warn, self._legacy),
+            self._way(),
             given=self.restored.given if self.restored is not None else given,
             environment=surroundings,
             monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
@@ -192,8 +201,11 @@ class Session:
             emit=self._emit,
         )
         self._legacy = None  # it has a new owner
-        self._saver.durable = (self._due.step, self._due.epoch)
+        self._saver.durable = self._timing.saved_here
         self._reports.monitored = monitored_so_far(self._run, keep)
+
+    def _way(self) -> Way:
+        return open_way(self._run, self._attempt, self._base, self._options, self.warn, self._legacy)
 
     @property
     def _keeps_rng(self) -> bool:
@@ -212,11 +224,14 @@ class Session:
         self._triggers.guard_workers()
 
     def _before_step(self) -> None:
-        if os.getpid() == self._pid:
+        if os.getpid() == self.pid:
             self._saver.before_step()
 
     def stepped(self, step: int, metrics: dict[str, Any]) -> None:
-        self._pulse.stepped(step, lambda: at_hand(metrics.get("loss")))
+        loss = number_at_hand(metrics.get("loss"))
+        self._pulse.stepped(step, loss)
+        self._health.stepped(loss, metrics)
+        self._saver.stepped()
 
     def leaving(self) -> bool:
         return self._triggers.leaving_soon()
@@ -229,22 +244,22 @@ class Session:
 
     def safe_point(self, *, counted: bool) -> None:
         """Save if something asks for it; leave if a signal asked for that."""
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return  # a forked child has no say
-        self._lease.renew_if_old()
+        self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
+        self._health.act(self.loops.steps_counted)
         if self._outermost:
             self._asked.look(now=self._triggers.save_asked)
-        reason = self._reason() if counted else None
-        to_hold = self._reason_to_hold() if counted and reason is None else None
+        reason = self._reasons.to_save(self._here, self._saver) if counted else None
+        to_hold = self._timing.reason_to_hold(self._here, self._saver) if counted and reason is None else None
         if not counted or ((reason or to_hold) is not None and not self._watch.settled()):
             return  # it moves to the next safe point
         if reason is not None or to_hold is not None or not self._prepared:
             with self._pulse.saving():
-                self._act(reason, to_hold)
+                self._act(reason, to_hold, leaving=self._triggers.leaving is not None)
 
-    def _act(self, reason: str | None, to_hold: str | None) -> None:
-        leaving = self._triggers.leaving is not None
+    def _act(self, reason: str | None, to_hold: str | None, *, leaving: bool) -> None:
         if leaving:
             self._triggers.begin_last_save()
         if reason is not None:
@@ -263,52 +278,35 @@ class Session:
         self._saver.poll()
         if self._saver.lost:
             self._saver.lost = False
-            self._due.mark(*self._saver.durable)
+            self._timing.left_out(self._saver.durable)
             self.loops.unmoved = False
-
-    def _reason(self) -> str | None:
-        """Why to save at this safe point; None if there is no reason."""
-        if self._triggers.leaving is not None:
-            return self._triggers.leaving.name
-        if self._asked:
-            return self._asked.reason
-        if self._triggers.save_asked:
-            return "SIGUSR1"
-        saver, improved = self._saver, self._reports.improved
-        if saver.paused():
-            return None
-        due = self._due.reason(*self._here, saver.saved_at, saver.burden_seconds, improved=improved)
-        return due or ("best so far" if improved else None)
-
-    def _reason_to_hold(self) -> str | None:
-        """Why to hold a snapshot in memory at this safe point; None if there is no reason."""
-        due = self._due_in_memory.reason(*self._here, self._saver.held_at, self._saver.hold_seconds)
-        return f"memory {due}" if due is not None else None
 
     def _save(self, reason: str, *, done: bool = False, loud: bool = False, insist: bool = False) -> None:
         poison.refuse(self._state.values())
         loud = loud or bool(self._asked)
         if not (loud or insist) and self._saver.gives_way(self.loops.steps_counted):
-            self._mark(self._due)
+            self._timing.left_out(self._here)
             return
-        asked = self._asked.take()
-        self._triggers.save_asked = False
+        point = self._point(done=done, probe=self._probe.value())
+        asked = self._reasons.take()
         try:
-            taken = self._saver.save(self._point(done=done), reason, asked, loud=loud, insist=insist)
+            taken = self._saver.save(point, reason, asked, loud=loud, insist=insist)
         finally:
-            self._reports.improved = False
+            self._reasons.answered()
         if taken:
-            self._mark(self._due, self._due_in_memory)
+            self._timing.saved(self._here)
             self.loops.unmoved = True
             self._reports.unsaved = False
 
     def _hold(self, reason: str) -> None:
         poison.refuse(self._state.values())
         self._saver.hold(self._point(), reason)
-        self._mark(self._due_in_memory)
+        self._timing.held(self._here)
 
-    def _point(self, *, done: bool = False) -> SavePoint:
-        training: dict[str, Any] = {"position": self.loops.state()}
+    def _point(self, *, done: bool = False, probe: float | None = None) -> SavePoint:
+        training: dict[str, Any] = {"position": self.loops.state(), "losses": self._health.tail}
+        if probe is not None:
+            training["probe"] = probe
         if self._keeps_rng:
             training["rng"] = capture_rng()
         metrics = self.loops.metrics | self._reports.metrics
@@ -326,15 +324,17 @@ class Session:
     def report(self, metrics: dict[str, Any]) -> None:
         """Attach metrics to the state just evaluated."""
         self._reports.add(metrics, between_turns=self.loops.between_turns)
+        self._timing.reported(metrics)
+        self._health.reported(metrics)
 
     def ask_save(self, tag: str | None) -> Save:
         """Save now if outside the loops, else when the present turn ends."""
         save = Save(None if tag is None else validate_tag(tag))
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             save.error = UsageError("A forked child, such as a data worker, saves nothing.")
             return save
         self._asked.add(save)
-        if self.loops.between_turns:
+        if self.loops.between_turns and self._saves_anywhere:
             with self._pulse.saving():
                 self._save("save()")
         return save
@@ -346,7 +346,7 @@ class Session:
     ) -> None:
         """Save if leaving normally; record how the attempt ended; give everything back."""
         del trace
-        if os.getpid() != self._pid:
+        if os.getpid() != self.pid:
             return
         ending = error
         try:
@@ -354,7 +354,7 @@ class Session:
                 if kind is None:
                     self._save_at_end()
                 elif not issubclass(kind, KeyboardInterrupt):
-                    self._let_saves_finish()
+                    self._saver.let_finish(self._options.grace_seconds)
         except BaseException as failure:
             ending = failure
             raise
@@ -366,22 +366,22 @@ class Session:
     def _save_at_end(self) -> None:
         self._saver.wait()
         self._learn_of_saves()
-        if not self.loops.unmoved or self._reports.unsaved or self._asked:
+        if self._wants_last_save():
             self._triggers.begin_last_save()
             self._save("end", done=True, insist=True)
 
-    def _let_saves_finish(self) -> None:
-        """Leaving by an exception saves nothing more, but what was taken before is not left in doubt."""
-        try:
-            self._saver.wait(self._options.grace_seconds)
-        except HoldfastError as error:
-            self.warn(str(error))
+    def _wants_last_save(self) -> bool:
+        return not self.loops.unmoved or self._reports.unsaved or bool(self._asked)
+
+    def abandon(self) -> None:
+        """Let go of everything, another session takes its place."""
+        self._let_go()
+        self._saver.close(done=False)
 
     def _let_go(self) -> None:
         self._triggers.uninstall()
         self._watch.end()
-        if self in Session._open:
-            Session._open.remove(self)
+        open_sessions.remove(self)
 
     def _close(self, error: BaseException | None) -> None:
         leaving = self._triggers.leaving
@@ -390,8 +390,11 @@ class Session:
         crashed = isinstance(error, Exception) and leaving is None
         self._saver.close(done=not crashed)
         with contextlib.suppress(HoldfastError):  # the storage may be what failed
-            self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=error is None)
+            self._record_end(cause, done=error is None)
         with contextlib.suppress(HoldfastError):
             self._lease.release()
         self._pulse.ends(cause, error)
         self._emit(Ended(self._run.name, self.loops.steps_counted, cause, done=error is None))
+
+    def _record_end(self, cause: str, *, done: bool) -> None:
+        self._run.record_end(self._attempt, cause, self.loops.steps_counted, done=done)

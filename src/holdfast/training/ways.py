@@ -35,7 +35,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
         Of all its tensors; of those written to new packs.
     seconds : float
         From the draft to the commit.
-    burden_seconds : float
+    stall_seconds, share_seconds : float
         What training paid: the loop's wait, and its share of a core that worked beside it.
     """
 
@@ -47,7 +47,13 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     new_bytes: int = 0
     seconds: float = 0.0
-    burden_seconds: float = 0.0
+    stall_seconds: float = 0.0
+    share_seconds: float = 0.0
+
+    @property
+    def burden_seconds(self) -> float:
+        """All that training paid."""
+        return self.stall_seconds + self.share_seconds
 
 
 class Way(Protocol):
@@ -153,7 +159,7 @@ class Blocking:
                 size_bytes=committed.summary.size_bytes,
                 new_bytes=committed.new_bytes,
                 seconds=committed.seconds,
-                burden_seconds=time.monotonic() - started,
+                stall_seconds=time.monotonic() - started,
             )
         )
 

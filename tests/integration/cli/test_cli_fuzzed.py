@@ -79,7 +79,7 @@ def change(path, chance):
         path.write_bytes(data)
 
 
-@seeds(12)
+@seeds(6)
 def test_damage_anywhere_is_told_in_sentences(sealing, place, digits, holdfast, seed):
     attempt = place.run("digits").attempts()[-1].id
     values = {"model": Component("torch.module", {"x": 1}), "lr": 0.5}
@@ -96,7 +96,7 @@ def test_damage_anywhere_is_told_in_sentences(sealing, place, digits, holdfast, 
         assert result.code in said, (verb, result.err)
 
 
-@seeds(25)
+@seeds(12)
 def test_after_a_repair_pruning_works_and_the_rest_is_intact(sealing, place, digits, holdfast, seed):
     chance = random.Random(seed)
     files = sorted(p for p in place.path.rglob("*") if p.is_file() and p.suffix != ".lock")

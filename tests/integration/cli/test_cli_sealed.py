@@ -185,11 +185,15 @@ def test_verify_requires_signatures(here, holdfast, monkeypatch):
     assert holdfast("verify")[0] == 0
     code, out, _ = holdfast("verify", "--signed-by", public)
     assert (code, "main@1 is not signed." in out, "main@2" in out) == (13, True, False)
+    assert "starts from is not signed" in out
     assert holdfast("verify", "main@2", "--signed-by", public)[0] == 0
     give(monkeypatch, HOLDFAST_KEY=KEY, HOLDFAST_SIGNED_BY=public)
     code, out, _ = holdfast("verify", "--json")
     assert code == 13
     assert [bool(c["unsigned"]) for c in json.loads(out)["checkpoints"]] == [True, False]
+    for words in (("tag", "main@2", "good"), ("restart", "main", "--yes")):
+        code, _, err = holdfast(*words)
+        assert (code, "would have none that counts" in err) == (2, True)
     assert holdfast("verify", "--signed-by", "nonsense")[0] == 2
     assert holdfast("mv", "main", "renamed")[2].startswith("1 checkpoint not signed any more")
 

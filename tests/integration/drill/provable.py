@@ -28,21 +28,16 @@ def torch_training(flaw: str) -> tuple[dict[str, Any], Step]:
     model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.2), torch.nn.Linear(8, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, step_size=7, gamma=0.5)
-    own = np.random.default_rng(5)
 
     def step(item: int) -> Any:
-        noise = float(own.standard_normal()) if flaw == "own-generator" else 0.0
-        loss = model(torch.randn(3, 4) + item + noise).square().mean()
+        loss = model(torch.randn(3, 4) + item).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         scheduler.step()
         return loss
 
-    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    if flaw == "forgotten-optimizer":
-        del state["optimizer"], state["scheduler"]
-    return state, step
+    return {"model": model, "optimizer": optimizer, "scheduler": scheduler}, step
 
 
 def paddle_training(flaw: str) -> tuple[dict[str, Any], Step]:
@@ -73,11 +68,13 @@ def numpy_training(flaw: str) -> tuple[dict[str, Any], Step]:
     if flaw == "forgotten-average":
         del state["averaged"]
     counted = 0
+    own = np.random.default_rng(5)
 
     def step(item: int) -> float:
         nonlocal counted
         counted += 1
-        loss = float(np.square(weights).sum()) + random.random()
+        noise = float(own.standard_normal()) if flaw == "own-generator" else 0.0
+        loss = float(np.square(weights).sum()) + random.random() + noise
         velocity[:] = 0.9 * velocity + item + np.random.standard_normal(50)
         weights[:] -= 0.01 * velocity
         averaged[:] = averaged + 0.1 * weights

@@ -50,28 +50,22 @@ def test_exact_in_both_frameworks(tmp_path: Path, framework: str) -> None:
     assert "training does not depend on it: numpy, python" in said
 
 
+@pytest.mark.paddle
 @pytest.mark.parametrize(
-    ("flaw", "cause", "names"),
+    ("framework", "flaw", "cause", "names"),
     [
-        ("own-generator", likely.DATA_OR_RNG, "metrics"),
-        ("forgotten-optimizer", likely.UPDATE, "tensors"),
+        ("numpy", "own-generator", likely.DATA_OR_RNG, "metrics"),
+        ("paddle", "forgotten-optimizer", likely.UPDATE, "tensors"),
     ],
 )
 def test_what_is_forgotten_is_found_at_the_first_step_after_a_kill(
-    tmp_path: Path, flaw: str, cause: str, names: str
+    tmp_path: Path, framework: str, flaw: str, cause: str, names: str
 ) -> None:
-    found, _ = proved(tmp_path, "torch", flaw, flags=("--kills", "1"), exits=1)
+    found, _ = proved(tmp_path, framework, flaw, flags=("--kills", "1"), exits=1)
     assert found["likely"] == cause
     difference = found["difference"]
     assert difference["step"] == difference["resumed"] + 1
     assert difference[names]
-
-
-@pytest.mark.paddle
-def test_a_forgotten_optimizer_of_paddle(tmp_path: Path) -> None:
-    found, _ = proved(tmp_path, "paddle", "forgotten-optimizer", flags=("--kills", "1"), exits=1)
-    assert found["likely"] == likely.UPDATE
-    assert found["difference"]["tensors"][0].startswith("model/")
 
 
 @pytest.mark.parametrize(

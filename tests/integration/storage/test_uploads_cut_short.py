@@ -19,6 +19,7 @@ from tests.s3_proxy import meddling
 
 import holdfast
 from holdfast.cli import app
+from holdfast.repository.adopting import BROUGHT_PACK_BYTES
 from holdfast.repository.repository import Repository
 from holdfast.repository.verify import Verifier
 from holdfast.storage.local import LocalStorage
@@ -159,8 +160,9 @@ def test_a_cut_at_nine_tenths_costs_little_more(
     s3: str, endpoint: str, wire: Wire, tmp_path: Path, prefix: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, rng = str(tmp_path / "large"), np.random.default_rng(0)
-    monkeypatch.setattr("holdfast.repository.adopting.PACK_BYTES", 1_700_000)  # as 64 MiB are to 1.5 GB
-    holdfast.save(here, {f"w{n}": rng.random(250_000) for n in range(20)}, step=1)  # 40 MB
+    pack_bytes = BROUGHT_PACK_BYTES * 40 // 1500  # 40 MB stand for 1.5 GB
+    monkeypatch.setattr("holdfast.repository.adopting.BROUGHT_PACK_BYTES", pack_bytes)
+    holdfast.save(here, {f"w{n}": rng.random(250_000) for n in range(20)}, step=1)
     place = s3_server.url(endpoint, prefix)
     wire.act = lambda: setattr(wire, "at", len(wire.sent) + 1) or 403  # type: ignore[func-returns-value]
 
@@ -171,10 +173,11 @@ def test_a_cut_at_nine_tenths_costs_little_more(
 
     with meddling(s3, cut) as cutting:
         assert sync(here, s3_server.url(cutting, prefix)) == 7
-    wire.at = None
+    wire.at, before_bytes = None, wire.sent_bytes
     wire.sent.clear()
     assert sync(here, place) == 0
     assert wire.sent_bytes < 0.15 * 40_000_000
+    assert before_bytes + wire.sent_bytes < 40_000_000 + 4 * 250_000 * 8, "little was sent twice"
     assert_sound(s3, prefix, {1})
 
 

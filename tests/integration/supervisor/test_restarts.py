@@ -74,13 +74,29 @@ def test_a_kill_for_want_of_memory_is_told_from_others(
 
 @pytest.mark.paddle
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("framework", ["torch", "paddle"])
-def test_every_cause_in_one_run(supervise: Supervise, tmp_path: Path, framework: str) -> None:
-    faults = ("kill@12", "error@15", "segv@23", "device@25", "hang@32", "full@35")
+@pytest.mark.parametrize(
+    ("framework", "faults"),
+    [
+        ("torch", {"segv@23": "crash", "device@25": "device-memory"}),
+        (
+            "paddle",
+            {
+                "kill@12": "crash",
+                "error@15": "exception",
+                "device@25": "device-memory",
+                "hang@32": "hang",
+                "full@35": "disk-full",
+            },
+        ),
+    ],
+)
+def test_every_cause_in_one_run(
+    supervise: Supervise, tmp_path: Path, framework: str, faults: dict[str, str]
+) -> None:
     flags = (*SOON, "--hang-at-least", "1", "--grace-seconds", "0.5", "--monitor-interval", "0.05")
     run = supervise(*faults, flags=flags, TRAINEE_FRAMEWORK=framework)
     assert run.wait() == 0, run.said
-    assert run.causes == ["crash", "exception", "crash", "device-memory", "hang", "disk-full", "finished"]
+    assert run.causes == [*faults.values(), "finished"]
     (tmp_path / "whole").mkdir()
     assert killing.left_behind(run.place, "digits") == undisturbed(
         tmp_path / "whole", TRAINEE_FRAMEWORK=framework
@@ -200,6 +216,18 @@ def test_losses_that_stay_not_finite_end_the_launch(supervise: Supervise, whole:
     assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
 
 
+def test_a_training_that_is_not_well_goes_back_where_a_rule_says_so(
+    supervise: Supervise, whole: dict[str, Any]
+) -> None:
+    faults = [f"high@{step}" for step in (35, 36, 37)]
+    run = supervise(*faults, TRAINEE_OPTIONS='{"on_finding": "spike: back"}')
+    assert run.wait() == 0
+    assert run.causes == ["unhealthy", "finished"]
+    assert run.report["launches"][1]["resumed_step"] == 20  # one before the newest
+    assert "the loss is 9, 3 times in a row far above 1" in run.said
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]
+
+
 def test_what_the_supervisor_gives_up_itself_is_not_taken_for_preempted(supervise: Supervise) -> None:
     """Asked to end it leaves with 143, which would have platforms start it again for ever."""
     faults = [f"loss@{step}" for step in range(5, 35)]
@@ -219,3 +247,14 @@ def holdfast_run(folder: Path, *words: str) -> tuple[int, str]:
         timeout=60,
     )
     return done.returncode, done.stderr
+
+
+def test_a_resume_that_does_not_join_is_left_for_an_earlier_one(
+    supervise: Supervise, whole: dict[str, Any]
+) -> None:
+    run = supervise("kill@31", *(f"high@{step}" for step in (32, 33, 34)))
+    assert run.wait() == 0
+    assert run.causes == ["crash", "unhealthy", "finished"]
+    assert [launch["resumed_step"] for launch in run.report["launches"]] == [None, 30, 20]
+    assert "the resumed training does not join what it was: the loss is 9" in run.said
+    assert killing.left_behind(run.place, "digits")["tensors"] == whole["tensors"]

@@ -22,8 +22,8 @@ from holdfast.cli import app
         (["--on", "hang: soon", "--", "true"], 2, "cannot be understood"),
         (["--max-restarts", "many", "--", "true"], 2, "Invalid value for '--max-restarts'"),
         (["--max-restarts", "-1", "--", "true"], 2, "Invalid value for '--max-restarts'"),
-        (["--nproc-per-node", "8", "--", "true"], 8, "--nproc-per-node 8 asks for several processes"),
-        (["--nnodes", "1:4", "--", "true"], 8, "--nnodes 1:4 asks for several processes"),
+        (["--nproc-per-node", "many", "--", "true"], 2, "'many' is no number of processes"),
+        (["--nnodes", "1:4", "--", "true"], 8, "--nnodes 1:4 asks for several machines"),
         (["--notice-url", "ftp://x", "--", "true"], 2, "ftp://x is no address to ask"),
         (["--report", "/no/such/folder/r.json", "--", "true"], 2, "There is no folder /no/such/folder"),
     ],
@@ -57,15 +57,15 @@ def test_a_command_that_has_nothing_to_do_with_holdfast(tmp_path: Path) -> None:
     assert done.stderr.count("crash before its first step (SIGSEGV)") == 2
 
 
-def test_several_ranks_are_refused_and_not_tried_again(tmp_path: Path) -> None:
+def test_ranks_on_several_machines_are_refused_and_not_tried_again(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
-        "import os, holdfast\nos.environ['WORLD_SIZE'] = '2'\n"
+        "import os, holdfast\nos.environ |= {'WORLD_SIZE': '4', 'RANK': '0', 'LOCAL_WORLD_SIZE': '2'}\n"
         "with holdfast.Checkpointer('r', {'a': 1}): pass\n"
     )
     done = holdfast_run(tmp_path, "--", sys.executable, "train.py")
     assert done.returncode == 1
     assert "configuration" in done.stderr
-    assert "one of 2 ranks" in done.stderr
+    assert "4 ranks and 2 of them" in done.stderr
 
 
 def test_overrides_that_nobody_wrote_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

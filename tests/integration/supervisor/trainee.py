@@ -7,6 +7,7 @@ Each fault happens so many times (once), counted in a file beside the repository
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pdb
 import signal
@@ -25,6 +26,7 @@ STEPS = int(os.environ.get("TRAINEE_STEPS", "40"))
 WORK_SECONDS = float(os.environ.get("TRAINEE_WORK_SECONDS", "0"))
 Train = Callable[[int], Any]
 """Makes one step; returns the loss."""
+OPTIONS: dict[str, Any] = json.loads(os.environ.get("TRAINEE_OPTIONS", "{}"))
 STEP_SECONDS = float(os.environ.get("TRAINEE_STEP_SECONDS", "0.005"))
 
 
@@ -92,6 +94,9 @@ class Debugger(pdb.Pdb):
         self.set_continue()
 
 
+LOSSES = {"loss": float("nan"), "high": 9.0}
+
+
 def act(name: str) -> float | None:
     """Do it; a loss to report is returned."""
     actions = {
@@ -117,8 +122,8 @@ def act(name: str) -> float | None:
     }
     if name in errors:
         raise errors[name]
-    if name == "loss":
-        return float("nan")
+    if name in LOSSES:
+        return LOSSES[name]
     actions[name]()
     return None
 
@@ -183,7 +188,9 @@ def main(place: Path, faults: list[str]) -> None:
         subprocess.Popen(["sleep", "600"])
     state, train = TRAININGS[os.environ.get("TRAINEE_FRAMEWORK", "numpy")]()
     state |= {"seen": [], "slow": (slow := SlowSave())}
-    with holdfast.Checkpointer(place, state, run="digits", save="every 10 steps", keep="all") as ckpt:
+    with holdfast.Checkpointer(
+        place, state, run="digits", save="every 10 steps", keep="all", **OPTIONS
+    ) as ckpt:
         for epoch in ckpt.epochs(steps=STEPS):
             for item in ckpt.batches(range(7)):
                 if f"poison@{item}" in faults and epoch == 0:

@@ -181,16 +181,23 @@ def test_place_and_run_come_from_the_environment_if_not_given(
     assert steps_in(tmp_path / "elsewhere", "sweep/lr3") == [2]
 
 
-def test_one_of_many_ranks_is_refused_in_one_sentence(
+def test_ranks_that_cannot_be_saved_together_are_refused_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("WORLD_SIZE", "PADDLE_TRAINERS_NUM"):
+    for size, rank, here in (
+        ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE"),
+        ("PADDLE_TRAINERS_NUM", "PADDLE_TRAINER_ID", "PADDLE_LOCAL_SIZE"),
+    ):
         with monkeypatch.context() as context:
-            context.setenv(name, "4")
-            with pytest.raises(holdfast.UnsupportedError, match="one of 4 ranks"):
+            context.setenv(size, "4")
+            with pytest.raises(holdfast.UsageError, match="no rank of a training"):
                 holdfast.Checkpointer(tmp_path / "new", {"a": 1}).__enter__()
-            with pytest.raises(holdfast.UnsupportedError, match="one of 4 ranks"):
+            context.setenv(rank, "1")
+            with pytest.raises(holdfast.UnsupportedError, match="this is rank 1 of 4"):
                 holdfast.save(tmp_path / "new", {"a": 1}, step=1)
+            context.setenv(here, "2")
+            with pytest.raises(holdfast.UnsupportedError, match="4 ranks and 2 of them on this machine"):
+                holdfast.Checkpointer(tmp_path / "new", {"a": 1}).__enter__()
     assert not (tmp_path / "new").exists()
     monkeypatch.setenv("WORLD_SIZE", "1")
     count(tmp_path, until=1)

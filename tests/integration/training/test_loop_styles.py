@@ -12,7 +12,7 @@ from tests import killing
 from tests.integration.training import loop_styles
 
 torch.set_num_threads(1)
-KILLS = int(os.environ.get("HOLDFAST_KILLS_PER_LOOP", "10"))  # a soak sets it to 1000: every line
+KILLS = int(os.environ.get("HOLDFAST_KILLS_PER_LOOP", "6"))  # a soak sets it to 1000: every line
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -28,7 +28,7 @@ def test_killed_at_its_lines_it_ends_as_if_nothing_had_happened(
 ) -> None:
     lines = killing.lines_of(style, tmp_path / "whole")
     expected = killing.left_behind(tmp_path / "whole")
-    kills = KILLS if saving == "loop" else max(KILLS // 5, 3)  # each starts an agent
+    kills = KILLS if saving == "loop" else max(KILLS // 3, 2)  # each starts an agent
     points = range(lines // 4 if saving == "background" else 1, lines, max(1, lines // kills))
     for point in points:
         repository = tmp_path / str(point)

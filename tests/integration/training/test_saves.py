@@ -76,7 +76,7 @@ def test_every_so_many_epochs_saves_after_the_code_that_ends_them(tmp_path: Path
 def test_rules_by_time(tmp_path: Path) -> None:
     count(tmp_path / "s", save=holdfast.every(seconds=0.1), each=pause(0.06), keep="all")
     assert len(steps_in(tmp_path / "s")) in (3, 4)
-    fast_auto = Auto(share=0.5, least_seconds=0.05)
+    fast_auto = Auto(share=0.5, least_seconds=0.05, most_seconds=0.05)
     count(tmp_path / "a", save=fast_auto, each=pause(0.06), keep="all")
     assert len(steps_in(tmp_path / "a")) >= 4
     ladder = Ladder(rungs=((1, 2), (600, 1)))

@@ -99,7 +99,7 @@ def test_the_summary_is_read_from_the_front_alone() -> None:
 
 @pytest.mark.parametrize("make", [sealed, sealed_first])
 def test_a_newer_version_is_no_damage(make: Any) -> None:
-    checkpoint, data = make([CHUNK, {}], header={"magic": MAGIC[:7] + b"\x03"})
+    checkpoint, data = make([CHUNK, {}], header={"magic": MAGIC[:7] + b"\x04"})
     for read in (decode_manifest, decode_needs, decode_summary):
         with pytest.raises(FormatError):
             read(data, checkpoint)

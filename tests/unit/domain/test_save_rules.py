@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.domain.failures import Reliability
 from holdfast.domain.save_rules import (
     AnyOf,
     Auto,
@@ -16,6 +17,7 @@ from holdfast.domain.save_rules import (
     Observation,
     OnImprovement,
     Rule,
+    auto_of,
     every,
     parse,
     tiers,
@@ -155,10 +157,38 @@ def test_auto_learns_the_cost_early_and_then_keeps_to_its_share() -> None:
     assert not due(save_seconds=None, seconds_since_save=9.0, started_seconds_ago=9.0)
     assert due(save_seconds=None, seconds_since_save=10.0, started_seconds_ago=10.0)
     assert not due(save_seconds=None, seconds_since_save=3600.0, started_seconds_ago=2.0)
-    assert not due(save_seconds=2.0, seconds_since_save=199.0)
-    assert due(save_seconds=2.0, seconds_since_save=200.0)
+    often = Reliability(1000, 1000.0)
+    assert not due(save_seconds=2.0, seconds_since_save=199.0, reliability=often)
+    assert due(save_seconds=2.0, seconds_since_save=200.0, reliability=often)
     assert not due(save_seconds=0.0, seconds_since_save=9.9)
     assert due(save_seconds=900.0, seconds_since_save=1800.0)
+
+
+def test_auto_saves_less_often_where_failures_are_rare() -> None:
+    def due(seconds: float, reliability: Reliability) -> str | None:
+        return Auto().due(seen(step=5, save_seconds=0.5, seconds_since_save=seconds, reliability=reliability))
+
+    daily = Reliability()
+    assert due(292.0, daily) is None
+    assert due(294.0, daily) == "auto"
+    assert due(294.0, Reliability(0, 10 * 86400.0)) is None
+    assert due(60.0, Reliability(50, 7200.0)) == "auto"
+
+
+def test_what_is_notable_brings_a_save_of_auto_forward_as_far_as_its_cost_allows() -> None:
+    def due(seconds: float, **values: Any) -> str | None:
+        return Auto().due(seen(step=5, save_seconds=0.5, seconds_since_save=seconds, **values))
+
+    assert due(50.0) is None
+    assert due(50.0, notable="val_loss improved") == "auto: val_loss improved"
+    assert due(49.0, notable="val_loss improved") is None
+    assert due(300.0, notable="val_loss improved") == "auto"
+
+
+def test_the_part_of_a_rule_that_chooses_by_itself() -> None:
+    assert auto_of(parse("every 5 steps | auto")) == Auto()
+    assert auto_of(parse("every 5 steps")) is None
+    assert auto_of(None) is None
 
 
 def test_the_ladder_saves_sooner_the_more_there_is_to_lose() -> None:

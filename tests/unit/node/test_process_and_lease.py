@@ -12,6 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from holdfast.domain.failures import Reliability
+from holdfast.domain.intervals import Choice
 from holdfast.errors import BusyError, StorageError
 from holdfast.node import lease
 from holdfast.node.lease import LEASE_SECONDS, LeaseRecord
@@ -179,15 +181,27 @@ def test_an_unreadable_lease_holds_nothing() -> None:
     assert not refused(store)
 
 
+def test_a_lease_says_how_far_apart_saves_are_as_soon_as_that_is_known() -> None:
+    store = SimulatedStore(SimulatedDisk())
+    held = lease.take(store, f"{FOLDER}000001-00000000.json")
+    choice = Choice(60.0, 10.0, 0.1, Reliability(2, 3600.0))
+    held.renew_if_old(lambda: None)
+    assert [record.saving for record in lease.live(store, FOLDER)] == [None]
+    held.renew_if_old(lambda: choice)
+    assert [record.saving for record in lease.live(store, FOLDER)] == [choice]
+    held.renew_if_old(lambda: None)  # not old: it is not written at every step
+    assert [record.saving for record in lease.live(store, FOLDER)] == [choice]
+
+
 def test_a_lease_is_renewed_as_time_passes_and_ends_with_release(monkeypatch: pytest.MonkeyPatch) -> None:
     store = SimulatedStore(SimulatedDisk())
     key = f"{FOLDER}000001-00000000.json"
     held = lease.take(store, key)
-    held.renew_if_old()
+    held.renew_if_old(lambda: None)
     store.disk.advance(100)
     later = time.monotonic() + LEASE_SECONDS / 2
     monkeypatch.setattr(lease.time, "monotonic", lambda: later)
-    held.renew_if_old()
+    held.renew_if_old(lambda: None)
     stat = store.stat(key)
     assert stat is not None
     assert stat.modified_seconds == store.now_seconds()

@@ -45,14 +45,14 @@ def test_a_life_in_steps(page: Page) -> None:
         pulse.begins("/data/ckpts", "digits", 40)
         pulse.turn()
         assert page.look().phase is Phase.COMPILING
-        pulse.stepped(41, lambda: 0.5)
+        pulse.stepped(41, 0.5)
         assert page.look().phase is Phase.EVALUATING
         with pulse.saving():
             assert page.look().phase is Phase.SAVING
         assert page.look().phase is Phase.EVALUATING
         pulse.turn()
         assert page.look().phase is Phase.STEPPING
-        pulse.stepped(42, lambda: None)  # on a device
+        pulse.stepped(42, None)  # on a device
 
     before = time.monotonic()
     assert in_child(train) == 0
@@ -68,7 +68,7 @@ def test_losses_that_are_not_finite_are_counted_in_a_row(page: Page) -> None:
     def train() -> None:
         pulse = Pulse(page.place)
         for loss in (math.nan, 1.0, math.inf, math.nan, None, math.nan):
-            pulse.stepped(1, lambda loss=loss: loss)
+            pulse.stepped(1, loss)
 
     assert in_child(train) == 0
     assert page.look().not_finite == 3
@@ -77,12 +77,12 @@ def test_losses_that_are_not_finite_are_counted_in_a_row(page: Page) -> None:
 def test_the_longest_of_each_phase_is_kept(page: Page) -> None:
     def train() -> None:
         pulse = Pulse(page.place)
-        pulse.stepped(1, lambda: None)
+        pulse.stepped(1, None)
         pulse.turn()
         time.sleep(0.05)
-        pulse.stepped(2, lambda: None)
+        pulse.stepped(2, None)
         pulse.turn()
-        pulse.stepped(3, lambda: None)
+        pulse.stepped(3, None)
 
     assert in_child(train) == 0
     assert 0.05 <= page.look().longest_seconds[Phase.STEPPING] < 5
@@ -126,7 +126,7 @@ def test_anybody_may_glance_at_a_page(page: Page, tmp_path: Path) -> None:
     def train() -> None:
         pulse = Pulse(page.place)
         pulse.begins("/data/ckpts", "digits", 40)
-        pulse.stepped(41, lambda: 0.5)
+        pulse.stepped(41, 0.5)
 
     assert in_child(train) == 0
     assert glance(page.place) == page.look()

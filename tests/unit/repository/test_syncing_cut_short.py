@@ -24,7 +24,7 @@ def run() -> Run:
 
 
 def test_a_sync_cut_short_goes_on_from_what_it_has_moved(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(adopting, "PACK_BYTES", 2 * CHUNK_BYTES)
+    monkeypatch.setattr(adopting, "BROUGHT_PACK_BYTES", 2 * CHUNK_BYTES)
     state = {f"t{n}": random.Random(n).randbytes(CHUNK_BYTES) for n in range(20)}
     save(run, run.attempts()[-1].id, 3, 500, state)
     disk = SimulatedDisk()
@@ -128,7 +128,7 @@ def test_a_destination_that_is_slow_does_not_keep_the_source_from_pruning(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What goes meanwhile is not brought; the rest is, whole."""
-    monkeypatch.setattr(adopting, "PACK_BYTES", 2 * CHUNK_BYTES)
+    monkeypatch.setattr(adopting, "BROUGHT_PACK_BYTES", 2 * CHUNK_BYTES)
     attempt = run.attempts()[-1].id
     doomed = save(run, attempt, 3, 500, {f"t{n}": random.Random(n).randbytes(CHUNK_BYTES) for n in range(20)})
     last = save(run, attempt, 4, 600)

@@ -6,9 +6,9 @@ import errno
 
 import pytest
 
-from holdfast.errors import ChangedError, StorageError, SupersededError
+from holdfast.errors import ChangedError, RankError, StorageError, SupersededError
 from holdfast.node.pulse import Ending
-from holdfast.supervisor.causes import Cause, Evidence, classify, signal_of, told
+from holdfast.supervisor.causes import Cause, Evidence, classify, first_to_fail, signal_of, told
 
 
 def ending(error: BaseException) -> Ending:
@@ -80,3 +80,36 @@ def test_what_is_told() -> None:
 
 def test_signals_in_exit_codes() -> None:
     assert [signal_of(code) for code in (-9, 137, 0, 1, 128, 255)] == [9, 9, None, None, None, None]
+
+
+def rank(error: BaseException | None = None, *, ended: str | None = None, code: int = 1) -> Evidence:
+    left = ending(error) if error is not None else None
+    return Evidence(code=code, entered=True, steps=3, ended=ended, ending=left, ranks=2)
+
+
+RESET = RuntimeError("Read error [127.0.0.1]:1: Connection reset by peer")
+TOLD = rank(SystemExit(143), ended="SIGTERM")
+GONE = rank()
+
+
+@pytest.mark.parametrize(
+    ("ranks", "cause"),
+    [
+        ([rank(RESET), rank(MemoryError())], Cause.HOST_MEMORY),
+        ([rank(ValueError()), rank(RankError("gone"))], Cause.EXCEPTION),
+        ([TOLD, GONE], Cause.CRASH),  # the launcher told rank 0 to end because the other had died
+        ([GONE, rank(RESET)], Cause.CRASH),
+        ([rank(RESET), rank(RESET)], Cause.NODE_LOST),
+        ([rank(RankError("gone")), TOLD], Cause.NODE_LOST),
+        ([TOLD, TOLD], Cause.PREEMPTED),
+        ([rank(code=0), rank(code=0)], Cause.FINISHED),
+        ([rank(code=-9), rank(code=-9)], Cause.CRASH),
+        ([rank(RESET, code=-9), TOLD], Cause.NODE_LOST),
+    ],
+)
+def test_of_several_ranks_the_first_to_fail_tells(ranks: list[Evidence], cause: Cause) -> None:
+    assert classify(first_to_fail(ranks)) is cause
+
+
+def test_the_same_error_of_one_process_is_an_exception() -> None:
+    assert classify(Evidence(code=1, entered=True, ending=ending(RESET))) is Cause.EXCEPTION

@@ -92,6 +92,9 @@ class PaddleFramework:
     def has_gradients(self, values: Iterable[object]) -> bool:
         return stepping.has_gradients(values)
 
+    def learning_rates(self, value: object) -> list[float]:
+        return stepping.learning_rates(value)
+
     def scalar(self, value: object) -> float | None:
         if not self.is_tensor(value):
             return None

@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from paddle.optimizer.lr import LRScheduler
+
 from holdfast.frameworks.paddle import tensors
 from holdfast.frameworks.paddle.parameters import is_optimizer, option_groups
 
@@ -32,6 +34,13 @@ def has_gradients(values: Iterable[object]) -> bool:
     Zeros count as none: ``clear_grad()`` leaves them behind by default.
     """
     return any(_has_gradient(t) for v in values if is_optimizer(v) for t in _tensors(v))
+
+
+def learning_rates(value: Any) -> list[float]:
+    """That of an optimizer, unless it is a tensor; none if it is not one."""
+    rate = value._learning_rate if is_optimizer(value) else None
+    rate = rate.last_lr if isinstance(rate, LRScheduler) else rate
+    return [float(rate)] if isinstance(rate, int | float) else []
 
 
 def _tensors(optimizer: Any) -> list[Any]:

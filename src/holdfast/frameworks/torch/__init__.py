@@ -103,6 +103,10 @@ class TorchFramework:
         groups = (group for optimizer in _optimizers(values) for group in optimizer.param_groups)
         return any(gradients.is_accumulated(parameter) for group in groups for parameter in group["params"])
 
+    def learning_rates(self, value: object) -> list[float]:
+        groups = value.param_groups if isinstance(value, Optimizer) else []
+        return [float(g["lr"]) for g in groups if isinstance(g.get("lr"), int | float)]
+
     def scalar(self, value: object) -> float | None:
         if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_complex():
             return float(value.item())

@@ -53,6 +53,7 @@ class ModuleAdapter:
 
     def capture(self, value: nn.Module, path: str, walk: CaptureWalk) -> Any:
         modules = list(submodules(value))
+        _refuse_divided(modules, path)
         slots = _slots(modules)
         form = _form(modules, slots)
         return walk.lasting(path, form, lambda: [self._captured(modules, slots, path, walk)])[0]
@@ -104,6 +105,16 @@ class ModuleAdapter:
 
     def apply_given(self, value: nn.Module, changes: dict[str, Any]) -> None:
         """Nothing is given."""
+
+
+def _refuse_divided(modules: Modules, path: str) -> None:
+    """Of what FSDP has divided, each rank holds a piece in a shape that means nothing elsewhere."""
+    divided = next((n for n, m in modules if type(m).__name__ == "FullyShardedDataParallel"), None)
+    if divided is not None:
+        raise UnsupportedError(
+            f"{'/'.join(filter(None, (path, divided)))} is divided among ranks by FSDP.",
+            do="Use DistributedDataParallel for now: what is divided cannot be kept exactly.",
+        )
 
 
 def _slots(modules: Modules) -> dict[str, Slot]:

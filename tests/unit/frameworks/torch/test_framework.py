@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from holdfast.errors import DamagedError
+from holdfast.errors import DamagedError, UnsupportedError
+from holdfast.frameworks import walk
 from holdfast.frameworks.torch import BUILDERS, FRAMEWORK
 
 
@@ -116,3 +117,14 @@ assert live.to_dense().equal(torch.eye(3))
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_is_divided_among_ranks_is_refused():
+    class FullyShardedDataParallel(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = torch.nn.Linear(1, 1)
+
+    model = torch.nn.Sequential(torch.nn.Linear(1, 1), FullyShardedDataParallel())
+    with pytest.raises(UnsupportedError, match="model/1 is divided among ranks by FSDP"):
+        walk.capture({"model": model})

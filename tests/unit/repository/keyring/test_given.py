@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from holdfast.errors import HoldfastError, UsageError
+from holdfast.repository import signatures
 from holdfast.repository.keyring import passphrase, raw
 from holdfast.repository.keyring.base import GivenKey, Wrapping
 from holdfast.repository.keyring.given import given_keys
 from holdfast.repository.keyring.passphrase import Passphrase
 from holdfast.repository.keyring.raw import RawKey
 from holdfast.repository.keyring.service import ServiceKey
-from keys import KEY, OTHER_KEY
+from keys import KEY, OTHER_KEY, give
 
 SECRET, CONTEXT = bytes(range(32)), b"context"
 WORDS = "correct horse battery staple"
@@ -120,6 +121,16 @@ def test_a_file_open_to_others_is_refused(tmp_path: Path, mode: int) -> None:
     path.chmod(mode)
     with pytest.raises(UsageError, match=r"is open to others\. Run: chmod 600"):
         given_keys(environment={"HOLDFAST_KEY_FILE": str(path)})
+
+
+def test_a_signing_key_open_to_others_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private_half, _ = signatures.generate()
+    path = Path(private(tmp_path / "signing", private_half))
+    give(monkeypatch, HOLDFAST_SIGNING_KEY_FILE=str(path))
+    assert signatures.signing_key() is not None
+    path.chmod(0o644)
+    with pytest.raises(UsageError, match="is open to others"):
+        signatures.signing_key()
 
 
 def test_a_key_through_a_pipe_is_taken() -> None:
