@@ -12,11 +12,15 @@ import numpy as np
 import pytest
 
 import holdfast
+from checkpoints import begin, draft
 from holdfast.repository import compact
+from holdfast.repository.commit import commit, encode_details
+from holdfast.repository.parts import join_parts, put_part, write_part
 from holdfast.repository.repository import Repository
 from holdfast.repository.sync_plan import Route
 from holdfast.repository.syncing import sync_run
 from holdfast.storage.local import LocalStorage
+from holdfast.storage.urls import open_storage
 
 HERE = Path(__file__).parent
 
@@ -135,6 +139,26 @@ def test_reads_chunks_that_are_encoded_by_others(tmp_path):
         *_, table = reader.manifest(name)
         for tensor, data in expected[name.step].items():
             assert reader.tensor(table, tensor) == data, (name.step, tensor)
+
+
+def test_reads_what_several_ranks_have_saved_together(tmp_path):
+    run = Repository.create(open_storage(str(tmp_path / "r"), create=True)).run("main")
+    attempt = begin(run)
+    states = [{"model": b"the same" * 9, "own": bytes([rank]) * 50} for rank in (0, 1)]
+    zero, one = (draft(attempt, 1, 10, state) for state in states)
+
+    def join(manifest, written, gather):
+        first = put_part(run, 0, manifest, list(written.new_packs))
+        name = write_part(run, one, encode_details(one), 1, first)
+        return join_parts(run, manifest, written, gather, {1: name})
+
+    commit(run, zero, join=join)
+    reader = format_reader.Reader(tmp_path / "r", "main")
+    _, details, table = reader.manifest(reader.latest())
+    assert reader.ranks == [[None, None, None]]
+    assert sorted(table[1]) == ["model", "own", "rank 1/own"]
+    for rank, state in enumerate(states):
+        assert {name: reader.tensor_of_rank(table, rank, name) for name in state} == state
 
 
 def test_reads_encoded_packs(repository):

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,13 +63,13 @@ class Group:
             return lives(pid) and os.getpgid(pid) == self.pid
         return False
 
-    def cpu_seconds(self) -> float:
-        """What its living processes have used of processors so far."""
+    def cpu_seconds(self, others: Collection[int] = ()) -> float:
+        """What its living processes, and those others, have used of processors so far."""
         ticks = 0
         for entry in Path("/proc").glob("[0-9]*"):
             with suppress(OSError, ValueError, IndexError):
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
-                if int(fields[_GROUP]) == self.pid:
+                if int(fields[_GROUP]) == self.pid or int(entry.name) in others:
                     ticks += int(fields[_USER]) + int(fields[_SYSTEM])
         return ticks / os.sysconf("SC_CLK_TCK")
 

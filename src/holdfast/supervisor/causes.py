@@ -126,7 +126,7 @@ def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
 
     One that left by an exception of its own comes first, then one that left no word, being killed.
     """
-    if ranks[0].code == 0 or ranks[0].stopped_for is not None:
+    if len(ranks) == 1 or ranks[0].code == 0 or ranks[0].stopped_for is not None:
         return ranks[0]
     lost = (Cause.NODE_LOST, *_OF_SIGNALS.values())
     raised = (r for r in ranks if r.ending is not None and classify(r) not in lost)

@@ -130,14 +130,15 @@ class Watch:
 
     def _holds(self, pid: int) -> bool:
         """Whether a living process is of this launch: launchers put each rank into a group of its own."""
-        return self._group.holds(pid) or (len(self._pages) > 1 and pid in self._scattered())
+        return self._group.holds(pid) or (pid > 0 and pid in self._scattered())
 
     def _scattered(self) -> list[int]:
-        return groups.given(PLACE_VARIABLE, self._page.place)
+        """Processes of several ranks, wherever they are."""
+        return groups.given(PLACE_VARIABLE, self._page.place) if len(self._pages) > 1 else []
 
     def _kill(self) -> None:
         self._group.signal_all(signal.SIGKILL)
-        for pid in self._scattered() if len(self._pages) > 1 else ():
+        for pid in self._scattered():
             groups.send(pid, signal.SIGKILL)
 
     def _turn(self, heard: signal.Signals | None) -> None:
@@ -179,7 +180,7 @@ class Watch:
         if (not seen.pid or seen.phase is Phase.ENDING) and self._works(silent):
             self._silence.seconds = 0.0
             return
-        stacks = self._ask_stacks(seen)
+        stacks = "\n".join(filter(None, map(self._ask_stacks, self._pages)))
         if is_debugged(stacks):
             self._audience.say("a debugger holds the training: it is given time.")
             self._silence.seconds = 0.0
@@ -190,19 +191,20 @@ class Watch:
 
     def _works(self, silent: float) -> bool:
         """Whether a command outside of its Checkpointer computes; nothing else is known of it."""
-        before, self._cpu_seconds = self._cpu_seconds, self._group.cpu_seconds()
+        before, self._cpu_seconds = self._cpu_seconds, self._group.cpu_seconds(self._scattered())
         return self._cpu_seconds - before > _WORKING * silent
 
-    def _ask_stacks(self, seen: Seen) -> str:
-        """Where all threads of the trainer are now; empty if there is no trainer to ask."""
-        if not self._holds(seen.pid):
+    def _ask_stacks(self, page: Page) -> str:
+        """Where all threads of a trainer are now; empty if there is no trainer to ask."""
+        pid = page.look().pid
+        if not self._holds(pid):
             return ""
-        before, said = len(self._page.stacks()), ""
-        groups.send(seen.pid, STACKS_SIGNAL)
+        before, said = len(page.stacks()), ""
+        groups.send(pid, STACKS_SIGNAL)
         until = time.monotonic() + STACKS_SECONDS
         while time.monotonic() < until:
             time.sleep(_STACKS_LOOK_SECONDS)
-            now = self._page.stacks()[before:]
+            now = page.stacks()[before:]
             if now and now == said:
                 break  # all is written
             said = now

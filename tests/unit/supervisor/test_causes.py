@@ -111,5 +111,10 @@ def test_of_several_ranks_the_first_to_fail_tells(ranks: list[Evidence], cause: 
     assert classify(first_to_fail(ranks)) is cause
 
 
+def test_one_process_that_leaves_no_word_is_told_by_its_code() -> None:
+    alone = Evidence(code=3, entered=True)
+    assert first_to_fail([alone]) == alone
+
+
 def test_the_same_error_of_one_process_is_an_exception() -> None:
     assert classify(Evidence(code=1, entered=True, ending=ending(RESET))) is Cause.EXCEPTION
