@@ -42,6 +42,13 @@ def test_every_error_kind_has_a_row():
             assert f"| `{value.kind}` | {value.exit_code} | `{value.__name__}` |" in text
 
 
+def test_every_fault_has_a_row():
+    from holdfast.drill.faults.registry import FAULTS
+
+    text = (ROOT / "docs/guides/running.md").read_text()
+    assert [name for name in FAULTS if f"| `{name}` |" not in text] == []
+
+
 def test_the_rooms_of_the_house_are_those_that_are_there():
     text = (ROOT / "ARCHITECTURE.md").read_text()
     rooms = {p.name for p in (ROOT / "src/holdfast").iterdir() if (p / "__init__.py").exists()}
