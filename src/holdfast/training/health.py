@@ -34,7 +34,7 @@ class Health:
     emit : callable
         Takes every event.
     stop : callable
-        Ends the loops, given the reason.
+        Ends the loops, given the reason; may be changed.
     supervised : bool
         Whether somebody starts this training again who knows how to go back.
 
@@ -60,7 +60,7 @@ class Health:
         self._blind = set(rules.values()) == {"ignore"}
         self._joining = 0
         self._emit = emit
-        self._stop = stop
+        self.stop = stop
         self._loss = Heights("loss", "spike")
         self._gradient = Heights("gradient norm", "gradient", not_finite=3)
         self._plateau, self._pace = Plateau(), Pace()
@@ -136,7 +136,7 @@ class Health:
         if action == "save":
             self.save_for = finding.kind
         elif action == "stop":
-            self._stop(f"{finding.kind}: {finding.detail}")
+            self.stop(f"{finding.kind}: {finding.detail}")
         elif action == "back":
             raise UnhealthyError(
                 f"The training of {self._run_name} is not well at step {step}: {finding.detail}.",

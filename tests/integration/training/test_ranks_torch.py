@@ -192,3 +192,15 @@ def test_a_save_that_only_another_rank_asks_for(whole: Any, tmp_path: Path) -> N
     saved = made(tmp_path / "r")
     assert len(saved) == 2
     assert saved == {at: whole[at] for at in saved}
+
+
+def test_what_is_found_at_one_rank_stops_all(whole: Made, tmp_path: Path) -> None:
+    def each(ckpt: holdfast.Checkpointer, rank: int, step: int) -> None:
+        if rank == 1 and step == 4:
+            ckpt._session._health.stop("not well")
+
+    ranks = trained(tmp_path / "r", each, save=None)
+    assert ranks.codes == [0, 0], ranks.said
+    saved = made(tmp_path / "r")
+    assert [step for step, epoch in saved] in ([5], [6])
+    assert "another rank ends the training" in ranks.said[0]

@@ -183,6 +183,17 @@ def test_a_signal_to_any_rank_is_a_save_and_the_end_of_all(ranks: Ranks) -> None
     assert ranks.together(arrive, arrive) == [told] * 3
 
 
+def test_what_ends_the_training_of_one_rank_ends_that_of_all(ranks: Ranks) -> None:
+    ranks.begun()
+    ranks.followers[0].announce(Agreed("nan: 3 steps", stop="nan: 3 steps"))
+    assert arrive(ranks.leader) is None
+    ranks.leader.announce(None)
+    for follower in ranks.followers:
+        assert arrive(follower) is None
+    ended = ranks.together(arrive, arrive)
+    assert [each.stop for each in ended] == ["another rank ends the training"] * 3
+
+
 def test_the_end_of_an_epoch_is_agreed_on_there(ranks: Ranks) -> None:
     ranks.begun()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from holdfast.domain.manifest import Details
@@ -13,7 +14,7 @@ from holdfast.repository.parts import write_part
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.training.ranks.talking import Answering
-from holdfast.training.ranks.words import LAST_TURN, Agreed, Answer, Kind, Post, Trouble
+from holdfast.training.ranks.words import LAST_TURN, Agreed, Answer, Kind, Post, Trouble, packed
 from holdfast.training.restoring import Restored
 from holdfast.training.ways import Outcome
 
@@ -127,14 +128,14 @@ class Follower:
 
     def announce(self, wish: Agreed | None) -> None:
         """Let rank 0 know what this rank wants."""
-        signal = int(wish.leaving or 0) if wish is not None else 0
-        self._board.wish(signal << 1 | (wish is not None))
+        self._board.wish(packed(wish) if wish is not None else 0)
 
     # -- a save ------------------------------------------------------------------------
 
     def save(self, run: Run, draft: Draft, details: Details) -> Outcome:
         """Hand over this rank's part, and learn what became of the whole."""
         self._has_submitted = True
+        started = time.monotonic()
         post = self._talk.wait(self._turn, (Kind.SAVE, *_OUTCOMES))
         if post.kind is Kind.SAVE:
             self._talk.answer(self._part(run, draft, details, post.name))
@@ -142,8 +143,14 @@ class Follower:
         if post.trouble is not None:
             return Outcome(sequence=draft.sequence, error=post.trouble.error(0))
         self._talk.answer(Answer())
-        checkpoint = CheckpointId.parse(post.name)
-        return Outcome(sequence=draft.sequence, checkpoint=checkpoint, size_bytes=post.size_bytes)
+        seconds = time.monotonic() - started
+        return Outcome(
+            sequence=draft.sequence,
+            checkpoint=CheckpointId.parse(post.name),
+            size_bytes=post.size_bytes,
+            seconds=seconds,
+            stall_seconds=seconds,
+        )
 
     def _part(self, run: Run, draft: Draft, details: Details, first: str) -> Answer:
         name = CheckpointId.parse(first)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -16,7 +15,7 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.repository.writing import Written
 from holdfast.training.ranks.talking import Asking, raise_trouble
-from holdfast.training.ranks.words import LAST_TURN, Agreed, Kind, Post, Trouble
+from holdfast.training.ranks.words import LAST_TURN, Agreed, Kind, Post, Trouble, unpacked
 from holdfast.training.restoring import Restored
 from holdfast.training.ways import Outcome
 
@@ -150,12 +149,7 @@ class Leader:
         self._board.decide(self._turn + 1, self._save_at)
 
     def _theirs(self) -> Agreed | None:
-        words = self._board.wishes()
-        if not any(words):
-            return None
-        number = next((word >> 1 for word in words if word >> 1), 0)
-        leaving = signal.Signals(number) if number else None
-        return Agreed(leaving.name if leaving is not None else "asked for by another rank", leaving)
+        return unpacked(self._board.wishes())
 
     # -- a save ------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from holdfast.repository.repository import Repository
 
 T = TypeVar("T")
-JOIN_SECONDS = 600.0
+JOIN_SECONDS = 300.0
 """How long ranks wait for one another to enter their Checkpointer."""
 
 

@@ -36,6 +36,8 @@ class RankSession(Session):
         self._role = role
         self._place = place
         self._epochs_passed = 0
+        self._stop_wanted: str | None = None
+        self._health.stop = self._want_stop
 
     # -- entering ----------------------------------------------------------------------
 
@@ -92,6 +94,8 @@ class RankSession(Session):
             self._triggers.leaving = self._triggers.leaving or agreed.leaving
             with self._pulse.saving():
                 self._act(agreed.reason, None, leaving=agreed.leaving is not None)
+            if agreed.stop is not None:
+                self.loops.stop(agreed.stop)
         self._role.announce(self._wish_next())
 
     def _is_epoch_end(self) -> bool:
@@ -108,7 +112,13 @@ class RankSession(Session):
         step, epoch = self._here
         return self._wish(step + 1, epoch)
 
+    def _want_stop(self, reason: str) -> None:
+        """Alone it would leave the others in the middle of a step: it is agreed on as a save is."""
+        self._stop_wanted = reason
+
     def _wish(self, step: int, epoch: int) -> Agreed | None:
+        if self._stop_wanted is not None:
+            return Agreed(self._stop_wanted, self._triggers.leaving, self._stop_wanted)
         if isinstance(self._role, Follower):
             reason = self._reasons.urgent()
         else:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-
-import msgspec
 
 from holdfast.domain.manifest import Details
 from holdfast.repository.commit import Draft, encode_details
@@ -61,7 +58,4 @@ class Following(Blocking):
         versions: Versions | None = None,
         details: Details | None = None,
     ) -> None:
-        started = time.monotonic()
-        outcome = self._follower.save(self._run, draft, details or encode_details(draft))
-        seconds = time.monotonic() - started
-        self._outcomes.append(msgspec.structs.replace(outcome, seconds=seconds, stall_seconds=seconds))
+        self._outcomes.append(self._follower.save(self._run, draft, details or encode_details(draft)))

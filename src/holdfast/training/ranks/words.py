@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -67,10 +67,11 @@ _CLASSES = {
 
 
 class Agreed(msgspec.Struct, frozen=True):
-    """What is done at a safe point: a save, and perhaps the end after it."""
+    """What is done at a safe point: a save, and perhaps the end after it: by a signal, or of the loops."""
 
     reason: str
     leaving: signal.Signals | None = None
+    stop: str | None = None
 
 
 class Post(msgspec.Struct, frozen=True):
@@ -114,3 +115,18 @@ def pauses() -> Iterator[None]:
         yield
         time.sleep(seconds)
         seconds = min(seconds * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def packed(wish: Agreed) -> int:
+    """A wish in a word, which is 0 if there is none."""
+    return int(wish.leaving or 0) << 2 | (wish.stop is not None) << 1 | 1
+
+
+def unpacked(words: Sequence[int]) -> Agreed | None:
+    """What other ranks want, as far as words tell."""
+    if not any(words):
+        return None
+    number = next((word >> 2 for word in words if word >> 2), 0)
+    leaving = signal.Signals(number) if number else None
+    stop = "another rank ends the training" if any(word & 2 for word in words) else None
+    return Agreed(leaving.name if leaving is not None else stop or "asked for by another rank", leaving, stop)
