@@ -1,6 +1,7 @@
 """Pages name files, verbs and rules that are there."""
 
 import re
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,8 @@ GUIDES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs/guide
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 def test_files_named_are_there(page):
     for name in re.findall(r"`((?:[\w.]+/)*\w+\.py)`", page.read_text()):
-        places = [
-            ROOT / name,
-            ROOT / "src/holdfast" / name,
-            *(ROOT / "src").rglob(name),
-            *(ROOT / "tests").rglob(name),
-        ]
+        likely = (ROOT / name, ROOT / "src/holdfast" / name)
+        places = chain(likely, (ROOT / "src").rglob(name), (ROOT / "tests").rglob(name))
         assert any(place.exists() for place in places) or "NAME" in name, name
 
 
@@ -43,6 +40,13 @@ def test_every_error_kind_has_a_row():
     for value in vars(errors).values():
         if isinstance(value, type) and issubclass(value, errors.HoldfastError):
             assert f"| `{value.kind}` | {value.exit_code} | `{value.__name__}` |" in text
+
+
+def test_every_fault_has_a_row():
+    from holdfast.drill.faults.registry import FAULTS
+
+    text = (ROOT / "docs/guides/running.md").read_text()
+    assert [name for name in FAULTS if f"| `{name}` |" not in text] == []
 
 
 def test_the_rooms_of_the_house_are_those_that_are_there():

@@ -41,6 +41,7 @@ class Outside(ABC):
         self.mirror = mirror
         self.trainer = self.launch = 0
         self._page: Page | None = None
+        self._place = ""
         self._leads: psutil.Process | None = None
         self._began = time.monotonic()
 
@@ -68,11 +69,8 @@ class Outside(ABC):
 
     @property
     def trains(self) -> bool:
-        """Whether the process that trains is there, and has begun."""
-        with suppress(OSError):
-            leader = self.leader
-            return leader > 0 and groups.lives(self.trainer) and os.getpgid(self.trainer) == leader
-        return False
+        """Whether the process that trains is there, and has begun; its id alone may be another's by now."""
+        return groups.lives(self.trainer) and place_of(self.trainer) == self._place
 
     @property
     def seconds(self) -> float:
@@ -109,7 +107,8 @@ class Outside(ABC):
                 if child != self._leads and place is not None:
                     page = Page(place)
                     self.let_go()
-                    self._page, self._leads, self.launch = page, child, self.launch + 1
+                    self._page, self._place, self._leads = page, place, child
+                    self.launch += 1
 
     def runs(self) -> list[Run]:
         """Those that are trained."""

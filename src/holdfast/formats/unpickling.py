@@ -102,7 +102,7 @@ def _array(*_: Any) -> PickledArray:
 
 
 def _dtype(text: Any, *_: Any) -> _Dtype:
-    if not isinstance(text, str) or len(text) > 8:
+    if not isinstance(text, str) or len(text) > 8 or not text.isalnum():  # NumPy parses ",8" as Python
         raise ValueError("a structured dtype")
     return _Dtype(text)
 

@@ -179,6 +179,8 @@ class Restorer:
                 self._emit(Rejected(self._run.name, checkpoint.step, str(error), recorded=False))
         if last is None and not any(c.kind == "full" for c in self._run.lineage()):
             return None
+        if last is None and self._candidate(tried) is not None:
+            return self._newest(only, strict=strict)  # another launch has committed it since we looked
         if isinstance(last, StorageError | SignatureError):
             raise last  # nothing is known to be damaged
         raise self._nothing_left(last)

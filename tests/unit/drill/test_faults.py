@@ -133,6 +133,25 @@ for _ in range(2):
     assert with_inside("nan", code).stdout.split() == ["True", "False"]
 
 
+@pytest.mark.paddle
+def test_gradients_of_paddle_are_spoilt_once_though_steps_are_watched() -> None:
+    code = """
+import os, signal, paddle
+from holdfast.frameworks.paddle.stepping import watch_steps
+weight = paddle.create_parameter([3], "float32")
+optimizer = paddle.optimizer.AdamW(0.0, parameters=[weight])
+watch_steps([optimizer], lambda: None)
+os.kill(os.getpid(), signal.SIGRTMIN + 6)
+for _ in range(2):
+    weight.sum().backward()
+    optimizer.step()
+    print(weight.grad.isnan().all().item())
+    optimizer.clear_grad()
+"""
+    done = with_inside("nan", code, str(INSIDE.parents[2]))  # whose holdfast is that of this test
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
 def test_the_sitecustomize_that_it_stands_before_is_loaded_too(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text("import builtins; builtins.theirs = 1")
     assert with_inside("kill", "print(theirs)", str(tmp_path)).stdout == "1\n"

@@ -131,6 +131,13 @@ def test_arrays_of_objects_are_refused(tmp_path: Path, dtype: Any) -> None:
         read(tmp_path, pickle.dumps(np.zeros(2, dtype=dtype), protocol=2))
 
 
+def test_a_dtype_that_numpy_would_parse_as_python_is_refused(tmp_path: Path) -> None:
+    data = pickle.dumps(np.zeros(2), protocol=2)
+    assert b"f8" in data
+    with pytest.raises(DamagedError, match="structured dtype"):
+        read(tmp_path, data.replace(b"f8", b",8"))
+
+
 WHOLE = pickle.dumps({"a": np.arange(3.0), "b": ("n", np.arange(2)), "c": {"d": 1.5}}, protocol=4)
 
 

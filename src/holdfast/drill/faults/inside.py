@@ -71,6 +71,6 @@ class NanGradients(Inside):
 
     name = "nan"
     inside_signal = _FIRST + 3
-    meaning = "the next gradients of PyTorch are NaN, and so all weights after them"
+    meaning = "the next gradients of PyTorch or Paddle are NaN, and so all weights after them"
     spoils_state = True
     copies_only = "it spoils what is saved"

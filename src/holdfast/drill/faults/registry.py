@@ -38,7 +38,7 @@ _KINDS = (
 )
 FAULTS = {kind.name: kind() for kind in _KINDS}
 ALWAYS = tuple(name for name in FAULTS if name not in (NanGradients.name, PowerLoss.name))
-"""What every script can be put through everywhere: gradients are PyTorch's alone, mounting takes root."""
+"""What every script can be put through everywhere: not all have gradients, mounting takes root."""
 
 
 def chosen(names: str | None) -> Sequence[Fault]:

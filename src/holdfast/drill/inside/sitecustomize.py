@@ -46,9 +46,16 @@ def memory() -> None:
 
 
 def nan() -> None:
-    """Spoil the gradients of PyTorch's next step, once."""
-    optimizer = sys.modules["torch.optim.optimizer"]
+    """Spoil the gradients of the next step, once, of PyTorch or Paddle, whichever is there."""
+    if "torch.optim.optimizer" in sys.modules:
+        _spoil_torch(sys.modules["torch.optim.optimizer"])
+    elif "paddle.optimizer.optimizer" in sys.modules:
+        _spoil_paddle(sys.modules["paddle.optimizer.optimizer"].Optimizer)
+    else:
+        raise RuntimeError("neither PyTorch nor Paddle is here, whose gradients a drill could spoil")
 
+
+def _spoil_torch(optimizer: Any) -> None:
     def spoil(stepping: Any, *_: object) -> None:
         handle.remove()
         for group in stepping.param_groups:
@@ -57,6 +64,19 @@ def nan() -> None:
                     parameter.grad.fill_(float("nan"))
 
     handle = optimizer.register_optimizer_step_pre_hook(spoil)
+
+
+def _spoil_paddle(kind: Any) -> None:
+    """By what every update of Paddle goes through; its entries are wrapped for each optimizer by itself."""
+    entry = kind.append_regularization_ops
+
+    def spoiled(stepping: Any, gradients: Any, *rest: Any) -> Any:
+        kind.append_regularization_ops = entry
+        for _, gradient in gradients:
+            gradient.scale_(float("nan"))  # it refuses to fill with it
+        return entry(stepping, gradients, *rest)
+
+    kind.append_regularization_ops = spoiled
 
 
 _DEEDS = {deed.__name__: deed for deed in (segfault, hang, memory, nan)}
