@@ -13,6 +13,7 @@ MEANINGS: Mapping[str, str] = {
     "gradient": "the gradient norm stays beyond three sigma of what it was",
     "plateau": "the loss has not got better for as long again as it took to get there",
     "slow": "steps take several times what they took",
+    "collectives": "collectives take several times what they took: another rank is slow, or the network",
     "gpu": "a GPU has memory errors, is too hot or full, or idles",
     "seam": "right after a restore the loss stays beyond three sigma of what it was before",
     "probe": "after a restore the probe does not give what it gave when the checkpoint was made",

@@ -153,3 +153,33 @@ class Pace:
         if not self._episode.begins(sum(self._slow) >= RECENT // 2):
             return None
         return Finding("slow", f"a step takes {seconds:.3g} s; it took {known.center:.3g} s")
+
+
+ENOUGH_TIMED = 12
+"""Data parallel modules time their first steps, then only one in a hundred."""
+
+
+class Collectives:
+    """Finds steps that wait for other ranks several times as long as they did: three timed ones in a row."""
+
+    def __init__(self) -> None:
+        self._window = Window(enough=ENOUGH_TIMED)
+        self._step = -1
+        self._long = 0
+        self._episode = Episode()
+
+    def take(self, step: int, seconds: float) -> Finding | None:
+        """Take what the collectives of a step took; one that was taken before changes nothing."""
+        if step == self._step:
+            return None
+        self._step = step
+        known = self._window.usual
+        self._window.add(seconds)
+        if known is None:
+            return None
+        is_long = seconds > max(SLOW_FACTOR * known.center, known.center + LEAST_SECONDS)
+        self._long = self._long + 1 if is_long else 0
+        if not self._episode.begins(self._long >= IN_A_ROW):
+            return None
+        took = f"a step spends {seconds:.3g} s in collectives; it was {known.center:.3g} s"
+        return Finding("collectives", f"{took}: another rank is slow, or the network")

@@ -45,9 +45,12 @@ class Window:
     ----------
     values : iterable of float
         Those known already.
+    enough : int
+        With fewer nothing is called usual.
     """
 
-    def __init__(self, values: Iterable[float] = ()) -> None:
+    def __init__(self, values: Iterable[float] = (), enough: int = ENOUGH) -> None:
+        self._enough = enough
         self._values: deque[float] = deque(values, maxlen=WINDOW)
         self._usual: Usual | None = None
         self._added = 0
@@ -64,6 +67,6 @@ class Window:
     @property
     def usual(self) -> Usual | None:
         """What is usual, a few values behind; None as long as too few are known."""
-        if self._usual is None and len(self._values) >= ENOUGH:
+        if self._usual is None and len(self._values) >= self._enough:
             self._usual = usual(self._values)
         return self._usual

@@ -290,6 +290,13 @@ class Framework(Protocol):
         """Those of an optimizer that are plain numbers; none if it is not one. Waits for no device."""
         ...
 
+    def collective_seconds(self, value: object) -> tuple[int, float] | None:
+        """The newest step of a data parallel module whose collectives were timed, and what they took.
+
+        Step 0 as long as none was; None if it is no such module.
+        """
+        ...
+
     def scalar(self, value: object) -> float | None:
         """A number from a 0-d tensor (may synchronize a device); None if it is not one."""
         ...

@@ -316,6 +316,9 @@ class NumpyFramework:
     def learning_rates(self, value: object) -> list[float]:
         return []
 
+    def collective_seconds(self, value: object) -> tuple[int, float] | None:
+        return None
+
     def scalar(self, value: object) -> float | None:
         single = isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0)
         return float(value) if single and value.dtype.kind in "biuf" else None  # type: ignore[attr-defined,arg-type]

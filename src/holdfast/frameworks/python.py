@@ -265,6 +265,9 @@ class PythonFramework:
     def learning_rates(self, value: object) -> list[float]:
         return []
 
+    def collective_seconds(self, value: object) -> tuple[int, float] | None:
+        return None
+
     def scalar(self, value: object) -> float | None:
         return float(value) if isinstance(value, numbers.Real) else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from functools import cache
 from typing import Any, cast
@@ -115,6 +115,12 @@ def scalar(value: object, name: str) -> float:
     raise UsageError(
         f"The metric {name} is a {type(value).__name__}, not a number.", do=f"Report {name} as a number."
     )
+
+
+def collective_seconds(values: Iterable[object]) -> tuple[int, float] | None:
+    """As `Framework.collective_seconds`, of the first data parallel module among these."""
+    timed = (framework.collective_seconds(value) for value in values for framework in active())
+    return next((one for one in timed if one is not None), None)
 
 
 def data_seed() -> int:

@@ -63,7 +63,9 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     kills : int
         How often the kernel killed for want of memory meanwhile.
     ranks : int
-        How many were started; the rest is of one of them.
+        How many were started.
+    rank : int or None
+        Of which of them the rest is, where that is the one that failed first.
     """
 
     code: int
@@ -76,6 +78,7 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     lost_terminal: bool = False
     kills: int = 0
     ranks: int = 1
+    rank: int | None = None
 
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -127,7 +130,7 @@ def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
     One that left by an exception of its own comes first, then one that left no word, being killed.
     """
     if len(ranks) == 1 or ranks[0].code == 0 or ranks[0].stopped_for is not None:
-        return ranks[0]
+        return msgspec.structs.replace(ranks[0], rank=None)
     lost = (Cause.NODE_LOST, *_OF_SIGNALS.values())
     raised = (r for r in ranks if r.ending is not None and classify(r) not in lost)
     silent = (
@@ -135,7 +138,7 @@ def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
         for r in ranks
         if r.entered and r.ended is None and r.ending is None
     )
-    return next(chain(raised, silent), ranks[0])
+    return next(chain(raised, silent), msgspec.structs.replace(ranks[0], rank=None))
 
 
 def signal_of(code: int) -> int | None:

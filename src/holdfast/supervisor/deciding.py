@@ -35,6 +35,8 @@ class Launch(msgspec.Struct, kw_only=True):
         Where its threads were, if it hung.
     location, run : str
         Where its checkpoints are.
+    rank : int or None
+        Of several ranks the one that failed first, as far as that can be told.
     """
 
     cause: Cause
@@ -49,6 +51,7 @@ class Launch(msgspec.Struct, kw_only=True):
     stacks: str = ""
     location: str = ""
     run: str = ""
+    rank: int | None = None
 
 
 class Budget(msgspec.Struct, frozen=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,6 +91,7 @@ def _told(history: Sequence[Launch], number: int) -> dict[str, Any]:
         "lost_steps": lost_steps(before, launch) if before is not None else None,
         "recovery_seconds": recovery_seconds(before, launch) if before is not None else None,
         "stacks": launch.stacks,
+        "rank": launch.rank,
     }
 
 
@@ -102,4 +104,12 @@ def summary(history: Sequence[Launch]) -> str:
     times = [seconds for pair in pairs if (seconds := recovery_seconds(*pair)) is not None]
     causes = ", ".join(dict.fromkeys(str(before.cause) for before, _ in pairs))
     slowest = f", back within {max(times):.1f} s" if times else ""
-    return f"{len(history)} launches ({causes}); {lost} steps made again{slowest}."
+    return f"{len(history)} launches ({causes}); {lost} steps made again{slowest}.{_of_ranks(history)}"
+
+
+def _of_ranks(history: Sequence[Launch]) -> str:
+    """Which rank failed first how often: one that leads by far has a bad device, or bad data."""
+    failed = [launch.rank for launch in history if launch.rank is not None and launch.code != 0]
+    counted = Counter(failed).most_common()
+    told = ", ".join(f"rank {rank}" + (f" {count} times" if count > 1 else "") for rank, count in counted)
+    return f" First to fail: {told}." if told else ""

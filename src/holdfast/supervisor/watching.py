@@ -254,7 +254,8 @@ class Watch:
 
     # -- what is known afterwards ------------------------------------------------------
 
-    def _evidence(self, page: Page, code: int, *, first: bool) -> Evidence:
+    def _evidence(self, rank: int, code: int, *, first: bool) -> Evidence:
+        page = self._pages[rank]
         seen, story = page.look(), page.story()
         return Evidence(
             code=code,
@@ -267,12 +268,14 @@ class Watch:
             lost_terminal=self._signals.terminal_gone and not self._had_lost_terminal,
             kills=kills_for_want() - self._kills,
             ranks=len(self._pages),
+            rank=rank,
         )
 
     def launch(self, code: int, *, first: bool) -> Launch:
         """Tell what this launch was."""
         seen, story = self._page.look(), self._page.story()
-        evidence = first_to_fail([self._evidence(page, code, first=first) for page in self._pages])
+        ranks = range(len(self._pages))
+        evidence = first_to_fail([self._evidence(rank, code, first=first) for rank in ranks])
         cause = classify(evidence)
         return Launch(
             cause=cause,
@@ -287,4 +290,5 @@ class Watch:
             stacks=self._stacks,
             location=story.location,
             run=story.run,
+            rank=evidence.rank,
         )

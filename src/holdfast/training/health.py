@@ -6,21 +6,25 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from holdfast.domain.events import Event, Found
 from holdfast.domain.finding_rules import settled
 from holdfast.domain.gpus import Gpu, GpuWatches
-from holdfast.domain.health import Finding, Heights, Pace, Plateau
+from holdfast.domain.health import Collectives, Finding, Heights, Pace, Plateau
 from holdfast.domain.joining import JOIN_STEPS, TAIL, seam
 from holdfast.domain.usual import ENOUGH
 from holdfast.errors import UnhealthyError
+from holdfast.frameworks import registry
 from holdfast.node.gpus import gpu_figures
+from holdfast.training.leaves import leaves
 from holdfast.training.pulsing import number_at_hand
 
 GRADIENT = "grad_norm"
 """By this name gradient norms are reported."""
-GPU_SECONDS = 30.0
+GLANCE_SECONDS = 30.0
+"""How often GPUs and collectives are looked at."""
 
 
 class Health:
@@ -67,15 +71,26 @@ class Health:
         self._stepped_at: float | None = None
         self._gpus = GpuWatches()
         self._look_at_gpus: Callable[[], list[Gpu]] | None = None
+        self._collectives = Collectives()
+        self._look_at_collectives: Callable[[], tuple[int, float] | None] | None = None
         self._looked_at = 0.0
         self._found: list[Finding] = []
         self._times: Counter[str] = Counter()
         self.save_for: str | None = None
 
-    def watch_gpus(self, devices: Mapping[str, str]) -> None:
-        """Look at GPUs now and then, if frameworks have any of these devices on one."""
+    def watch(self, devices: Mapping[str, str], state: Mapping[str, Any]) -> None:
+        """Look now and then at GPUs, if frameworks have any of these devices on one, and at collectives.
+
+        Parameters
+        ----------
+        state : mapping
+            Live: a data parallel module in it tells what its collectives take.
+        """
+        values = leaves(state)
         if set(devices.values()) - {"cpu"} and self._rules["gpu"] != "ignore":
             self._look_at_gpus = gpu_figures(os.environ)
+        if self._rules["collectives"] != "ignore" and registry.collective_seconds(values) is not None:
+            self._look_at_collectives = partial(registry.collective_seconds, values)
 
     def resumed(self, losses: Sequence[float], *, altered: bool) -> None:
         """The state is that of a checkpoint: its last losses; whether the script has changed values of it."""
@@ -126,9 +141,14 @@ class Health:
 
     def _glance(self) -> None:
         now = time.monotonic()
-        if self._look_at_gpus is not None and now - self._looked_at >= GPU_SECONDS:
-            self._looked_at = now
+        if now - self._looked_at < GLANCE_SECONDS:
+            return
+        self._looked_at = now
+        if self._look_at_gpus is not None:
             self._found += self._gpus.take(self._look_at_gpus())
+        timed = self._look_at_collectives() if self._look_at_collectives is not None else None
+        if timed is not None:
+            self.note(self._collectives.take(*timed))
 
     def _act(self, finding: Finding, step: int) -> None:
         action = self._rules[finding.kind]

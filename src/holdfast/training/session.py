@@ -118,7 +118,7 @@ class Session:
             self._record_base()
             self._make_saver(given, surroundings)
             self._watch.begin()
-            self._health.watch_gpus(surroundings["devices"])
+            self._health.watch(surroundings["devices"], self._state)
             self._timing.begin(self._state, lambda: reliability_before(self._run, self._attempt))
         except BaseException:
             if self._legacy is not None:

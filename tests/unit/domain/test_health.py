@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.domain.health import BLOCK_VALUES, LEAST_BLOCKS, Finding, Heights, Pace, Plateau
+from holdfast.domain.health import BLOCK_VALUES, LEAST_BLOCKS, Collectives, Finding, Heights, Pace, Plateau
 from holdfast.domain.usual import ENOUGH, WINDOW, Window, usual
 
 
@@ -124,3 +124,24 @@ def test_memory_is_bounded() -> None:
         plateau.take(value)
     assert len(plateau._block) < BLOCK_VALUES
     assert sys.getsizeof(plateau._block) < 10_000
+
+
+def waits(seconds: Iterable[float]) -> list[tuple[int, str]]:
+    detector = Collectives()
+    told = [(step, detector.take(step, value)) for step, value in enumerate(seconds, 1)]
+    return [(step, finding.kind) for step, finding in told if finding is not None]
+
+
+def test_collectives_that_take_several_times_what_they_took_are_found_once() -> None:
+    usual = noise(20, 0.05, 0.01)
+    assert waits(usual) == []
+    assert waits([*usual, 2.0, 2.0, *usual, 2.0]) == []
+    assert waits([*usual, *[2.0] * 6]) == [(23, "collectives")]
+    assert waits([*[1e-4] * 20, *[0.09] * 9]) == [], "what takes no time is nothing, however often it is that"
+
+
+def test_a_step_that_was_timed_is_taken_once() -> None:
+    detector = Collectives()
+    for step, seconds in enumerate(noise(20, 0.05, 0.01)):
+        detector.take(step, seconds)
+    assert [detector.take(30, 9.0) for _ in range(5)] == [None] * 5

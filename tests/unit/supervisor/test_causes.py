@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+import msgspec
 import pytest
 
 from holdfast.errors import ChangedError, RankError, StorageError, SupersededError
@@ -109,6 +110,24 @@ GONE = rank()
 )
 def test_of_several_ranks_the_first_to_fail_tells(ranks: list[Evidence], cause: Cause) -> None:
     assert classify(first_to_fail(ranks)) is cause
+
+
+@pytest.mark.parametrize(
+    ("ranks", "first"),
+    [
+        ([rank(RESET), rank(MemoryError())], 1),
+        ([rank(ValueError()), rank(RankError("gone"))], 0),
+        ([TOLD, GONE], 1),
+        ([rank(RESET), rank(RESET)], None),
+        ([TOLD, TOLD], None),
+        ([rank(code=0), rank(code=0)], None),
+    ],
+)
+def test_the_rank_that_failed_first_is_named_where_that_can_be_told(
+    ranks: list[Evidence], first: int | None
+) -> None:
+    named = [msgspec.structs.replace(evidence, rank=number) for number, evidence in enumerate(ranks)]
+    assert first_to_fail(named).rank == first
 
 
 def test_one_process_that_leaves_no_word_is_told_by_its_code() -> None:

@@ -95,6 +95,9 @@ class PaddleFramework:
     def learning_rates(self, value: object) -> list[float]:
         return stepping.learning_rates(value)
 
+    def collective_seconds(self, value: object) -> tuple[int, float] | None:
+        return None
+
     def scalar(self, value: object) -> float | None:
         if not self.is_tensor(value):
             return None

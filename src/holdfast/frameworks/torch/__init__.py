@@ -17,6 +17,7 @@ from holdfast.frameworks.torch.fencing import changed_by_steps_only
 from holdfast.frameworks.torch.imported import IMPORTERS as IMPORTERS
 from holdfast.frameworks.torch.modules import ModuleAdapter
 from holdfast.frameworks.torch.optimizers import OptimizerAdapter
+from holdfast.frameworks.torch.parallel import collective_seconds
 from holdfast.frameworks.torch.scaling import ScalerAdapter
 from holdfast.frameworks.torch.schedulers import SchedulerAdapter
 
@@ -106,6 +107,9 @@ class TorchFramework:
     def learning_rates(self, value: object) -> list[float]:
         groups = value.param_groups if isinstance(value, Optimizer) else []
         return [float(g["lr"]) for g in groups if isinstance(g.get("lr"), int | float)]
+
+    def collective_seconds(self, value: object) -> tuple[int, float] | None:
+        return collective_seconds(value)
 
     def scalar(self, value: object) -> float | None:
         if isinstance(value, torch.Tensor) and value.dim() == 0 and not value.is_complex():
