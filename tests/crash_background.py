@@ -48,6 +48,8 @@ OPTIONS = Options(
     compact="never",
     mirrors=(),
     publish=(),
+    findings={},
+    probe=None,
     staging_memory=None,
     memory_seconds=0.0,
 )

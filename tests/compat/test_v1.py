@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import holdfast
+from holdfast.errors import SignatureError
 from holdfast.repository import signatures
 from holdfast.repository.repository import Repository
 from holdfast.repository.sync_plan import Route
@@ -41,7 +42,6 @@ def repository(tmp_path, version, monkeypatch):
     if version == make_fixture.SEALED:
         monkeypatch.setenv("HOLDFAST_KEY", make_fixture.KEY)
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-        monkeypatch.setenv("HOLDFAST_SIGNED_BY", signatures.public_half(make_fixture.SIGNING))
         monkeypatch.setenv("HOLDFAST_SIGNING_KEY", make_fixture.SIGNING)
     return shutil.copytree(HERE / version / "repository", tmp_path / "repository")
 
@@ -77,6 +77,22 @@ def test_training_goes_on_from_it(repository, version):
     finally:
         random.setstate(before[0])
         np.random.set_state(before[1])
+
+
+@pytest.mark.parametrize("version", [make_fixture.SEALED], indirect=True)
+def test_signatures_of_checkpoints_count_and_those_of_launches_do_from_the_next_one_on(
+    repository, version, monkeypatch
+):
+    """When it was written, what launches start from and what tags mean was not signed."""
+    trusted = signatures.public_half(make_fixture.SIGNING)
+    monkeypatch.setenv("HOLDFAST_SIGNED_BY", trusted)
+    assert holdfast.open(repository)["old/run"][9].load()
+    with pytest.raises(SignatureError, match="or launch it once with the signing key and without that"):
+        _ = holdfast.open(repository)["old/run"].latest
+    monkeypatch.delenv("HOLDFAST_SIGNED_BY")
+    test_training_goes_on_from_it(repository, version)
+    monkeypatch.setenv("HOLDFAST_SIGNED_BY", trusted)
+    assert holdfast.open(repository)["old/run"].latest.step == 12
 
 
 def test_a_passphrase_opens_a_sealed_one_too(tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from tests.prometheus_servers import ROOT, Prometheus, prometheus
 from holdfast.domain.event_lines import Writer, line
 from holdfast.domain.events import (
     Event,
+    Found,
     LaunchBegan,
     Launched,
     LaunchEnded,
@@ -60,6 +61,7 @@ class Life:
         yield Restored("digits", step, Progress(step=step), 0.3)
         yield Rejected("digits", step, "bad", recorded=True)
         yield Reported("digits", step, {"grad_norm": 2.0})
+        yield Found("digits", step, "spike", "the loss is high", "warn", 1)
         yield SaveFailed("digits", step, "full", 1)
         yield Saved("digits", step, "r", 0.5, 100, 60, burden_seconds=0.1)
         yield Uploaded("digits", "s3://b", 1, 0, 4.0)

@@ -114,7 +114,7 @@ BEHIND = "import holdfast\nwith holdfast.Checkpointer('r', {'a': 1}) as c:\n for
 
 
 @pytest.mark.parametrize(
-    ("before", "does", "code"), [("", "time.sleep(1)", 143), (BEHIND, "sum(range(10**6))", 0)]
+    ("before", "does", "code"), [("", "time.sleep(1)", 1), (BEHIND, "sum(range(10**6))", 0)]
 )
 def test_outside_of_a_checkpointer_work_is_no_hang(tmp_path: Path, before: str, does: str, code: int) -> None:
     script = f"{before}import time\nt = time.time()\nwhile time.time() < t + 8: {does}"
