@@ -8,7 +8,7 @@ ZIPNN := $(VENV)/.zipnn-installed
 S3FS := $(VENV)/s3fs/.installed
 SERVERS := tests/npm/node_modules/.package-lock.json
 EXTRAS := torch,paddle,objects,seal,safetensors,demo,bench,dev
-WORKERS ?= 3
+WORKERS ?= 4
 SOAK_SECONDS ?= 1800
 FUZZ_SECONDS ?= 600
 TORTURE_SECONDS ?= 600
@@ -17,7 +17,7 @@ STORM := kill,stop,hang,segfault,memory,full-disk,slow-disk,bit-rot,torn-pack,ag
 export OMP_NUM_THREADS ?= 1
 SUDO := $(shell test "$$(id -u)" = 0 || echo sudo)
 
-.PHONY: help setup system demo test lint types imports check bench bench-size bench-stores bench-scale soak clean
+.PHONY: help setup system demo test test-all lint types imports check bench bench-size bench-stores bench-scale soak clean
 
 help:  ## Show what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -56,6 +56,9 @@ demo: setup  ## Kill real training runs at random moments and compare them, bit 
 
 test: setup system check  ## Everything that CI runs
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests
+
+test-all: setup system check  ## The same, in every way of saving and on every kind of file system (an hour)
+	@HOLDFAST_ALL_TESTS=1 HOLDFAST_KILLS_PER_LOOP=30 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -q tests
 
 check: lint types imports
 

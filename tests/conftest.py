@@ -6,12 +6,31 @@ And what a killed trainer leaves in memory stays there no longer than its test.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
+ALL = bool(os.environ.get("HOLDFAST_ALL_TESTS"))
+"""Whether to run what is left out of every day's tests, too: `make test-all`."""
 os.environ.setdefault("HOLDFAST_BACKGROUND", "0")
 os.environ.setdefault("HOLDFAST_MEMORY_SECONDS", "0")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what another test shows as well, in another framework, or on another kind of file system."""
+    out = {item for item in items if not ALL and _is_left_out(item)}
+    items[:] = [item for item in items if item not in out]
+    config.hook.pytest_deselected(items=list(out))
+
+
+def _is_left_out(item: pytest.Item) -> bool:
+    """Of the matrices each case saves in the loop, and a third of them in each other way, too."""
+    if item.get_closest_marker("also") is not None:
+        return True
+    case = getattr(item, "callspec", None)
+    in_the_loop = case is None or case.params.get("saving", "loop") == "loop"
+    return not in_the_loop and zlib.crc32(item.nodeid.encode()) % 3 != 0
 
 
 @pytest.fixture(scope="session")

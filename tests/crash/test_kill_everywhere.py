@@ -46,6 +46,10 @@ SOME = [
 ]
 
 
+ALSO = {(s, f) for s in ("sync", "compact", "save-prune", "fork") for f in ("no-rename", "whole-sync")}
+"""What is left to `make test-all`: these meet the same operations as the others of their kind."""
+
+
 def fast_folder(tmp_path: Path) -> Path:
     """Death of a process loses nothing that the kernel has, so memory is as good as a disk."""
     memory = Path("/dev/shm")
@@ -64,7 +68,10 @@ def test_enough_points_are_tried() -> None:
     assert sum(least for *_, least in EVERY + SOME) >= 1000
 
 
-@pytest.mark.parametrize(("scenario", "features", "parts", "part", "least"), EVERY + SOME)
+@pytest.mark.parametrize(
+    ("scenario", "features", "parts", "part", "least"),
+    [pytest.param(*c, marks=[pytest.mark.also] if c[:2] in ALSO else []) for c in EVERY + SOME],
+)
 def test_a_kill_at_any_system_call_loses_nothing(
     tmp_path: Path, scenario: str, features: str, parts: int, part: int, least: int
 ) -> None:

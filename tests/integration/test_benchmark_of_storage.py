@@ -29,6 +29,7 @@ def results(tmp_path_factory):
     return json.loads((folder / "storing.json").read_text())
 
 
+@pytest.mark.also
 def test_every_way_stores_every_checkpoint(results):
     raw = results["raw"][SPEC]
     assert tuple(raw["ways"]) == WAYS
@@ -37,6 +38,7 @@ def test_every_way_stores_every_checkpoint(results):
         assert all(size > 0 for size in way["stored_bytes"])
 
 
+@pytest.mark.also
 def test_sizes_are_those_of_what_is_stored(results):
     raw = results["raw"][SPEC]
     whole = raw["state_bytes"] * 4
@@ -49,6 +51,7 @@ def test_sizes_are_those_of_what_is_stored(results):
     )
 
 
+@pytest.mark.also
 def test_compactions_are_counted_apart(results):
     ways = results["raw"][SPEC]["ways"]
     assert ways["holdfast"]["compact_cpu_seconds"] == []
@@ -56,6 +59,7 @@ def test_compactions_are_counted_apart(results):
     assert all(seconds > 0.05 for seconds in ways["holdfast, compact"]["compact_cpu_seconds"])
 
 
+@pytest.mark.also
 def test_nothing_grows_when_it_is_compacted(results):
     (growth,) = [one for one in results["targets"] if "what landed" in one["what"]]
     assert growth["met"]

@@ -99,8 +99,8 @@ def sleeps_long(world: World) -> None:
         sweeps(world)
 
 
-STRIDE = 8
-"""Each act meets one operation in eight, acts and endings different ones."""
+STRIDE = 12
+"""Each act meets one operation in twelve, acts and endings different ones."""
 ACTS = [saves_again, prunes, sweeps, sweeps_as_it_knows, compacts, restores, sleeps_long]
 
 

@@ -43,7 +43,7 @@ def test_exact_and_nothing_is_touched(tmp_path: Path, words: tuple[str, ...]) ->
 
 
 @pytest.mark.paddle
-@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize("framework", ["torch", pytest.param("paddle", marks=pytest.mark.also)])
 def test_exact_in_both_frameworks(tmp_path: Path, framework: str) -> None:
     found, said = proved(tmp_path, framework, flags=("--kills", "1"), exits=0)
     assert found["exact"]

@@ -206,7 +206,7 @@ def test_it_outlives_its_terminal(supervise: Supervise, tmp_path: Path, whole: d
 
 
 @pytest.mark.paddle
-@pytest.mark.parametrize("framework", ["torch", "paddle"])
+@pytest.mark.parametrize("framework", [pytest.param("torch", marks=pytest.mark.also), "paddle"])
 def test_preempted_and_exact(supervise: Supervise, tmp_path: Path, framework: str) -> None:
     run = supervise("term@22", TRAINEE_FRAMEWORK=framework)
     assert run.wait() == 143

@@ -77,7 +77,9 @@ def test_a_kill_for_want_of_memory_is_told_from_others(
 @pytest.mark.parametrize(
     ("framework", "faults"),
     [
-        ("torch", {"segv@23": "crash", "device@25": "device-memory"}),
+        pytest.param(
+            "torch", {"segv@23": "crash", "device@25": "device-memory"}, marks=pytest.mark.also, id="torch"
+        ),
         (
             "paddle",
             {
