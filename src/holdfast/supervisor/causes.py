@@ -133,11 +133,13 @@ def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
         return msgspec.structs.replace(ranks[0], rank=None)
     lost = (Cause.NODE_LOST, *_OF_SIGNALS.values())
     raised = (r for r in ranks if r.ending is not None and classify(r) not in lost)
-    silent = (
+    silent = [
         msgspec.structs.replace(r, code=-signal.SIGKILL, ranks=1)
         for r in ranks
         if r.entered and r.ended is None and r.ending is None
-    )
+    ]
+    if len(silent) > 1:  # launchers kill the others: which was the first is not known
+        silent = [msgspec.structs.replace(r, rank=None) for r in silent]
     return next(chain(raised, silent), msgspec.structs.replace(ranks[0], rank=None))
 
 

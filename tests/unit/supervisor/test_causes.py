@@ -118,6 +118,7 @@ def test_of_several_ranks_the_first_to_fail_tells(ranks: list[Evidence], cause: 
         ([rank(RESET), rank(MemoryError())], 1),
         ([rank(ValueError()), rank(RankError("gone"))], 0),
         ([TOLD, GONE], 1),
+        ([GONE, GONE], None),
         ([rank(RESET), rank(RESET)], None),
         ([TOLD, TOLD], None),
         ([rank(code=0), rank(code=0)], None),
