@@ -141,10 +141,15 @@ def told(found: Weathered) -> str:
     """One line for people."""
     kinds = ", ".join(f"{name} {n}" for name, n in Counter(s.fault for s in found.strikes).most_common())
     return (
-        f"{len(found.strikes)} faults ({kinds}) in {found.seconds:.0f} s, {found.restarts} restarts, "
-        f"{found.lost_steps} steps lost; useful work {found.useful:.0%} of the time, {found.ideal:.0%} "
-        f"would be ideal; {'exact' if found.held else 'NOT exact'} (--seed {found.seed})"
+        f"{_several(len(found.strikes), 'fault')} ({kinds}) in {found.seconds:.0f} s, "
+        f"{_several(found.restarts, 'restart')}, {_several(found.lost_steps, 'step')} lost; "
+        f"useful work {found.useful:.0%} of the time, {found.ideal:.0%} would be ideal; "
+        f"{'exact' if found.held else 'NOT exact'} (--seed {found.seed})"
     )
+
+
+def _several(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
 
 
 class _Blowing(Following):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from holdfast.drill.course import Moment, Strike
@@ -38,3 +39,8 @@ def test_one_line_has_it_all_with_the_seed(failure: str, verdict: str) -> None:
         "3 faults (kill 2, hang 1) in 25 s, 4 restarts, 6 steps lost; useful work 40% of the time, 67% would "
         f"be ideal; {verdict} (--seed 7)"
     )
+
+
+def test_one_of_a_kind_is_told_as_one() -> None:
+    one = msgspec.structs.replace(weathered(), strikes=weathered().strikes[:1], restarts=1, lost_steps=1)
+    assert told(one).startswith("1 fault (kill 1) in 25 s, 1 restart, 1 step lost; ")
