@@ -10,6 +10,7 @@ from collections.abc import Callable
 from holdfast.domain import events
 from holdfast.domain.events import Listener, unheard
 from holdfast.domain.names import AttemptId, CheckpointId
+from holdfast.domain.tensors import TensorSource
 from holdfast.errors import HoldfastError, NotFoundError, SealedError, StorageError, UsageError
 from holdfast.node import messages
 from holdfast.node.arena import LEFT_OUT, Slot, SlotSource, SnapshotRecord, read_record
@@ -19,6 +20,8 @@ from holdfast.repository.depending import depend_on
 from holdfast.repository.persisting import Persisted, Persister
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import Retention
+from holdfast.repository.run import Run
+from holdfast.repository.stored import ParentsTensor
 from holdfast.storage.urls import open_storage
 
 Tell = Callable[[Message], None]
@@ -96,14 +99,16 @@ class _Attempt:
         self._hello = hello
         self._warn = warn
         self._emit = emit
-        self._persister: Persister | None = None
+        self._open: tuple[Persister, Run] | None = None
 
     def persist(self, staged: Staged, slot: Slot) -> Done:
         started, cpu = time.monotonic(), time.process_time()
         record = read_record(slot, staged.start, staged.size_bytes)
         if record.attempt != self._hello.attempt:
             raise HoldfastError(f"A snapshot of attempt {record.attempt} came from {self._hello.attempt}.")
-        persisted = self._opened().persist(_draft(record, slot), staged.tags, details=record.details)
+        persister, run = self._opened()
+        draft = _draft(record, _sources(record, slot, run, persister.parent))
+        persisted = persister.persist(draft, staged.tags, details=record.details)
         seconds, committed = time.monotonic() - started, persisted.committed
         self._emit(
             events.Persisted(
@@ -119,8 +124,8 @@ class _Attempt:
         cpu_seconds = time.process_time() - cpu
         return _done(staged.sequence, persisted, seconds=seconds, cpu_seconds=cpu_seconds)
 
-    def _opened(self) -> Persister:
-        if self._persister is None:
+    def _opened(self) -> tuple[Persister, Run]:
+        if self._open is None:
             hello = self._hello
             run = _repository(hello.location).run(hello.run)
             attempt = AttemptId.parse(hello.attempt)
@@ -130,8 +135,9 @@ class _Attempt:
             if parent is not None:
                 depend_on(run, parent)  # what the trainer was restored from need not be written again
             retention = Retention(run, attempt, hello.keep, self._warn)
-            self._persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
-        return self._persister
+            persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
+            self._open = persister, run
+        return self._open
 
 
 def _repository(location: str) -> Repository:
@@ -143,7 +149,18 @@ def _repository(location: str) -> Repository:
         raise StorageError(error.what, do=error.do) from error
 
 
-def _draft(record: SnapshotRecord, slot: Slot) -> Draft:
+def _sources(
+    record: SnapshotRecord, slot: Slot, run: Run, parent: CheckpointId | None
+) -> dict[str, TensorSource]:
+    return {
+        name: ParentsTensor(run, parent, name, place.spec)
+        if place.offset == LEFT_OUT and parent is not None
+        else SlotSource(slot, place)
+        for name, place in record.tensors.items()
+    }
+
+
+def _draft(record: SnapshotRecord, sources: dict[str, TensorSource]) -> Draft:
     attempt = AttemptId.parse(record.attempt)
     if attempt is None:
         raise HoldfastError(f"{record.attempt!r} names no attempt.")
@@ -152,7 +169,7 @@ def _draft(record: SnapshotRecord, slot: Slot) -> Draft:
         sequence=record.sequence,
         progress=record.progress,
         reason=record.reason,
-        sources={name: SlotSource(slot, place) for name, place in record.tensors.items()},
+        sources=sources,
         tree={},
         metrics=record.metrics,
         done=record.done,

@@ -12,32 +12,49 @@ _GROUPS = (  # limit and use: control groups of version 2, then 1, as a containe
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
 )
-_COUNTERS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control", "/proc/vmstat")
+_OF_GROUP_HERE = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
+_OF_MACHINE = "/proc/vmstat"
 
 
-def kills_for_want() -> int:
-    """What counters of the kernel say together of kills for want of memory: a hint, if it grows.
+class MemoryKills:
+    """How often the kernel has killed for want of memory since now, in the control groups of processes.
 
-    Which of them there are, and count this process's control group, depends on the system.
+    The counter of the whole machine, which counts strangers too, is asked only where no group has one.
     """
-    return sum(map(_kills, {*_own_counters(), *_COUNTERS}))
+
+    def __init__(self) -> None:
+        self._before: dict[str, int] = {}
+        self._machine_before = _kills(_OF_MACHINE) or 0
+
+    def follow(self, pid: int) -> None:
+        """Count also in the groups that this process is in now."""
+        for counter in _counters(pid):
+            if counter not in self._before and (kills := _kills(counter)) is not None:
+                self._before[counter] = kills
+
+    def count(self) -> int:
+        now = {counter: _kills(counter) for counter in self._before}
+        known = [kills - self._before[counter] for counter, kills in now.items() if kills is not None]
+        return sum(known) if known else (_kills(_OF_MACHINE) or 0) - self._machine_before
 
 
-def _kills(counter: str) -> int:
+def _kills(counter: str) -> int | None:
     with suppress(OSError, ValueError, KeyError):
         rows = (line.split() for line in Path(counter).read_text().splitlines())
         return int({row[0]: row[1] for row in rows if len(row) == 2}["oom_kill"])
-    return 0
+    return None
 
 
-def _own_counters() -> list[str]:
-    """Of the groups that this process is in, as the whole machine sees them, of version 2 and 1."""
-    with suppress(OSError):
-        groups = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
-        paths = {kinds: path.rstrip("/") for _, kinds, path in groups}
-        found = [f"/sys/fs/cgroup{paths['']}/memory.events"] if "" in paths else []
-        v1 = paths.get("memory")
-        return found + ([f"/sys/fs/cgroup/memory{v1}/memory.oom_control"] if v1 is not None else [])
+def _counters(pid: int) -> list[str]:
+    """Where the counters of a process's groups may be, of version 2 and 1; as a container sees them too."""
+    with suppress(OSError, ValueError):
+        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+        paths = {kinds: path.rstrip("/") for _, kinds, path in (line.split(":", 2) for line in lines)}
+        named = [f"/sys/fs/cgroup{paths['']}/memory.events"] if "" in paths else []
+        if (v1 := paths.get("memory")) is not None:
+            named.append(f"/sys/fs/cgroup/memory{v1}/memory.oom_control")
+        there = [counter for counter in named if Path(counter).exists()]
+        return there or list(_OF_GROUP_HERE)
     return []
 
 

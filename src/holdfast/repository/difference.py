@@ -10,8 +10,8 @@ import msgspec
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.domain.tensors import ITEM_BYTES, TensorSpec
-from holdfast.repository.reading import read_tensors
 from holdfast.repository.run import Run
+from holdfast.repository.stored import StoredTensor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,31 +56,11 @@ class Side:
         self.manifest: Manifest = run.manifest(checkpoint)
         self._run = run
         self._hints = run.hints(checkpoint)
-        self._what = f"{run.name}@{checkpoint.step}"
 
     def read(self, name: str) -> Bytes:
         """Verified bytes of one tensor."""
-        target = MemoryTarget(self.manifest.tensors[name].spec)
-        reader = self._run.repository.reader
         with self._run.repository.holding():
-            read_tensors(reader, self.manifest, self._hints, [(name, target)], self._what)
-        return target.buffer()
-
-
-class MemoryTarget:
-    """Keeps a tensor's bytes in memory of its own."""
-
-    def __init__(self, spec: TensorSpec) -> None:
-        import numpy as np
-
-        self.spec = spec
-        self._bytes = np.empty(spec.size_bytes, np.uint8)
-
-    def buffer(self) -> Bytes:
-        return self._bytes
-
-    def commit(self) -> None:
-        """Nothing to move."""
+            return StoredTensor(self._run, self.manifest, self._hints, name).read()
 
 
 def compare(

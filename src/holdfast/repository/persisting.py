@@ -64,6 +64,11 @@ class Persister:
         self._table: dict[str, TensorEntry] | None = None
         self._typical_bytes: int | None = None
 
+    @property
+    def parent(self) -> CheckpointId | None:
+        """What the next of them descends from."""
+        return self._parent
+
     def persist(self, draft: Draft, tags: Sequence[str] = (), *, details: Details | None = None) -> Persisted:
         """Commit, tag, then remove what the keep rule no longer keeps.
 

@@ -34,16 +34,18 @@ class Retention:
         self._failures = 0
 
     def before(self) -> None:
-        """Remove what killed saves left behind, before the first save of this attempt needs the room."""
+        """Remove what killed saves left behind, before the first save of this attempt needs the room.
+
+        That includes checkpoints that one of them had made superfluous when it was killed.
+        """
         if not self._swept:
             with suppress(HoldfastError):  # tried again at the next save, which tells of a fault itself
+                self._apply()
                 self._swept = not sweep(self._run.repository, wait_seconds=PRUNE_WAIT_SECONDS).busy
 
     def after(self, committed: Committed) -> None:
         """Thin and remove what the rule no longer keeps; a fault here costs nothing but disk."""
         self._summaries[committed.id] = committed.summary
-        if self._rule.last is None:
-            return
         try:
             self._apply()
             self._failures = 0
@@ -56,6 +58,8 @@ class Retention:
             self._warn(text)
 
     def _apply(self) -> None:
+        if self._rule.last is None:
+            return
         present = self._checkpoints()
         decision = decide(self._rule, self._kept(present))
         by_name = {str(c): c for c in present}

@@ -298,4 +298,6 @@ def _resolve(
     index.cover(digests, hints)
     if condemned:
         index.load(hints)  # they may name the pack that takes a condemned one's place
+        if not index.holders(digests, condemned).isdisjoint(condemned):
+            index.load_all()  # or not yet, if the checkpoint came while that was written
     return frozenset(index.holders(digests, condemned))

@@ -2,53 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from holdfast.domain import tree
-from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
-from holdfast.domain.tensors import TensorSpec
 from holdfast.repository.commit import Draft, commit
-from holdfast.repository.reading import read_tensors
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
-
-if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
-
-class StoredTensor:
-    """A tensor of a committed checkpoint, as the source of another checkpoint's."""
-
-    def __init__(self, run: Run, manifest: Manifest, hints: Sequence[str], name: str) -> None:
-        self._run = run
-        self._manifest = manifest
-        self._hints = hints
-        self._name = name
-        self.spec = manifest.tensors[name].spec
-
-    def read(self) -> npt.NDArray[np.uint8]:
-        target = _Memory(self.spec)
-        reader = self._run.repository.reader
-        what = f"{self._run.name}@{self._manifest.summary.progress.step}"
-        read_tensors(reader, self._manifest, self._hints, [(self._name, target)], what)
-        return target.buffer()
-
-
-class _Memory:
-    def __init__(self, spec: TensorSpec) -> None:
-        import numpy as np
-
-        self.spec = spec
-        self._bytes = np.empty(spec.size_bytes, np.uint8)
-
-    def buffer(self) -> npt.NDArray[np.uint8]:
-        return self._bytes
-
-    def commit(self) -> None:
-        """Nothing to move: the bytes are where they belong."""
+from holdfast.repository.stored import StoredTensor
 
 
 def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from holdfast.domain.events import LaunchAsked, Listener, unheard
 from holdfast.node import groups
 from holdfast.node.groups import Group
-from holdfast.node.memory import kills_for_want
+from holdfast.node.memory import MemoryKills
 from holdfast.node.pulse import PLACE_VARIABLE, STACKS_SIGNAL, Page, Phase, Seen
 from holdfast.supervisor.causes import Cause, Evidence, classify, first_to_fail, signal_of, told
 from holdfast.supervisor.deciding import Launch
@@ -106,7 +106,8 @@ class Watch:
         self._audience = audience
         self._number = number
         self._began = time.monotonic()
-        self._kills = kills_for_want()
+        self._memory_kills = MemoryKills()
+        self._memory_kills.follow(group.pid)
         self._had_lost_terminal = signals.terminal_gone
         self._silence, self._suspicion = Silence(self._began), Suspicion()
         self._losses = Losses(how.explosion)
@@ -144,6 +145,8 @@ class Watch:
     def _turn(self, heard: signal.Signals | None) -> None:
         seen, now = self._page.look(), time.monotonic()
         self._audience.look(seen)
+        for pid in {self._group.pid, *(page.look().pid for page in self._pages)}:
+            self._memory_kills.follow(pid)
         if heard in ENDS:
             self._stop(ENDS[heard], heard.name, heard)
         elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._holds(seen.pid):
@@ -266,7 +269,7 @@ class Watch:
             ended=story.ended,
             ending=story.ending,
             lost_terminal=self._signals.terminal_gone and not self._had_lost_terminal,
-            kills=kills_for_want() - self._kills,
+            kills=self._memory_kills.count(),
             ranks=len(self._pages),
             rank=rank,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -69,6 +70,22 @@ def test_a_kill_for_want_of_memory_is_told_from_others(
     run = supervise("devour@25", flags=SOON, control_group=cramped)
     assert run.wait() == 0
     assert run.causes == ["host-memory", "finished"]
+    assert killing.left_behind(run.place, "digits") == whole
+
+
+@pytest.mark.root
+def test_memory_that_strangers_died_for_explains_no_kill(
+    supervise: Supervise, whole: dict[str, Any], cramped: Path
+) -> None:
+    run = supervise("slow@12", TRAINEE_SLOW_SECONDS="20")
+    run.until("trains")
+    enter = f"open({str(cramped / 'cgroup.procs')!r}, 'w').write('0')"
+    devour = "taken = []\nwhile True: taken.append(bytearray(b'1' * (1 << 24)))"
+    stranger = subprocess.run([sys.executable, "-c", f"{enter}\n{devour}"], check=False)
+    assert stranger.returncode == -signal.SIGKILL
+    os.kill(run.trainer(), signal.SIGKILL)
+    assert run.wait() == 0
+    assert run.causes == ["crash", "finished"]
     assert killing.left_behind(run.place, "digits") == whole
 
 

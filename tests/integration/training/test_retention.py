@@ -17,6 +17,7 @@ from tests.integration.training.launching import Tell, count, launch, run_of, st
 import holdfast
 from holdfast.repository import commit as commits
 from holdfast.repository import layout
+from holdfast.repository.retaining import Retention
 
 torch.set_num_threads(1)
 Said = pytest.CaptureFixture[str]
@@ -150,6 +151,19 @@ def test_the_disk_is_bounded_also_when_save_after_save_is_killed(tmp_path: Path)
     count(tmp_path, until=4, size=SIZE, save="every 1 step", keep="last 1")
     assert disk_bytes(tmp_path) <= 2.3 * one
     assert count(tmp_path, until=5, size=SIZE)["log"] == [0, 1, 2, 3, 4]
+
+
+def test_the_disk_is_bounded_also_when_it_is_killed_before_each_removal(tmp_path: Path) -> None:
+    def killed_before_removal(_: Tell) -> None:
+        Retention.after = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign]
+        count(tmp_path, until=20, size=SIZE, save="every 1 step", keep="last 2")
+
+    for made in range(1, 7):
+        process = launch(killed_before_removal)
+        assert process.wait() == -signal.SIGKILL
+        assert steps_in(tmp_path) == list(range(max(made - 2, 1), made + 1))
+    assert disk_bytes(tmp_path) <= 3.3 * SIZE * 8
+    assert count(tmp_path, until=8, size=SIZE)["log"] == list(range(8))
 
 
 def test_killed_at_random_moments_the_disk_stays_bounded_and_the_training_exact(tmp_path: Path) -> None:

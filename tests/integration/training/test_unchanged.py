@@ -18,7 +18,7 @@ from torch import nn
 import holdfast
 from agents import agent_of, agents_below
 from holdfast.node.written import Watch
-from holdfast.repository import compact
+from holdfast.repository import compact, index, layout, records
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
 from holdfast.training.unwritten import Unchanged, Unwritten
@@ -110,6 +110,20 @@ def test_the_base_is_copied_once_and_every_checkpoint_has_it(
     assert_holds(tmp_path, end, 8)
     assert steps_in(tmp_path) == [6, 7, 8]
     holdfast.open(tmp_path)["main"].latest.verify()
+
+
+def test_packs_that_are_rewritten_meanwhile_cost_no_save(noted: list[Unchanged], tmp_path: Path) -> None:
+    def condemn(ckpt: holdfast.Checkpointer, t: int, model: nn.Module) -> None:
+        del ckpt, model
+        storage = LocalStorage(tmp_path)
+        for pack_id in index.present_packs(storage) if t >= 4 else ():
+            record = records.encode(records.CondemnedRecord(pack_id, storage.now_seconds()))
+            storage.put_if_absent(layout.condemned_pack(pack_id), record)
+
+    end = train(tmp_path, background=True, each=condemn)
+    assert all(unchanged.left_out == BASE for unchanged in noted[2:])
+    assert_holds(tmp_path, end, 8)
+    assert steps_in(tmp_path) == [6, 7, 8]
 
 
 @pytest.mark.parametrize("background", [False, True])

@@ -66,6 +66,19 @@ def test_without_locks_a_condemned_pack_is_left_for_the_one_that_replaces_it() -
     assert (read(fresh, one), read(fresh, two.id)) == (state(1), state(2))
 
 
+def test_a_checkpoint_that_came_while_its_packs_were_rewritten_is_relied_on_like_others() -> None:
+    disk = SimulatedDisk(has_locks=False)
+    run = make_repository(SimulatedStore(disk)).run("digits")
+    attempt = begin(run)
+    one = save(run, attempt, 1, 1, state(1)).id
+    plan = compact.plan(Repository.open(SimulatedStore(disk)))
+    two = save(run, attempt, 2, 2, state(2), one).id
+    assert compact.apply(plan, wait_seconds=0).packs_written
+    three = save(run, attempt, 3, 3, state(3), two)
+    assert three.new_bytes == len(state(3)["weight"])
+    assert read(run, three.id) == state(3)
+
+
 @pytest.mark.parametrize("loss", ["manifest", "hint", "packs"])
 def test_whatever_the_parent_has_lost_the_save_is_whole(loss: str) -> None:
     run = make_repository(MemoryStorage()).run("digits")
