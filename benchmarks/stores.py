@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 from statistics import median
@@ -36,6 +37,7 @@ SAID = {
     "boto3": "boto3, s3transfer",
     "s3fs": "s3fs",
     "torch": "torch.save, boto3",
+    "dcp": "DCP, s3fs",
     "holdfast": "**holdfast**, the bucket itself",
     "mirror": "**holdfast**, a mirror",
 }
@@ -73,7 +75,7 @@ def _options() -> argparse.Namespace:
 
 
 def compete(folder: Path, size_bytes: int, repetitions: int, s3fs: str) -> dict[str, list[dict[str, Any]]]:
-    pythons = {name: s3fs if name == "s3fs" else sys.executable for name in WAYS}
+    pythons = {name: s3fs if name in ("s3fs", "dcp") else sys.executable for name in WAYS}
     present = [name for name, python in pythons.items() if Path(python).exists()]
     taken: dict[str, list[dict[str, Any]]] = {name: [] for name in present}
     for repetition in range(repetitions):
@@ -89,7 +91,8 @@ def _turn(name: str, python: str, folder: Path, size_bytes: int) -> dict[str, An
     with s3_server.serving() as endpoint, tempfile.TemporaryDirectory(dir=folder) as work:
         result = Path(work) / "result.json"
         client = [python, "-W", "ignore", str(HERE / "stores_client.py"), name, endpoint, str(size_bytes)]
-        subprocess.run([*client, work, str(result)], check=True, stdout=subprocess.DEVNULL)
+        variables = os.environ | {"TORCH_PACKAGES": sysconfig.get_path("purelib")}
+        subprocess.run([*client, work, str(result)], check=True, stdout=subprocess.DEVNULL, env=variables)
         return dict(json.loads(result.read_text()))
 
 

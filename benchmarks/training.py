@@ -1,10 +1,12 @@
-"""Training while it is saved, in one process: python training.py KIND SIZE ROTATIONS LONG FOLDER RESULT.json
+"""Training while it is saved, in one process.
+
+    python training.py KIND SIZE ROTATIONS LONG FOLDER RESULT.json [WAY ...]
 
 KIND names what trains: ``training_KIND.py``. Every rotation measures the limit and then gives each
 way of saving its turn, in an order that rotates. A turn is some steps with a save every ten, after
 two saves that are not counted: the first ones take memory, start processes and prove what may be
 copied behind the next step. Where LONG is 1, or the size is small, the last turn of each goes on
-with one save in a hundred steps.
+with one save in a hundred steps. Only the named ways are measured, if some are; "no saving" must be one.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +39,24 @@ def plan(steps: int, every: int) -> Plan:
 class Training:
     """The turns of one size, and what they gave."""
 
-    def __init__(self, subject: Subject, shape: Shape, folder: Path, rotations: int, *, long: bool) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        shape: Shape,
+        folder: Path,
+        rotations: int,
+        ways: Collection[str],
+        *,
+        long: bool,
+    ) -> None:
         self._subject = subject
         self._shape = shape
         self._folder = folder
         self._rotations = rotations or shape.rotations
         self._long = long or shape.long_turn
-        self._turns: dict[str, list[dict[str, Part]]] = {name: [] for name in subject.ways}
+        self._turns: dict[str, list[dict[str, Part]]] = {
+            name: [] for name in subject.ways if not ways or name in ways
+        }
         self._failed: dict[str, str] = {}
 
     def measure(self) -> dict[str, Any]:
@@ -96,13 +110,14 @@ def _warnings(log: Path) -> list[str]:
 
 
 def main() -> None:
-    kind, size, rotations, long, folder, result = sys.argv[1:7]
+    kind, size, rotations, long, folder, result, *ways = sys.argv[1:]
     log = Path(folder) / "errors.log"
     _divert_errors(log)
     shape = SHAPES[size]
     try:
         subject = importlib.import_module(f"training_{kind}").subject(shape)
-        measured = Training(subject, shape, Path(folder), int(rotations), long=long == "1").measure()
+        training = Training(subject, shape, Path(folder), int(rotations), ways, long=long == "1")
+        measured = training.measure()
     except BaseException:
         print(log.read_text(), traceback.format_exc(), flush=True)
         raise

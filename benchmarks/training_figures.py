@@ -42,10 +42,11 @@ def _way(turns: list[Turn], baseline: list[Turn], write_seconds: float) -> dict[
     often = [turn["often"] for turn in turns]
     durable = [seconds for part in often for seconds in part["durable"]]
     lost = [seconds for part in often for seconds in stalls(part)]
-    inside = [part["inside"][save] for part in often for save in part["saves"]]
+    held = [seconds for part in often for seconds in holds(part)]
     return {
         "saves": len(lost),
-        "inside": median(inside),
+        "held": median(held),
+        "held_p99": percentile(held, 0.99),
         "stall": median(lost),
         "stall_p99": percentile(lost, 0.99),
         "durable": median(durable),
@@ -73,6 +74,11 @@ def stalls(part: Turn, quiet: float | None = None) -> list[float]:
     usual = quiet_seconds(part) if quiet is None else quiet
     steps = part["steps"]
     return [steps[save] + steps[save + 1] - 2 * usual for save in part["saves"]]
+
+
+def holds(part: Turn) -> list[float]:
+    """For how long each save made training wait, in its call and before the next optimizer step."""
+    return [part["inside"][save] + part["inside"][save + 1] for save in part["saves"]]
 
 
 def percentile(values: list[float], share: float) -> float:

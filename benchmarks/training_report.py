@@ -31,11 +31,11 @@ def print_training(console: Console, size: str, found: dict[str, Any]) -> None:
 
 def _stalls(named: str, found: dict[str, Any]) -> Table:
     title = f"{named}: a step takes {seconds_text(found['step'])} without saving"
-    made = table(title, "", "in calls", "stall p50", "p99", "first", "durable", "x limit")
+    made = table(title, "", "waits p50", "p99", "stall p50", "p99", "first", "durable", "x limit")
     limit = found["limit"]
-    made.add_row("limit (memcpy; O_DIRECT)", "", seconds_text(limit["memcpy"]), "", "", *_written(limit))
+    made.add_row("limit (memcpy; O_DIRECT)", "", "", seconds_text(limit["memcpy"]), "", "", *_written(limit))
     for name, one in found["ways"].items():
-        lost = (one[kind] for kind in ("inside", "stall", "stall_p99", "first_stall", "durable"))
+        lost = (one[kind] for kind in ("held", "held_p99", "stall", "stall_p99", "first_stall", "durable"))
         style = "bold" if name.startswith("holdfast") else None
         made.add_row(name, *map(seconds_text, lost), f"{one['durable_ratio']:.2f}", style=style)
     saves = min((one["saves"] for one in found["ways"].values()), default=0)

@@ -117,6 +117,10 @@ class Holdfast(Way):
 class HoldfastBackground(Holdfast):
     background = True
 
+    def before_step(self) -> None:
+        """What the optimizer's hook does otherwise: here the wait can be told from the step."""
+        self._checkpointer._entered._saver.before_step()
+
     def _save(self) -> None:
         begun = time.time()
         self._open.append((begun, self._checkpointer.save()))
