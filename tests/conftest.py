@@ -20,8 +20,23 @@ os.environ.setdefault("HOLDFAST_MEMORY_SECONDS", "0")
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave out what another test shows as well, in another framework, or on another kind of file system."""
     out = {item for item in items if not ALL and _is_left_out(item)}
-    items[:] = [item for item in items if item not in out]
+    items[:] = _long_first([item for item in items if item not in out])
     config.hook.pytest_deselected(items=list(out))
+
+
+def _long_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Let no worker begin a long test when the others are at their end: each begins with its share of them."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    long = [item for item in items if item.get_closest_marker("timeout") is not None]
+    rest = [item for item in items if item.get_closest_marker("timeout") is None]
+    size = -(-len(items) // workers)
+    ordered = []
+    for worker in range(workers):
+        first = long[worker::workers]
+        fill = size - len(first)
+        ordered += first + rest[:fill]
+        rest = rest[fill:]
+    return ordered
 
 
 def _is_left_out(item: pytest.Item) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
@@ -44,21 +43,19 @@ def note(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print one JSON document; numbers that are not finite become null."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=not _is_utf8(sys.stdout)))
+    import msgspec
+
+    text = msgspec.json.format(msgspec.json.encode(value, enc_hook=_encodable), indent=2).decode()
+    print(text if _is_utf8(sys.stdout) else json.dumps(json.loads(text), indent=2))
 
 
 def _is_utf8(stream: IO[str]) -> bool:
     return (getattr(stream, "encoding", None) or "").lower().replace("-", "") == "utf8"
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {str(k): _finite(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(v) for v in value]
-    return value
+def _encodable(value: Any) -> dict[Any, Any]:
+    """A mapping that is no dict."""
+    return dict(value)
 
 
 def fail(error: HoldfastError, *, as_json: bool) -> None:
