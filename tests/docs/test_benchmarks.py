@@ -48,6 +48,22 @@ def test_the_table_of_stores_is_that_of_the_results(monkeypatch):
     assert [line for line in markdown(results) if line not in lines] == []
 
 
+def test_the_table_of_what_training_waits_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from training_figures import training_figures
+
+    raw = json.loads((ROOT / "docs/benchmarks/results-training-1.5GB-held.json").read_text())
+    one = training_figures(raw)["ways"]["holdfast, background"]
+    for said in (
+        f"| training waits for a save, median | {one['held'] * 1000:.1f} ms |",
+        f"| training waits for a save, the longest of six | {one['held_p99'] * 1000:.0f} ms |",
+        f"| durable while training | {one['durable']:.2f} s, {one['durable_ratio']:.2f} times the limit |",
+        f"| throughput, a save every 10 steps | {one['often_computed']:.1%} |".replace("%", " %"),
+        f"| throughput, a save every 100 steps | {one['rarely_computed']:.1%} |".replace("%", " %"),
+    ):
+        assert said in PAGE.read_text()
+
+
 def test_the_table_of_recoveries_is_that_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from tables import seconds_text
