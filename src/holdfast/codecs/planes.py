@@ -34,10 +34,14 @@ PROBES, PROBE_BYTES = 4, 1024
 NOISE = 0.985
 """What a probe must shrink to, or its plane is taken for noise."""
 WINDOW_LOG = 17
+_LITERALS, _ALWAYS = 1002, 1
+"""Of zstd's parameters one that Python has no name for, ``ZSTD_c_literalCompressionMode``: who steps on
+faster than by one byte would store literals as they are."""
 USUAL: Mapping[int, int] = {
     zstd.CompressionParameter.strategy: zstd.Strategy.fast,
     zstd.CompressionParameter.min_match: 7,
-    zstd.CompressionParameter.target_length: 0,
+    zstd.CompressionParameter.target_length: 8,
+    _LITERALS: _ALWAYS,
     zstd.CompressionParameter.hash_log: 6,
     zstd.CompressionParameter.window_log: WINDOW_LOG,
 }
