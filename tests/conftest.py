@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _long_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Let no worker begin a long test when the others are at their end: each begins with its share of them."""
+    """Let no worker begin a long test when the others are at their end: each begins with some."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     long = [item for item in items if item.get_closest_marker("timeout") is not None]
     rest = [item for item in items if item.get_closest_marker("timeout") is None]

@@ -204,19 +204,22 @@ def decode(place: Place, stored: bytes, bases: list[bytes]) -> bytes:
         wide = b"".join(bases)
         assert len(wide) == 2 * size
         return _narrow(wide, is_bfloat16=stored[8] == 0)
-    if codec == "delta":
+    if codec in ("delta", "rotated-delta"):
         assert [stored[8:40]] == named
         assert len(bases[0]) == size
-        return _added(bases[0], _join(stored[40:], size), width=stored[40], floats=stored[41] == 1)
+        width, flag = stored[40:42]
+        assert flag < (2 if codec == "delta" else 16)
+        joined = _unrotated(_join(stored[40:], size), width, size // width, by=flag // 2)
+        return _added(bases[0], joined, width, floats=flag % 2 == 1)
     assert codec == "planes"
-    joined = _join(stored[8:], size)
-    return _unrotated(joined, stored[8], size // stored[8]) if stored[9] else joined
+    width, flag = stored[8:10]
+    assert flag in (0, 1)
+    return _unrotated(_join(stored[8:], size), width, size // width, by=flag)
 
 
 def _join(body: bytes, size: int) -> bytes:
-    width, flag = body[0], body[1]
+    width = body[0]
     assert width in (1, 2, 4, 8)
-    assert flag in (0, 1)
     count, at, planes = size // width, 2 + 5 * width, []
     for k in range(width):
         kind, length = struct.unpack_from("<BI", body, 2 + 5 * k)
@@ -266,9 +269,12 @@ def _half(number: float) -> bytes:
         return struct.pack("<e", math.copysign(math.inf, number))
 
 
-def _unrotated(data: bytes, width: int, count: int) -> bytes:
+def _unrotated(data: bytes, width: int, count: int, by: int) -> bytes:
+    if by == 0:
+        return data
     numbers = [int.from_bytes(data[i * width : (i + 1) * width], "little") for i in range(count)]
-    back = [(n >> 1 | (n & 1) << (8 * width - 1)).to_bytes(width, "little") for n in numbers]
+    low = (1 << by) - 1
+    back = [(n >> by | (n & low) << (8 * width - by)).to_bytes(width, "little") for n in numbers]
     return b"".join(back) + data[count * width :]
 
 

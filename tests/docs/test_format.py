@@ -133,7 +133,7 @@ def test_reads_chunks_that_are_encoded_by_others(tmp_path):
     opened = Repository.open(LocalStorage(tmp_path / "r"))
     compact.apply(compact.plan(opened))
     codecs = {e[4] for pack in tmp_path.glob("r/packs/*/*.pack") for e in format_reader.read_index(pack)}
-    assert {"delta", "narrowed"} <= codecs
+    assert {"rotated-delta", "narrowed"} <= codecs
     reader = format_reader.Reader(tmp_path / "r", "a")
     for name in reader.names():
         *_, table = reader.manifest(name)
@@ -166,7 +166,7 @@ def test_reads_encoded_packs(repository):
     opened = Repository.open(LocalStorage(root))
     compact.apply(compact.plan(opened))
     codecs = {e[4] for pack in root.glob("packs/*/*.pack") for e in format_reader.read_index(pack)}
-    assert codecs == {"raw", "planes", "constant", "delta"}
+    assert codecs == {"raw", "planes", "constant", "rotated-delta"}
     reader = format_reader.Reader(root, "a/b")
     *_, table = reader.manifest(reader.latest())
     for name in ("weights", "large", "zeros", "again", "empty", "scalar"):

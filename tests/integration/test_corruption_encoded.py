@@ -72,7 +72,7 @@ def test_a_flip_anywhere_is_noticed(root: Path) -> None:
     pack = the_pack(root)
     whole = pack.read_bytes()
     entries = read_index(LocalStorage(root), pack.stem).entries
-    assert {e.codec for e in entries} == {"raw", "constant", "planes", "delta"}
+    assert {e.codec for e in entries} == {"raw", "constant", "planes", "rotated-delta"}
     heads = [e.offset + n for e in entries for n in range(e.offset % 2, min(e.stored_bytes, 60), 2)]
     last = max(e.offset + e.stored_bytes for e in entries)
     noticed = 0

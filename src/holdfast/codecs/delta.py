@@ -16,6 +16,7 @@ from holdfast.codecs.base import (
     declared,
     is_worth,
     not_decodable,
+    sample,
     sealed,
     size_with_bases,
     unsealed,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
     Words = npt.NDArray[Any]
 
+PROBES, PROBE_BYTES = 4, 4 * 1024
 _DIFFERENCES, _ORDERED = Scratch(), Scratch()
 
 
@@ -38,6 +40,7 @@ class Delta:
     """Stores differences to one base of the same size, in planes."""
 
     name = "delta"
+    rotations: Sequence[int] = (0,)
 
     def __init__(self, options: Mapping[int, int] = USUAL) -> None:
         self._options = options
@@ -48,7 +51,9 @@ class Delta:
             return None
         width, floats = layout_of(dtype)
         differences = _differences(raw, bases[0].raw, width, floats)
-        body = packed(differences, width, self._options, flag=floats, rotated=False)
+        rotation = self._best_rotation(differences, width)
+        flag = floats | rotation << 1
+        body = packed(differences, width, self._options, flag=flag, rotation=rotation)
         stored_bytes = size_with_bases(1, sum(len(part) for part in body))
         return sealed(len(raw), [bases[0].digest, *body]) if is_worth(stored_bytes, len(raw)) else None
 
@@ -57,9 +62,12 @@ class Delta:
         body = unsealed(stored, out)[DIGEST_BYTES:]
         if len(bases) != 1 or len(bases[0]) != len(out):
             raise not_decodable("its base is of another size")
-        width, floats = layout_in(body)
-        unpack(body, out, rotated=False)
-        _add(bases[0], out, width, floats)
+        width, flag = layout_in(body)
+        floats, rotation = flag & 1, flag >> 1
+        if rotation > max(self.rotations) or (flag and width == 1):
+            raise not_decodable("its header is none")
+        unpack(body, out, rotation=rotation)
+        _add(bases[0], out, width, bool(floats))
 
     def named(self, stored: memoryview) -> list[bytes]:
         """Its base; none where the rest is no delta."""
@@ -68,6 +76,25 @@ class Delta:
         if sizes is None or not is_body(stored[start:], sizes[0]):
             return []
         return [bytes(stored[SIZES.size : start])]
+
+    def _best_rotation(self, differences: Bytes, width: int) -> int:
+        """By which a sample gets smallest."""
+        if width == 1 or len(self.rotations) == 1:
+            return 0
+        probe = sample(differences, PROBES, PROBE_BYTES)
+
+        def packed_bytes(rotation: int) -> int:
+            body = packed(probe, width, USUAL, flag=0, rotation=rotation)
+            return sum(len(part) for part in body)
+
+        return min(self.rotations, key=packed_bytes)
+
+
+class RotatedDelta(Delta):
+    """Cuts the planes where the differences of this chunk fill them best."""
+
+    name = "rotated-delta"
+    rotations = (0, 3, 6)
 
 
 def _differences(raw: Bytes, base: Bytes, width: int, floats: bool) -> Bytes:

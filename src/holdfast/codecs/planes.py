@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from holdfast.codecs.base import Base, is_worth, not_decodable, sealed, unsealed
+from holdfast.codecs.base import Base, is_worth, not_decodable, sample, sealed, unsealed
 from holdfast.codecs.scratch import Scratch
 from holdfast.domain.compressed import zstd
 from holdfast.domain.tensors import ITEM_BYTES
@@ -65,15 +65,17 @@ class Planes:
     def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk; None where all planes are noise."""
         width, rotated = layout_of(dtype)
-        body = packed(raw, width, self._options, flag=rotated, rotated=rotated)
+        body = packed(raw, width, self._options, flag=rotated, rotation=rotated)
         stored_bytes = 8 + sum(len(part) for part in body)
         return sealed(len(raw), body) if is_worth(stored_bytes, len(raw)) else None
 
     def decode(self, stored: Bytes, out: Bytes, bases: Sequence[Bytes] = ()) -> None:
         """Decompress the planes, then join them."""
         body = unsealed(stored, out)
-        _, rotated = layout_in(body)
-        unpack(body, out, rotated=rotated)
+        width, rotated = layout_in(body)
+        if rotated > (width > 1):
+            raise not_decodable("its header is none")
+        unpack(body, out, rotation=rotated)
 
     def named(self, stored: memoryview) -> list[bytes]:
         """None: it stands alone."""
@@ -92,24 +94,27 @@ def layout_of(dtype: str) -> tuple[int, bool]:
 
 
 def packed(
-    raw: Bytes, width: int, options: Mapping[int, int], *, flag: bool, rotated: bool
+    raw: Bytes, width: int, options: Mapping[int, int], *, flag: int, rotation: int
 ) -> list[bytes | memoryview]:
-    """Header, planes and odd bytes of these numbers; ``flag`` is the header's second byte."""
+    """Header, planes and odd bytes of these numbers, rotated left by so many bits, fewer than eight.
+
+    ``flag`` is the header's second byte.
+    """
     count = len(raw) // width
-    parts = [_packed(plane, options) for plane in _split(raw[: count * width], width, rotated=rotated)]
+    parts = [_packed(plane, options) for plane in _split(raw[: count * width], width, rotation)]
     heads = [PLANE.pack(kind, len(data)) for kind, data in parts]
     tail = raw[count * width :].tobytes()
     return [HEADER.pack(width, flag), *heads, *(data for _, data in parts), tail]
 
 
-def layout_in(body: memoryview) -> tuple[int, bool]:
+def layout_in(body: memoryview) -> tuple[int, int]:
     """Bytes of a number and the flag, as a body's header says."""
     if len(body) < HEADER.size:
         raise not_decodable("it is cut short")
     width, flag = HEADER.unpack_from(body)
-    if width not in WIDTHS or flag > (width > 1) or len(body) < HEADER.size + width * PLANE.size:
+    if width not in WIDTHS or len(body) < HEADER.size + width * PLANE.size:
         raise not_decodable("its header is none")
-    return width, bool(flag)
+    return width, flag
 
 
 def is_body(body: memoryview, raw_bytes: int) -> bool:
@@ -122,7 +127,7 @@ def is_body(body: memoryview, raw_bytes: int) -> bool:
     return HEADER.size + width * PLANE.size + int(sum(sizes)) + raw_bytes % width == len(body)
 
 
-def unpack(body: memoryview, out: Bytes, *, rotated: bool) -> None:
+def unpack(body: memoryview, out: Bytes, *, rotation: int) -> None:
     """Undo `packed`."""
     width, _ = layout_in(body)
     count = len(out) // width
@@ -135,7 +140,7 @@ def unpack(body: memoryview, out: Bytes, *, rotated: bool) -> None:
     tail = body[at:]
     if len(tail) != len(out) - count * width:
         raise not_decodable("its planes do not add up")
-    _join(planes, out[: count * width], rotated=rotated)
+    _join(planes, out[: count * width], rotation)
     out.data[count * width :] = tail
 
 
@@ -156,13 +161,8 @@ def _is_constant(plane: Bytes) -> bool:
 
 
 def _is_noise(plane: Bytes) -> bool:
-    import numpy as np
-
-    if len(plane) <= 2 * PROBES * PROBE_BYTES:
-        return False
-    starts = range(0, len(plane) - PROBE_BYTES, (len(plane) - PROBE_BYTES) // (PROBES - 1))
-    sample = np.concatenate([plane[start : start + PROBE_BYTES] for start in starts])
-    return len(zstd.compress(sample.data, options=USUAL)) > NOISE * len(sample)
+    probe = sample(plane, PROBES, PROBE_BYTES)
+    return len(probe) < len(plane) and len(zstd.compress(probe.data, options=USUAL)) > NOISE * len(probe)
 
 
 def _unpacked(kind: int, data: memoryview, count: int) -> Bytes:
@@ -187,7 +187,7 @@ def _decompressed(frame: memoryview, count: int) -> bytes:
 # -- all planes --------------------------------------------------------------------------------
 
 
-def _split(raw: Bytes, width: int, *, rotated: bool) -> list[Bytes]:
+def _split(raw: Bytes, width: int, rotation: int) -> list[Bytes]:
     """Planes of bytes, the lowest first; valid until the thread splits again."""
     import numpy as np
 
@@ -198,26 +198,27 @@ def _split(raw: Bytes, width: int, *, rotated: bool) -> list[Bytes]:
     for start, stop, moved in blocks(len(words), words.dtype):
         block = words[start:stop]
         for number, plane in enumerate(planes):
-            if number == 0 and rotated:
-                _rotate_lowest(block, moved, plane[start:stop], planes[1][start:stop])
+            if number == 0 and rotation:
+                _rotate_lowest(block, moved, plane[start:stop], planes[1][start:stop], rotation)
             else:
-                np.right_shift(block, 8 * number - rotated, out=moved)
+                np.right_shift(block, 8 * number - rotation, out=moved)
                 np.copyto(plane[start:stop], moved, casting="unsafe")
     return planes
 
 
-def _rotate_lowest(block: Words, moved: Words, plane: Bytes, spare: Bytes) -> None:
-    """The lowest byte of each word, shifted, with the word's sign."""
+def _rotate_lowest(block: Words, moved: Words, plane: Bytes, spare: Bytes, rotation: int) -> None:
+    """The lowest byte of each word, shifted, with the word's highest bits."""
     import numpy as np
 
-    np.right_shift(block, 8 * block.itemsize - 1, out=moved)
+    np.right_shift(block, 8 * block.itemsize - rotation, out=moved)
     np.copyto(spare, moved, casting="unsafe")
     np.copyto(plane, block, casting="unsafe")
-    np.add(plane, plane, out=plane)  # shifting bytes is not vectorised
+    for _ in range(rotation):
+        np.add(plane, plane, out=plane)  # shifting bytes is not vectorised
     np.bitwise_or(plane, spare, out=plane)
 
 
-def _join(planes: list[Bytes], out: Bytes, *, rotated: bool) -> None:
+def _join(planes: list[Bytes], out: Bytes, rotation: int) -> None:
     import numpy as np
 
     width = len(planes)
@@ -228,13 +229,13 @@ def _join(planes: list[Bytes], out: Bytes, *, rotated: bool) -> None:
     for start, stop, moved in blocks(len(joined), joined.dtype):
         block = joined[start:stop]
         np.copyto(block, planes[0][start:stop])
-        if rotated:
-            np.left_shift(block, 8 * width - 1, out=moved)
-            np.right_shift(block, 1, out=block)
+        if rotation:
+            np.left_shift(block, 8 * width - rotation, out=moved)
+            np.right_shift(block, rotation, out=block)
             np.bitwise_or(block, moved, out=block)
         for number in range(1, width):
             np.copyto(moved, planes[number][start:stop])
-            np.left_shift(moved, 8 * number - rotated, out=moved)
+            np.left_shift(moved, 8 * number - rotation, out=moved)
             np.bitwise_or(block, moved, out=block)
     if not np.may_share_memory(joined, out):
         np.copyto(out, joined.view(np.uint8))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.codecs.base import Base, Codec, is_worth, size_with_bases
+from holdfast.codecs.base import Base, Codec, is_worth, sample, size_with_bases
 from holdfast.codecs.constant import Constant
-from holdfast.codecs.delta import Delta
+from holdfast.codecs.delta import Delta, RotatedDelta
 from holdfast.codecs.narrowed import KINDS, Narrowed, narrow
 from holdfast.codecs.planes import HARD, Planes
 from holdfast.codecs.scratch import Scratch
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-_CONSTANT, _NARROWED, _DELTA, _PLANES = Constant(), Narrowed(), Delta(), Planes()
-_HARD: dict[Codec, Codec] = {_DELTA: Delta(HARD), _PLANES: Planes(HARD)}
-CODECS: dict[str, Codec] = {codec.name: codec for codec in (_CONSTANT, _NARROWED, _DELTA, _PLANES)}
+_CONSTANT, _NARROWED, _DELTA, _PLANES = Constant(), Narrowed(), RotatedDelta(), Planes()
+_HARD: dict[Codec, Codec] = {_DELTA: RotatedDelta(HARD), _PLANES: Planes(HARD)}
+CODECS: dict[str, Codec] = {c.name: c for c in (_CONSTANT, _NARROWED, _DELTA, _PLANES, Delta())}
+"""By name; the last is no longer written."""
 NARROW = frozenset(KINDS)
 """dtypes of what may be the rounding of float32 numbers."""
 PROBES, PROBE_BYTES = 4, 16 * 1024
@@ -68,19 +69,14 @@ def _is_nearer(raw: Bytes, dtype: str, base: Base) -> bool:
     """Whether a sample of the chunk is clearly smaller by its base than alone."""
     if len(base.raw) != len(raw) or not is_worth(size_with_bases(1, 0), len(raw)):
         return False
-    sample, near = _sample(raw), Base(base.digest, _sample(base.raw))
-    alone, by_base = _PLANES.encode(sample, dtype), _DELTA.encode(sample, dtype, [near])
-    alone_bytes = len(alone) if alone is not None else len(sample)
+    probe, near = _probe(raw), Base(base.digest, _probe(base.raw))
+    alone, by_base = _PLANES.encode(probe, dtype), _DELTA.encode(probe, dtype, [near])
+    alone_bytes = len(alone) if alone is not None else len(probe)
     return by_base is not None and len(by_base) <= CLEARLY * alone_bytes
 
 
-def _sample(raw: Bytes) -> Bytes:
-    import numpy as np
-
-    if len(raw) <= 2 * PROBES * PROBE_BYTES:
-        return raw
-    step = (len(raw) - PROBE_BYTES) // (PROBES - 1) // 16 * 16
-    return np.concatenate([raw[n * step : n * step + PROBE_BYTES] for n in range(PROBES)])
+def _probe(raw: Bytes) -> Bytes:
+    return sample(raw, PROBES, PROBE_BYTES)
 
 
 def _checked(codec: Codec, stored: bytes, raw: Bytes, bases: Sequence[Base]) -> Encoded | None:

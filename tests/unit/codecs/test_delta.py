@@ -7,8 +7,10 @@ import pytest
 
 from holdfast.codecs import registry
 from holdfast.codecs.base import Base
-from holdfast.codecs.delta import Delta
+from holdfast.codecs.delta import Delta, RotatedDelta
+from holdfast.errors import DamagedError
 
+AT_FLAG = 8 + 32 + 1
 SHIFTS = {"float32": 1e-6, "float64": 1e-14, "bfloat16": 0.002}
 
 
@@ -28,7 +30,7 @@ def test_small_changes_are_small(dtype: str) -> None:
     alone = registry.encode(raw, dtype)
     assert encoded is not None
     assert alone is not None
-    assert (encoded.codec, encoded.bases) == ("delta", (near.digest,))
+    assert (encoded.codec, encoded.bases) == ("rotated-delta", (near.digest,))
     assert len(encoded.data) < 0.8 * len(alone.data)
 
 
@@ -49,6 +51,31 @@ def test_the_neighbour_of_a_float_is_one_away_on_either_side_of_zero() -> None:
     encoded = Delta().encode(raw, "float32", [Base(bytes(32), base)])
     assert encoded is not None
     assert len(encoded) < 100  # every number is +1
+
+
+@pytest.mark.parametrize(("spread", "rotation"), [(32, 0), (128, 3)])
+def test_planes_are_cut_where_the_differences_fill_them_best(spread: int, rotation: int) -> None:
+    random = np.random.default_rng(5)
+    base = random.integers(0, 1 << 30, 1 << 16).astype("<i4")
+    raw = (base + random.standard_normal(base.size) * spread).astype("<i4").view(np.uint8)
+    near = Base(bytes(32), base.view(np.uint8))
+    rotated, plain = RotatedDelta().encode(raw, "int32", [near]), Delta().encode(raw, "int32", [near])
+    assert rotated is not None
+    assert plain is not None
+    assert rotated[AT_FLAG] == rotation << 1
+    assert len(rotated) < 0.96 * len(plain) if rotation else rotated == plain
+    out = np.empty_like(raw)
+    RotatedDelta().decode(np.frombuffer(rotated, np.uint8), out, [near.raw])
+    assert np.array_equal(out, raw)
+
+
+@pytest.mark.parametrize(("codec", "flag"), [(Delta(), 2), (Delta(), 3), (RotatedDelta(), 16)])
+def test_a_rotation_that_there_is_not_is_damage(codec: Delta, flag: int) -> None:
+    raw, near = numbers("float32"), Base(bytes(32), numbers("float32", 1e-6))
+    stored = bytearray(codec.encode(raw, "float32", [near]) or b"")
+    stored[AT_FLAG] = flag
+    with pytest.raises(DamagedError):
+        codec.decode(np.frombuffer(stored, np.uint8), np.empty_like(raw), [near.raw])
 
 
 def test_what_repeats_one_element_needs_no_base() -> None:

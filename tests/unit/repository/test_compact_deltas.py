@@ -67,7 +67,7 @@ def entries(storage: LocalStorage) -> dict[str, list[PackEntry]]:
 
 
 def deltas(storage: LocalStorage) -> list[PackEntry]:
-    return [e for found in entries(storage).values() for e in found if e.codec == "delta"]
+    return [e for found in entries(storage).values() for e in found if e.codec == "rotated-delta"]
 
 
 def at(known: Known, step: int) -> CheckpointId:

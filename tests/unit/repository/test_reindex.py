@@ -88,7 +88,7 @@ def chain() -> tuple[list[bytes], bytearray, list[PackEntry]]:
 
 def test_deltas_are_found_with_their_bases() -> None:
     chunks, data, entries = chain()
-    assert [e.codec for e in entries[:3]] == ["raw", "delta", "delta"]
+    assert [e.codec for e in entries[:3]] == ["raw", "rotated-delta", "rotated-delta"]
     found = find_chunks(memoryview(data), known(chunks))
     assert [(f.digest, f.start, b"".join(f.bases)) for f in found] == [
         (e.digest, e.offset, e.bases) for e in entries
