@@ -162,6 +162,7 @@ class _Blowing(Following):
         self._how = how
         self._faults = faults
         self._say = say
+        self._said: set[str] = set()
         self._dice = random.Random(how.seed)
         self._ends_at: float | None = None
         self._next = self._drawn()
@@ -194,7 +195,12 @@ class _Blowing(Following):
         fault, _ = self._next
         self._next = self._drawn()
         self._next_at = now + fault.lasts_seconds + self._next[1]
-        if lacking := fault.lacks(self._training):
-            self._say(f"{fault.name} cannot strike now: {lacking}.")
-            return None
-        return fault
+        lacking = fault.lacks(self._training)
+        if lacking:
+            self._say_once(f"a fault that cannot strike at its moment is left out: {lacking}.")
+        return None if lacking else fault
+
+    def _say_once(self, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            self._say(text)
