@@ -51,7 +51,8 @@ class _Known(msgspec.Struct, frozen=True):
     Attributes
     ----------
     sequence : int
-        Number of the save that was taken when that began: it holds what the memory holds still.
+        Number of the save that was taken when that began, or when the names came: this one and all
+        after it hold by these names what the memory holds still.
     specs : dict[str, TensorSpec]
         What lies there, by name.
     """
@@ -95,6 +96,7 @@ class Unwritten:
         live = _watchable(sources, stepped)
         self._forget_written(live, self._watch)
         same = frozenset(self._same(live))
+        self._rename(live, sequence)
         self._begin(live, sequence, self._watch)
         self._since_comparison += bool(same)
         if self._checks or self._since_comparison >= SAVES_TO_COMPARISON:
@@ -131,6 +133,12 @@ class Unwritten:
             if known.sequence <= self._durable:
                 specs = live[place][1]
                 yield from (name for name, spec in specs.items() if known.specs.get(name) == spec)
+
+    def _rename(self, live: Live, sequence: int) -> None:
+        """What goes by other names than before may have left its own to others: this save tells where."""
+        for place, known in self._known.items():
+            if known.specs != live[place][1]:
+                self._known[place] = _Known(sequence, live[place][1], known.watched)
 
     def _begin(self, live: Live, sequence: int, watch: Watch) -> None:
         new = [place for place in live if place not in self._known and place not in self._changing]
