@@ -21,7 +21,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing, chosen_mode
-from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn
+from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn, uncopied
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -227,13 +227,15 @@ class Background:
             compared, sequence = self._fencing.compares, flight.draft.sequence
             if flight.staged.durable and sequence not in self._flights:
                 return  # given up
-            if self._fencing.judge(fence.held()) or compared:
+            if fence.is_whole and (self._fencing.judge(fence.held()) or compared):
                 flight.complete, self._newest, self._spared = True, flight, None
                 with suppress(ChannelClosedError):  # a successor of the agent is told later
                     self._agent.say(flight.staged)
                 return
             if self._flights.pop(sequence, None) is not None:
-                self._decided.append(torn(sequence))
+                self._decided.append(
+                    torn(sequence) if fence.is_whole else uncopied(sequence, fence.failure)
+                )
 
     @property
     def _may_fly(self) -> bool:

@@ -118,6 +118,13 @@ def torn(sequence: int) -> Outcome:
     return Outcome(sequence=sequence, error=error)
 
 
+def uncopied(sequence: int, failure: Exception | None) -> Outcome:
+    """Of a snapshot that was not copied to its end."""
+    why = f": {type(failure).__name__}: {failure}" if failure is not None else ", as that was interrupted."
+    error = StorageError(f"The state could not be copied{why}", do="The next save copies all of it again.")
+    return Outcome(sequence=sequence, error=error)
+
+
 def late(flight: Flight, run: Run, deadline_seconds: float) -> Outcome:
     """Of a snapshot that is not durable in time."""
     error = StorageError(

@@ -154,6 +154,27 @@ def test_the_next_step_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.Mo
     assert any(closed), "nothing was ever left to copy: this test proves nothing"
 
 
+@pytest.mark.usefixtures("trusted")
+def test_what_could_not_be_copied_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr("holdfast.training.saving.FIRST_PAUSE_SECONDS", 0.0)
+    copied, tries = staging._copied, []
+
+    def failing(target: Any, source: Any) -> bool:
+        tries.append(target)
+        if len(tries) == 20:
+            raise RuntimeError("device-side assert triggered")
+        return copied(target, source)
+
+    monkeypatch.setattr(staging, "_copied", failing)
+    were = dict(enumerate(train(tmp_path, OPTIMIZERS["adamw"]), start=1))
+    found = saved(tmp_path, OPTIMIZERS["adamw"])
+    assert len(found) == 5
+    assert found == {step: were[step] for step in found}
+    assert "could not be copied: RuntimeError: device-side assert" in capsys.readouterr().err
+
+
 def clamp(model: nn.Module) -> None:
     with torch.no_grad():
         model.body[0].weight.clamp_(-0.01, 0.01)
