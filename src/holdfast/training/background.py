@@ -202,9 +202,9 @@ class Background:
         flight = Flight(draft, details, staged, urgent, now - started, now)
         if durable:
             self._flights[draft.sequence] = flight
+        self._fenced = flight, fence  # known before anybody may have to save it here
         self._slots.prepare(self._busy_slots() | {number}, tensors_bytes + len(record))
         self._is_linked(0.0)
-        self._fenced = flight, fence
         if fence.done:
             self._complete()
         else:

@@ -16,7 +16,9 @@ from torch import nn
 
 import holdfast
 from agents import agents_of
+from holdfast.node.link import AgentUnavailableError
 from holdfast.training import fencing, staging
+from holdfast.training.conversation import Conversation
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -173,6 +175,26 @@ def test_what_could_not_be_copied_is_no_checkpoint(
     assert len(found) == 5
     assert found == {step: were[step] for step in found}
     assert "could not be copied: RuntimeError: device-side assert" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_trainer_left_alone_amid_a_save_copies_all_of_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    staged = staging.stage
+
+    def left_alone(*arguments: Any, **options: Any) -> staging.Fence:
+        fence = staged(*arguments, **options)
+        monkeypatch.setattr(Conversation, "ready", no_agent)
+        return fence
+
+    def no_agent(*_: Any) -> bool:
+        raise AgentUnavailableError("it does not answer")
+
+    monkeypatch.setattr("holdfast.training.background.stage", left_alone)
+    were = train(tmp_path, OPTIMIZERS["adamw"])
+    assert "saves hold up training from now on" in capsys.readouterr().err
+    assert saved(tmp_path, OPTIMIZERS["adamw"]) == dict(enumerate(were, start=1))
 
 
 def clamp(model: nn.Module) -> None:
