@@ -253,6 +253,8 @@ class Background:
                     return None
                 if number is not None:
                     self._reclaim(number)
+                if self._instead is not None:  # nobody could be told of the slot any more
+                    return None
                 if number is not None or not wait:
                     return number
                 if not self._flights:  # the newest snapshot fills all the memory there is
