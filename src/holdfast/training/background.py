@@ -233,9 +233,7 @@ class Background:
                     self._agent.say(flight.staged)
                 return
             if self._flights.pop(sequence, None) is not None:
-                self._decided.append(
-                    torn(sequence) if fence.is_whole else uncopied(sequence, fence.failure)
-                )
+                self._decided.append(torn(sequence) if fence.is_whole else uncopied(sequence, fence.failure))
 
     @property
     def _may_fly(self) -> bool:
@@ -257,8 +255,8 @@ class Background:
                     return None
                 if number is not None or not wait:
                     return number
-                if not self._flights:  # the newest snapshot fills all the memory there is
-                    self._newest = None
+                if not self._flights and self._newest is not None:  # it fills all the memory there is
+                    self._spared, self._newest = self._newest.slot, None
                     continue
             self._listen(_WAIT_SECONDS)
         return None
