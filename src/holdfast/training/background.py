@@ -302,10 +302,10 @@ class Background:
         for number, slot in self._slots:
             yield messages.NewSlot(number), [slot.descriptor]
         newest, flights = self._newest, [f for f in self._flights.values() if f.complete]
-        if newest is not None and not newest.durable and newest not in flights:
-            yield msgspec.structs.replace(newest.staged, durable=False), []
         for flight in flights:
             yield flight.staged, []
+        if newest is not None and not newest.durable and newest not in flights:
+            yield msgspec.structs.replace(newest.staged, durable=False), []  # what comes last is the newest
 
     def _newest_durable(self) -> CheckpointId | None:
         mine = committed(self._run, self._hello.attempt)

@@ -30,7 +30,7 @@ from tests.integration.training.launching import (
 from typer.testing import CliRunner
 
 import holdfast
-from agents import agent_of, agents_below, agents_of
+from agents import agent_of, agents_below, agents_of, stop_agent
 from holdfast.cli.app import app
 from holdfast.node import legacy, link, memory
 from holdfast.node.channel import address
@@ -149,6 +149,27 @@ def test_a_snapshot_that_is_being_written_over_is_not_saved_any_more(
         expected = np.arange(SIZE) * sum(range(checkpoint.step))
         assert (checkpoint.load()["weights"] == expected).all(), "it is of two moments"
     finish(tmp_path)
+
+
+def test_an_agent_that_follows_another_knows_which_snapshot_is_the_newest(tmp_path: Path) -> None:
+    def train(tell: Tell) -> None:
+        agents: list[int] = []
+
+        def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 3:
+                agents.append(stop_agent(ckpt))
+            if t == 5:  # step 4 is on its way to the disk, step 5 in memory
+                os.kill(agents[0], signal.SIGKILL)
+                saver = ckpt._entered._saver
+                assert wait_until(lambda: saver.poll() or agent_of(ckpt) != agents[0])
+                send_self(signal.SIGKILL)
+
+        save = "memory every 1 step, disk every 4 steps"
+        count(tmp_path, until=20, each=each, save=save, size=SIZE)
+
+    code, said = ended(train)
+    assert code == -signal.SIGKILL, said
+    assert wait_until(lambda: 5 in steps_in(tmp_path)), steps_in(tmp_path)
 
 
 def test_an_exception_leaves_it_to_the_next_launch_of_the_same_process(tmp_path: Path, capsys: Said) -> None:
