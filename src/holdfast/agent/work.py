@@ -107,7 +107,9 @@ class _Attempt:
         if record.attempt != self._hello.attempt:
             raise HoldfastError(f"A snapshot of attempt {record.attempt} came from {self._hello.attempt}.")
         persister, run = self._opened()
-        draft = _draft(record, _sources(record, slot, run, persister.parent))
+        draft = _draft(record)
+        parent = persister.parent if draft.is_unchanged_in(persister.parent) else None
+        draft.sources = _sources(record, slot, run, parent)
         persisted = persister.persist(draft, staged.tags, details=record.details)
         seconds, committed = time.monotonic() - started, persisted.committed
         self._emit(
@@ -160,7 +162,8 @@ def _sources(
     }
 
 
-def _draft(record: SnapshotRecord, sources: dict[str, TensorSource]) -> Draft:
+def _draft(record: SnapshotRecord) -> Draft:
+    """All but its sources."""
     attempt = AttemptId.parse(record.attempt)
     if attempt is None:
         raise HoldfastError(f"{record.attempt!r} names no attempt.")
@@ -169,13 +172,14 @@ def _draft(record: SnapshotRecord, sources: dict[str, TensorSource]) -> Draft:
         sequence=record.sequence,
         progress=record.progress,
         reason=record.reason,
-        sources=sources,
+        sources={},
         tree={},
         metrics=record.metrics,
         done=record.done,
         monitor=record.monitor,
         left_out=frozenset(name for name, place in record.tensors.items() if place.offset == LEFT_OUT),
         compared=record.compared,
+        unchanged_since=record.unchanged_since,
     )
 
 

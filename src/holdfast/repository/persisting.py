@@ -115,6 +115,8 @@ class Persister:
     def _known(self, draft: Draft) -> dict[str, TensorEntry]:
         """What the parent says of the tensors that are said to be as they are there."""
         said = draft.left_out | draft.compared
+        if not draft.is_unchanged_in(self._parent):
+            return {}
         if said and self._table is None and self._parent is not None:
             self._table = self._run.manifest(self._parent).tensors
         table = self._table or {}

@@ -90,6 +90,7 @@ class Background:
         self._placing = Placing()
         self._flights: dict[int, Flight] = {}
         self._newest: Flight | None = None
+        self._durable = CheckpointId.parse(hello.parent) if hello.parent is not None else None
         self._decided: list[Outcome] = []
         self._deaths = 0
         self._uploads = Uploads(hello.mirrors)
@@ -311,7 +312,7 @@ class Background:
         mine = committed(self._run, self._hello.attempt)
         if mine:
             return mine[max(mine)]
-        return CheckpointId.parse(self._hello.parent) if self._hello.parent is not None else None
+        return self._durable  # as far as it was told
 
     def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         try:
@@ -351,7 +352,9 @@ class Background:
             self._deaths = 0
             flight = self._flights.pop(message.sequence)
             flight.durable = message.checkpoint is not None
-            self._decided.append(outcome(message, flight))
+            decided = outcome(message, flight)
+            self._durable = decided.checkpoint or self._durable
+            self._decided.append(decided)
 
     def _give_up_late_ones(self) -> None:
         now, flights = time.monotonic(), list(self._flights.values())

@@ -58,6 +58,7 @@ def record_of(draft: Draft, details: Details, layout: Layout) -> bytes:
         tensors=layout.encoded,
         details=details,
         compared=draft.compared,
+        unchanged_since=draft.unchanged_since,
     )
     return msgspec.msgpack.encode(record)
 

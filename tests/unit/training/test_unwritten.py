@@ -138,7 +138,8 @@ def test_now_and_then_it_is_compared(saves: Saves, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(unwritten, "SAVES_TO_COMPARISON", 3)
     base = large()
     found = [saves.save(base=base) for _ in range(8)]
-    out, compared = Unchanged(left_out=frozenset({"base"})), Unchanged(compared=frozenset({"base"}))
+    base_alone = frozenset({"base"})
+    out, compared = Unchanged(left_out=base_alone, since=1), Unchanged(compared=base_alone, since=1)
     assert found == [Unchanged(), out, out, compared, out, out, compared, out]
 
 
@@ -146,7 +147,7 @@ def test_it_can_be_compared_at_every_save_and_be_turned_off() -> None:
     base = large()
     checking = Saves("check")
     checking.save(base=base)
-    assert checking.save(base=base) == Unchanged(compared=frozenset({"base"}))
+    assert checking.save(base=base) == Unchanged(compared=frozenset({"base"}), since=1)
     checking.unwritten.close()
     off = Saves("off")
     off.save(base=base)
