@@ -130,3 +130,20 @@ def test_a_parent_from_before_they_were_so_is_not_believed() -> None:
         trainer.persister.persist(later)
     persisted = trainer.persister.persist(trainer.without(3)).committed
     assert read(trainer.run, persisted.id) == make_state(3)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_parent_that_cannot_be_read_fails_no_training(damaged: bool) -> None:
+    trainer = Trainer()
+    first = trainer.persister.persist(trainer.draft(1)).committed
+    trainer.begin()
+    key = trainer.run.layout.checkpoint(first.id)
+    trainer.run.storage.delete(key)
+    if damaged:
+        trainer.run.storage.put(key, [b"damage"])
+    with pytest.raises(StorageError, match="it is not here"):
+        trainer.persister.persist(trainer.without(2))
+    said = trainer.draft(3)
+    said.left_out = FROZEN
+    persisted = trainer.persister.persist(said).committed
+    assert read(trainer.run, persisted.id) == make_state(3)
