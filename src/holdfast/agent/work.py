@@ -6,12 +6,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from holdfast.domain import events
 from holdfast.domain.events import Listener, unheard
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.tensors import TensorSource
-from holdfast.errors import HoldfastError, NotFoundError, SealedError, StorageError, UsageError
+from holdfast.errors import (
+    DamagedError,
+    HoldfastError,
+    NotFoundError,
+    SealedError,
+    StorageError,
+    UsageError,
+)
 from holdfast.node import messages
 from holdfast.node.arena import LEFT_OUT, Slot, SlotSource, SnapshotRecord, read_record
 from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
@@ -135,7 +143,8 @@ class _Attempt:
                 raise HoldfastError(f"{hello.attempt!r} names no attempt.")
             parent = CheckpointId.parse(hello.parent) if hello.parent is not None else None
             if parent is not None:
-                depend_on(run, parent)  # what the trainer was restored from need not be written again
+                with suppress(DamagedError, NotFoundError):  # then all of it is written
+                    depend_on(run, parent)  # what the trainer was restored from need not be written again
             retention = Retention(run, attempt, hello.keep, self._warn)
             persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
             self._open = persister, run

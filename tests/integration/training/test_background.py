@@ -349,6 +349,18 @@ def test_what_is_asked_for_can_be_waited_for(tmp_path: Path) -> None:
     assert run_of(tmp_path).tags().keys() == {"t0", "t1", "t2", "late"}
 
 
+def test_a_base_that_is_removed_before_the_first_save_ends_no_training(tmp_path: Path) -> None:
+    count(tmp_path, until=3, keep="all")
+
+    def remove(ckpt: holdfast.Checkpointer, t: int) -> None:
+        for manifest in tmp_path.glob("runs/main/checkpoints/*-full-*") if t == 3 else ():
+            manifest.unlink()
+
+    count(tmp_path, until=6, each=remove, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [4, 5, 6]
+    check(tmp_path)
+
+
 # -- faults ------------------------------------------------------------------------------------
 
 
