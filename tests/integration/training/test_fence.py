@@ -117,10 +117,12 @@ def train(
     return were[accumulate - 1 :: accumulate]
 
 
-def saved(repository: Path, make: Callable[[Any], torch.optim.Optimizer]) -> dict[int, dict[str, bytes]]:
-    """What each checkpoint holds, read back."""
+def saved(
+    repository: Path, make: Callable[[Any], torch.optim.Optimizer], *, least: int = 0
+) -> dict[int, dict[str, bytes]]:
+    """What each checkpoint from this step on holds, read back."""
     found = {}
-    for checkpoint in run_of(repository).checkpoints():
+    for checkpoint in [c for c in run_of(repository).checkpoints() if c.step >= least]:
         model = Net()
         state = {"model": model, "optimizer": make(model.parameters())}
         holdfast.load(repository, state, at=checkpoint.step)
@@ -195,6 +197,31 @@ def test_a_trainer_left_alone_amid_a_save_copies_all_of_it_first(
     were = train(tmp_path, OPTIMIZERS["adamw"])
     assert "saves hold up training from now on" in capsys.readouterr().err
     assert saved(tmp_path, OPTIMIZERS["adamw"]) == dict(enumerate(were, start=1))
+
+
+@pytest.mark.usefixtures("trusted", "slow_copies")
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_step_of_one_that_came_later_waits_too(asked: bool, tmp_path: Path, capsys: Said) -> None:
+    torch.manual_seed(0)
+    state: dict[str, Any] = {"model": Net()}
+    state["optimizer"] = torch.optim.SGD(state["model"].parameters(), lr=1e-2)
+    were = []
+    save = None if asked else "every 1 step"
+    with holdfast.Checkpointer(tmp_path, state, save=save, keep="all", background=True) as ckpt:
+        while ckpt.progress.step < 6:
+            if ckpt.progress.step == 2:  # a new phase
+                state["optimizer"] = OPTIMIZERS["fused"](state["model"].parameters())
+            state["model"](torch.randint(0, 300, (8,))).square().mean().backward()
+            state["optimizer"].step()
+            state["optimizer"].zero_grad()
+            ckpt.step()
+            were.append(bits(state))
+            if asked:
+                ckpt.save()
+    assert "WARNING" not in capsys.readouterr().err
+    found = saved(tmp_path, OPTIMIZERS["fused"], least=3)
+    assert found == {step: were[step - 1] for step in found}
+    assert len(found) == 4
 
 
 def clamp(model: nn.Module) -> None:
