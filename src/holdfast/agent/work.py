@@ -6,12 +6,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from holdfast.domain import events
 from holdfast.domain.events import Listener, unheard
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.tensors import TensorSource
-from holdfast.errors import HoldfastError, NotFoundError, SealedError, StorageError, UsageError
+from holdfast.errors import (
+    DamagedError,
+    HoldfastError,
+    NotFoundError,
+    SealedError,
+    StorageError,
+    UsageError,
+)
 from holdfast.node import messages
 from holdfast.node.arena import LEFT_OUT, Slot, SlotSource, SnapshotRecord, read_record
 from holdfast.node.messages import Done, Hello, Message, Staged, Told, describe
@@ -107,7 +115,9 @@ class _Attempt:
         if record.attempt != self._hello.attempt:
             raise HoldfastError(f"A snapshot of attempt {record.attempt} came from {self._hello.attempt}.")
         persister, run = self._opened()
-        draft = _draft(record, _sources(record, slot, run, persister.parent))
+        draft = _draft(record)
+        parent = persister.parent if draft.is_unchanged_in(persister.parent) else None
+        draft.sources = _sources(record, slot, run, parent)
         persisted = persister.persist(draft, staged.tags, details=record.details)
         seconds, committed = time.monotonic() - started, persisted.committed
         self._emit(
@@ -133,7 +143,8 @@ class _Attempt:
                 raise HoldfastError(f"{hello.attempt!r} names no attempt.")
             parent = CheckpointId.parse(hello.parent) if hello.parent is not None else None
             if parent is not None:
-                depend_on(run, parent)  # what the trainer was restored from need not be written again
+                with suppress(DamagedError, NotFoundError):  # then all of it is written
+                    depend_on(run, parent)  # what the trainer was restored from need not be written again
             retention = Retention(run, attempt, hello.keep, self._warn)
             persister = Persister(run, attempt, parent=parent, retention=retention, warn=self._warn)
             self._open = persister, run
@@ -160,7 +171,8 @@ def _sources(
     }
 
 
-def _draft(record: SnapshotRecord, sources: dict[str, TensorSource]) -> Draft:
+def _draft(record: SnapshotRecord) -> Draft:
+    """All but its sources."""
     attempt = AttemptId.parse(record.attempt)
     if attempt is None:
         raise HoldfastError(f"{record.attempt!r} names no attempt.")
@@ -169,13 +181,14 @@ def _draft(record: SnapshotRecord, sources: dict[str, TensorSource]) -> Draft:
         sequence=record.sequence,
         progress=record.progress,
         reason=record.reason,
-        sources=sources,
+        sources={},
         tree={},
         metrics=record.metrics,
         done=record.done,
         monitor=record.monitor,
         left_out=frozenset(name for name, place in record.tensors.items() if place.offset == LEFT_OUT),
         compared=record.compared,
+        unchanged_since=record.unchanged_since,
     )
 
 

@@ -271,7 +271,10 @@ class Framework(Protocol):
         on_step: Callable[[], None],
         before_step: Callable[[], None] | None = None,
     ) -> Callable[[], None]:
-        """Call these around each ``step()`` of the optimizers among ``values``; returns the undo."""
+        """Call these around each ``step()`` of the optimizers among ``values``; returns the undo.
+
+        ``before_step`` may be called for others, too.
+        """
         ...
 
     def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:

@@ -140,7 +140,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     tensors : dict[str, Place]
     details : Details
         Everything that is no tensor, encoded.
-    compared : frozenset[str]
+    compared, unchanged_since
         As in `repository.commit.Draft`, like the rest.
     """
 
@@ -154,6 +154,7 @@ class SnapshotRecord(msgspec.Struct, frozen=True):
     tensors: dict[str, Place]
     details: Details
     compared: frozenset[str] = frozenset()
+    unchanged_since: int = 0
 
 
 def lay_out(specs: Mapping[str, TensorSpec], left_out: Collection[str] = ()) -> tuple[dict[str, Place], int]:

@@ -50,6 +50,8 @@ class Draft(msgspec.Struct):
         Tensors that are as in the parent, so that they need not be read.
     compared : frozenset[str]
         Tensors that are read all the same, to see whether they are as in the parent.
+    unchanged_since : int
+        Number of the save of this attempt from which on all of those are so: a parent from before may differ.
     """
 
     attempt: AttemptId
@@ -68,6 +70,13 @@ class Draft(msgspec.Struct):
     monitor: str | None = None
     left_out: frozenset[str] = frozenset()
     compared: frozenset[str] = frozenset()
+    unchanged_since: int = 0
+
+    def is_unchanged_in(self, checkpoint: CheckpointId | None) -> bool:
+        """Whether this checkpoint holds what is said to be unchanged."""
+        if checkpoint is None or checkpoint.attempt != self.attempt:
+            return False
+        return checkpoint.sequence >= self.unchanged_since
 
 
 class Committed(msgspec.Struct, frozen=True):

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
 import msgspec
 
 from holdfast.domain.manifest import Details, TensorEntry
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import HoldfastError, StorageError, SupersededError, UsageError
+from holdfast.errors import (
+    DamagedError,
+    HoldfastError,
+    NotFoundError,
+    StorageError,
+    SupersededError,
+    UsageError,
+)
 from holdfast.repository.commit import Committed, Draft, Join, commit
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
@@ -115,8 +123,11 @@ class Persister:
     def _known(self, draft: Draft) -> dict[str, TensorEntry]:
         """What the parent says of the tensors that are said to be as they are there."""
         said = draft.left_out | draft.compared
+        if not draft.is_unchanged_in(self._parent):
+            return {}
         if said and self._table is None and self._parent is not None:
-            self._table = self._run.manifest(self._parent).tensors
+            with suppress(DamagedError, NotFoundError):  # they are read, or cannot be: then this save fails
+                self._table = self._run.manifest(self._parent).tensors
         table = self._table or {}
         return {n: table[n] for n in said & table.keys() if table[n].spec == draft.sources[n].spec}
 

@@ -21,7 +21,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing, chosen_mode
-from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn
+from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn, uncopied
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -90,6 +90,7 @@ class Background:
         self._placing = Placing()
         self._flights: dict[int, Flight] = {}
         self._newest: Flight | None = None
+        self._durable = CheckpointId.parse(hello.parent) if hello.parent is not None else None
         self._decided: list[Outcome] = []
         self._deaths = 0
         self._uploads = Uploads(hello.mirrors)
@@ -202,9 +203,9 @@ class Background:
         flight = Flight(draft, details, staged, urgent, now - started, now)
         if durable:
             self._flights[draft.sequence] = flight
+        self._fenced = flight, fence  # known before anybody may have to save it here
         self._slots.prepare(self._busy_slots() | {number}, tensors_bytes + len(record))
         self._is_linked(0.0)
-        self._fenced = flight, fence
         if fence.done:
             self._complete()
         else:
@@ -227,13 +228,13 @@ class Background:
             compared, sequence = self._fencing.compares, flight.draft.sequence
             if flight.staged.durable and sequence not in self._flights:
                 return  # given up
-            if self._fencing.judge(fence.held()) or compared:
+            if fence.is_whole and (self._fencing.judge(fence.held()) or compared):
                 flight.complete, self._newest, self._spared = True, flight, None
                 with suppress(ChannelClosedError):  # a successor of the agent is told later
                     self._agent.say(flight.staged)
                 return
             if self._flights.pop(sequence, None) is not None:
-                self._decided.append(torn(sequence))
+                self._decided.append(torn(sequence) if fence.is_whole else uncopied(sequence, fence.failure))
 
     @property
     def _may_fly(self) -> bool:
@@ -251,10 +252,12 @@ class Background:
                     return None
                 if number is not None:
                     self._reclaim(number)
+                if self._instead is not None:  # nobody could be told of the slot any more
+                    return None
                 if number is not None or not wait:
                     return number
-                if not self._flights:  # the newest snapshot fills all the memory there is
-                    self._newest = None
+                if not self._flights and self._newest is not None:  # it fills all the memory there is
+                    self._spared, self._newest = self._newest.slot, None
                     continue
             self._listen(_WAIT_SECONDS)
         return None
@@ -300,16 +303,16 @@ class Background:
         for number, slot in self._slots:
             yield messages.NewSlot(number), [slot.descriptor]
         newest, flights = self._newest, [f for f in self._flights.values() if f.complete]
-        if newest is not None and not newest.durable and newest not in flights:
-            yield msgspec.structs.replace(newest.staged, durable=False), []
         for flight in flights:
             yield flight.staged, []
+        if newest is not None and not newest.durable and newest not in flights:
+            yield msgspec.structs.replace(newest.staged, durable=False), []  # what comes last is the newest
 
     def _newest_durable(self) -> CheckpointId | None:
         mine = committed(self._run, self._hello.attempt)
         if mine:
             return mine[max(mine)]
-        return CheckpointId.parse(self._hello.parent) if self._hello.parent is not None else None
+        return self._durable  # as far as it was told
 
     def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         try:
@@ -349,7 +352,9 @@ class Background:
             self._deaths = 0
             flight = self._flights.pop(message.sequence)
             flight.durable = message.checkpoint is not None
-            self._decided.append(outcome(message, flight))
+            decided = outcome(message, flight)
+            self._durable = decided.checkpoint or self._durable
+            self._decided.append(decided)
 
     def _give_up_late_ones(self) -> None:
         now, flights = time.monotonic(), list(self._flights.values())

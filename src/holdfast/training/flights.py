@@ -58,6 +58,7 @@ def record_of(draft: Draft, details: Details, layout: Layout) -> bytes:
         tensors=layout.encoded,
         details=details,
         compared=draft.compared,
+        unchanged_since=draft.unchanged_since,
     )
     return msgspec.msgpack.encode(record)
 
@@ -115,6 +116,13 @@ def torn(sequence: int) -> Outcome:
         "Parameters were changed outside of the optimizer's step while they were copied.",
         do="From now on everything is copied before training goes on.",
     )
+    return Outcome(sequence=sequence, error=error)
+
+
+def uncopied(sequence: int, failure: Exception | None) -> Outcome:
+    """Of a snapshot that was not copied to its end."""
+    why = f": {type(failure).__name__}: {failure}" if failure is not None else ", as that was interrupted."
+    error = StorageError(f"The state could not be copied{why}", do="The next save copies all of it again.")
     return Outcome(sequence=sequence, error=error)
 
 

@@ -316,6 +316,7 @@ class Saver:
             monitor=self._monitor,
             left_out=unchanged.left_out,
             compared=unchanged.compared,
+            unchanged_since=unchanged.since,
         )
 
     def _saved(self, saved: _Open, outcome: Outcome) -> None:

@@ -335,6 +335,7 @@ class Session:
             return save
         self._asked.add(save)
         if self.loops.between_turns and self._saves_anywhere:
+            self._watch.begin()
             with self._pulse.saving():
                 self._save("save()")
         return save

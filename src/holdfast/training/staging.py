@@ -44,6 +44,11 @@ class Fence:
         Some of the bytes as they were when the fence opened: that the copy must agree.
     compare : bool
         The copies are made already: see whether the live bytes are still those.
+
+    Attributes
+    ----------
+    failure : Exception or None
+        What one of the tasks has raised.
     """
 
     def __init__(
@@ -61,12 +66,18 @@ class Fence:
         self._versions = [(version, version()) for version in versions]
         self._samples = samples
         self._failed = False
+        self.failure: Exception | None = None
         self._helper: threading.Thread | None = None
 
     @property
     def done(self) -> bool:
         """Whether nothing is left to do."""
         return self._open == 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether every task came to its end: a device may fail, and Ctrl-C may come in the midst of one."""
+        return self.done and self.failure is None
 
     def begin(self, on_done: Callable[[], None]) -> None:
         """Copy in a thread; it calls ``on_done`` if it was the one to finish.
@@ -80,14 +91,17 @@ class Fence:
         """Do what is left, here and in the helping thread."""
         if self._helper is None and len(self._left) > 1:
             self._help(lambda: None)
-        self._work_off()
-        if self._helper is not None:
-            self._helper.join()
+        try:
+            self._work_off()
+        finally:  # whatever interrupts this thread, the other one must not go on writing
+            if self._helper is not None:
+                self._helper.join()
 
     def held(self) -> bool:
         """Whether every tensor stayed as it was; asked once, when it is `done`."""
         untouched = all(version() == before for version, before in self._versions)
-        return not self._failed and untouched and all(_same(*sample) for sample in self._samples)
+        good = self.is_whole and not self._failed and untouched
+        return good and all(_same(*sample) for sample in self._samples)
 
     def _help(self, on_done: Callable[[], None]) -> None:
         def help_out() -> None:
@@ -105,7 +119,10 @@ class Fence:
                 task = self._left.popleft()
             except IndexError:
                 return last
-            good = task()
+            try:
+                good = task()
+            except Exception as error:  # whoever asks what became of the snapshot is told
+                good, self.failure = False, error
             with self._counting:
                 self._failed = self._failed or not good
                 self._open -= 1
@@ -185,7 +202,10 @@ class _Staging:
             self._now += waits
         else:
             self._later = waits + self._later
-        Fence(self._now).finish()
+        now = Fence(self._now)
+        now.finish()
+        if now.failure is not None:
+            raise now.failure
         _gather(self._slot, self._small)
         return Fence(self._later, self._versions, self._samples, compare=self._compare)
 

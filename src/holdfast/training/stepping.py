@@ -35,22 +35,28 @@ class StepWatch:
         self._warn = warn
         self._told = False
         self._stepped: set[int] = set()
-        self._watched: list[Any] = []
-        self._undos: list[Callable[[], None]] = []
+        self._watched: dict[int, tuple[Any, list[Callable[[], None]]]] = {}
         self._waited = 0
 
     def begin(self) -> None:
-        """Watch what the state holds now."""
-        self._watched = self._candidates()
-        for value in self._watched:
-            stepped = partial(self._stepped.add, id(value))
-            self._undos += [f.watch_steps([value], stepped, self._before_step) for f in registry.active()]
+        """Watch what the state holds now, and no longer what it held."""
+        self._keep_to(self._candidates())
 
     def end(self) -> None:
         """Leave the optimizers as they were."""
-        for undo in self._undos:
-            undo()
-        self._undos, self._watched = [], []
+        self._keep_to([])
+
+    def _keep_to(self, values: list[Any]) -> None:
+        present = {id(value): value for value in values}
+        for gone in self._watched.keys() - present.keys():
+            for undo in self._watched.pop(gone)[1]:
+                undo()
+            self._stepped.discard(gone)
+        for number, value in present.items():
+            if number not in self._watched:
+                stepped = partial(self._stepped.add, number)
+                undos = [f.watch_steps([value], stepped, self._before_step) for f in registry.active()]
+                self._watched[number] = value, undos
 
     def turn(self) -> None:
         """A turn begins: whoever steps from now on has stepped in it."""
@@ -59,13 +65,11 @@ class StepWatch:
     def settled(self) -> bool:
         """Whether no gradient waits for an optimizer that has not stepped in this turn."""
         values = self._candidates()
+        self._keep_to(values)  # before a save: what it copies later must not be stepped meanwhile
         waiting = [v for v in values if id(v) not in self._stepped and _has_gradients(v)]
         if not waiting:
             self._waited = 0
             return True
-        if [id(v) for v in values] != [id(v) for v in self._watched]:  # one that is not watched yet, perhaps
-            self.end()
-            self.begin()
         self._waited += bool(self._stepped)
         if not self._stepped or self._waited <= PATIENCE_SAFE_POINTS:
             return False

@@ -39,10 +39,13 @@ class Unchanged(msgspec.Struct, frozen=True):
         These need not be read.
     compared : frozenset[str]
         These are read all the same, to see whether that is so.
+    since : int
+        Number of the save from which on they are so.
     """
 
     left_out: frozenset[str] = frozenset()
     compared: frozenset[str] = frozenset()
+    since: int = 0
 
 
 class _Known(msgspec.Struct, frozen=True):
@@ -51,7 +54,8 @@ class _Known(msgspec.Struct, frozen=True):
     Attributes
     ----------
     sequence : int
-        Number of the save that was taken when that began: it holds what the memory holds still.
+        Number of the save that was taken when that began, or when the names came: this one and all
+        after it hold by these names what the memory holds still.
     specs : dict[str, TensorSpec]
         What lies there, by name.
     """
@@ -94,13 +98,15 @@ class Unwritten:
             return Unchanged()
         live = _watchable(sources, stepped)
         self._forget_written(live, self._watch)
-        same = frozenset(self._same(live))
+        found = list(self._same(live))
+        same, since = frozenset(name for name, _ in found), max((number for _, number in found), default=0)
+        self._rename(live, sequence)
         self._begin(live, sequence, self._watch)
         self._since_comparison += bool(same)
         if self._checks or self._since_comparison >= SAVES_TO_COMPARISON:
             self._since_comparison = 0
-            return Unchanged(compared=same)
-        return Unchanged(left_out=same)
+            return Unchanged(compared=same, since=since)
+        return Unchanged(left_out=same, since=since)
 
     def durable(self, sequence: int) -> None:
         """The save of this number is a checkpoint."""
@@ -126,11 +132,19 @@ class Unwritten:
                 self._changing.add(place)
                 self._drop(place)
 
-    def _same(self, live: Live) -> Iterator[str]:
+    def _same(self, live: Live) -> Iterator[tuple[str, int]]:
+        """Names, and the save since which each is the same."""
         for place, known in self._known.items():
             if known.sequence <= self._durable:
                 specs = live[place][1]
-                yield from (name for name, spec in specs.items() if known.specs.get(name) == spec)
+                same = (name for name, spec in specs.items() if known.specs.get(name) == spec)
+                yield from ((name, known.sequence) for name in same)
+
+    def _rename(self, live: Live, sequence: int) -> None:
+        """What goes by other names than before may have left its own to others: this save tells where."""
+        for place, known in self._known.items():
+            if known.specs != live[place][1]:
+                self._known[place] = _Known(sequence, live[place][1], known.watched)
 
     def _begin(self, live: Live, sequence: int, watch: Watch) -> None:
         new = [place for place in live if place not in self._known and place not in self._changing]

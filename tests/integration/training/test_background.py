@@ -226,6 +226,23 @@ def test_agents_that_keep_dying_leave_saving_to_the_trainer(
     assert capsys.readouterr().err.count("saves hold up training from now on") == 1
 
 
+def test_an_agent_that_no_other_can_follow_costs_no_save(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its death is noticed when it is to be told of a new slot."""
+    state: dict[str, Any] = {"w": np.zeros(10)}
+    with holdfast.Checkpointer(tmp_path, state, save="every 1 step", keep="all") as ckpt:
+        for t in ckpt.steps(6):
+            if t == 3:
+                ckpt._entered._saver.wait()
+                os.kill(agent := agent_of(ckpt), signal.SIGKILL)
+                assert wait_until(lambda: agent not in agents_of(tmp_path))
+                monkeypatch.setattr(sys, "executable", "/nonexistent/python")
+                state["w"] = np.zeros(1_000_000)
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert capsys.readouterr().err.count("saves hold up training from now on") == 1
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_trainer_and_agent_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
     chance = random.Random(seed)
@@ -330,6 +347,18 @@ def test_what_is_asked_for_can_be_waited_for(tmp_path: Path) -> None:
         os.kill(agent_of(ckpt), signal.SIGCONT)
         assert late.wait_durable().step == 3
     assert run_of(tmp_path).tags().keys() == {"t0", "t1", "t2", "late"}
+
+
+def test_a_base_that_is_removed_before_the_first_save_ends_no_training(tmp_path: Path) -> None:
+    count(tmp_path, until=3, keep="all")
+
+    def remove(ckpt: holdfast.Checkpointer, t: int) -> None:
+        for manifest in tmp_path.glob("runs/main/checkpoints/*-full-*") if t == 3 else ():
+            manifest.unlink()
+
+    count(tmp_path, until=6, each=remove, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [4, 5, 6]
+    check(tmp_path)
 
 
 # -- faults ------------------------------------------------------------------------------------

@@ -16,7 +16,9 @@ from torch import nn
 
 import holdfast
 from agents import agents_of
+from holdfast.node.link import AgentUnavailableError
 from holdfast.training import fencing, staging
+from holdfast.training.conversation import Conversation
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -115,10 +117,12 @@ def train(
     return were[accumulate - 1 :: accumulate]
 
 
-def saved(repository: Path, make: Callable[[Any], torch.optim.Optimizer]) -> dict[int, dict[str, bytes]]:
-    """What each checkpoint holds, read back."""
+def saved(
+    repository: Path, make: Callable[[Any], torch.optim.Optimizer], *, least: int = 0
+) -> dict[int, dict[str, bytes]]:
+    """What each checkpoint from this step on holds, read back."""
     found = {}
-    for checkpoint in run_of(repository).checkpoints():
+    for checkpoint in [c for c in run_of(repository).checkpoints() if c.step >= least]:
         model = Net()
         state = {"model": model, "optimizer": make(model.parameters())}
         holdfast.load(repository, state, at=checkpoint.step)
@@ -152,6 +156,72 @@ def test_the_next_step_waits_for_the_copy(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(staging.Fence, "finish", noted)
     train(tmp_path, OPTIMIZERS["adamw"])
     assert any(closed), "nothing was ever left to copy: this test proves nothing"
+
+
+@pytest.mark.usefixtures("trusted")
+def test_what_could_not_be_copied_is_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr("holdfast.training.saving.FIRST_PAUSE_SECONDS", 0.0)
+    copied, tries = staging._copied, []
+
+    def failing(target: Any, source: Any) -> bool:
+        tries.append(target)
+        if len(tries) == 20:
+            raise RuntimeError("device-side assert triggered")
+        return copied(target, source)
+
+    monkeypatch.setattr(staging, "_copied", failing)
+    were = dict(enumerate(train(tmp_path, OPTIMIZERS["adamw"]), start=1))
+    found = saved(tmp_path, OPTIMIZERS["adamw"])
+    assert len(found) == 5
+    assert found == {step: were[step] for step in found}
+    assert "could not be copied: RuntimeError: device-side assert" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_trainer_left_alone_amid_a_save_copies_all_of_it_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    staged = staging.stage
+
+    def left_alone(*arguments: Any, **options: Any) -> staging.Fence:
+        fence = staged(*arguments, **options)
+        monkeypatch.setattr(Conversation, "ready", no_agent)
+        return fence
+
+    def no_agent(*_: Any) -> bool:
+        raise AgentUnavailableError("it does not answer")
+
+    monkeypatch.setattr("holdfast.training.background.stage", left_alone)
+    were = train(tmp_path, OPTIMIZERS["adamw"])
+    assert "saves hold up training from now on" in capsys.readouterr().err
+    assert saved(tmp_path, OPTIMIZERS["adamw"]) == dict(enumerate(were, start=1))
+
+
+@pytest.mark.usefixtures("trusted", "slow_copies")
+@pytest.mark.parametrize("asked", [False, True])
+def test_the_step_of_one_that_came_later_waits_too(asked: bool, tmp_path: Path, capsys: Said) -> None:
+    torch.manual_seed(0)
+    state: dict[str, Any] = {"model": Net()}
+    state["optimizer"] = torch.optim.SGD(state["model"].parameters(), lr=1e-2)
+    were = []
+    save = None if asked else "every 1 step"
+    with holdfast.Checkpointer(tmp_path, state, save=save, keep="all", background=True) as ckpt:
+        while ckpt.progress.step < 6:
+            if ckpt.progress.step == 2:  # a new phase
+                state["optimizer"] = OPTIMIZERS["fused"](state["model"].parameters())
+            state["model"](torch.randint(0, 300, (8,))).square().mean().backward()
+            state["optimizer"].step()
+            state["optimizer"].zero_grad()
+            ckpt.step()
+            were.append(bits(state))
+            if asked:
+                ckpt.save()
+    assert "WARNING" not in capsys.readouterr().err
+    found = saved(tmp_path, OPTIMIZERS["fused"], least=3)
+    assert found == {step: were[step - 1] for step in found}
+    assert len(found) == 4
 
 
 def clamp(model: nn.Module) -> None:

@@ -30,12 +30,12 @@ from tests.integration.training.launching import (
 from typer.testing import CliRunner
 
 import holdfast
-from agents import agent_of, agents_below, agents_of
+from agents import agent_of, agents_below, agents_of, stop_agent
 from holdfast.cli.app import app
 from holdfast.node import legacy, link, memory
 from holdfast.node.channel import address
 from holdfast.node.messages import Inherit
-from holdfast.training import slots
+from holdfast.training import background, slots
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -120,6 +120,56 @@ def test_a_launch_that_saves_in_its_loop_takes_it_over_and_lets_the_memory_go(tm
     ) as ckpt:
         assert ckpt.progress.step == 7
         assert wait_until(lambda: not agents_of(tmp_path))
+
+
+def test_a_snapshot_that_is_being_written_over_is_not_saved_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "WITH_SNAPSHOTS", 1)  # there is memory for no more
+    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "0")
+
+    def train(tell: Tell) -> None:
+        def die(ckpt: holdfast.Checkpointer) -> None:
+            agent_of(ckpt)
+            staged = background.stage
+
+            def dies(*arguments: Any, **options: Any) -> None:
+                staged(*arguments, **options)  # the record is that of the snapshot before, still
+                send_self(signal.SIGKILL)
+
+            monkeypatch.setattr(background, "stage", dies)
+
+        save = "memory every 1 step, disk every 4 steps"
+        count(tmp_path, until=20, each=at(3, die), save=save, size=SIZE)
+
+    code, said = ended(train)
+    assert code == -signal.SIGKILL, said
+    assert wait_until(lambda: not agents_of(tmp_path))
+    for checkpoint in holdfast.open(tmp_path)["main"]:
+        expected = np.arange(SIZE) * sum(range(checkpoint.step))
+        assert (checkpoint.load()["weights"] == expected).all(), "it is of two moments"
+    finish(tmp_path)
+
+
+def test_an_agent_that_follows_another_knows_which_snapshot_is_the_newest(tmp_path: Path) -> None:
+    def train(tell: Tell) -> None:
+        agents: list[int] = []
+
+        def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 3:
+                agents.append(stop_agent(ckpt))
+            if t == 5:  # step 4 is on its way to the disk, step 5 in memory
+                os.kill(agents[0], signal.SIGKILL)
+                saver = ckpt._entered._saver
+                assert wait_until(lambda: saver.poll() or agent_of(ckpt) != agents[0])
+                send_self(signal.SIGKILL)
+
+        save = "memory every 1 step, disk every 4 steps"
+        count(tmp_path, until=20, each=each, save=save, size=SIZE)
+
+    code, said = ended(train)
+    assert code == -signal.SIGKILL, said
+    assert wait_until(lambda: 5 in steps_in(tmp_path)), steps_in(tmp_path)
 
 
 def test_an_exception_leaves_it_to_the_next_launch_of_the_same_process(tmp_path: Path, capsys: Said) -> None:

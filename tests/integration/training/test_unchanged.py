@@ -17,9 +17,12 @@ from torch import nn
 
 import holdfast
 from agents import agent_of, agents_below
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import StorageError
 from holdfast.node.written import Watch
 from holdfast.repository import compact, index, layout, records
 from holdfast.repository.repository import Repository
+from holdfast.repository.run import Run
 from holdfast.storage.local import LocalStorage
 from holdfast.training.unwritten import Unchanged, Unwritten
 
@@ -180,6 +183,39 @@ def test_an_agent_that_dies_is_followed_by_one_that_knows_the_base(
     assert_holds(tmp_path, end, 8)
 
 
+@pytest.mark.parametrize("earlier", [None, 5], ids=["the storage does not answer", "one was removed"])
+def test_the_base_is_not_taken_from_before_it_was_so(
+    earlier: int | None, noted: list[Unchanged], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What another agent finds to go on from need not be what the trainer knows to be durable."""
+    monkeypatch.setattr("holdfast.training.saving.FIRST_PAUSE_SECONDS", 0.0)
+    train(tmp_path, until=3, background=True)
+    all_there, dies = Run.checkpoints, 5 if earlier is None else 8
+
+    def unlike(run: Run) -> list[CheckpointId]:
+        if earlier is None:
+            raise StorageError("it does not answer")
+        return [c for c in all_there(run) if c.step <= earlier]
+
+    def each(ckpt: holdfast.Checkpointer, t: int, model: nn.Module) -> None:
+        if t == (3 if earlier is None else 5):
+            model["base"][1].weight.data = torch.zeros(WIDTH, WIDTH)
+        if t == dies:
+            agent = agent_of(ckpt)
+            os.kill(agent, signal.SIGKILL)
+            with monkeypatch.context() as patched:
+                patched.setattr(Run, "checkpoints", unlike)
+                way: Any = ckpt._entered._saver._way
+                assert wait_until(lambda: way._hear_all(0.0) or agent_of(ckpt) != agent)
+
+    end = train(tmp_path, until=11, each=each, background=True)
+    assert noted[dies].left_out == BASE
+    for checkpoint in run_of(tmp_path).checkpoints():
+        model = made()
+        holdfast.load(tmp_path, {"model": model}, only="model", at=checkpoint.step)
+        assert torch.equal(model["base"][1].weight, end["base"][1].weight)
+
+
 def test_a_compaction_beside_it_is_followed(noted: list[Unchanged], tmp_path: Path) -> None:
     def each(ckpt: holdfast.Checkpointer, t: int, model: nn.Module) -> None:
         if t == 4:
@@ -234,7 +270,7 @@ def test_in_check_mode_it_is_compared_at_each_save(
 ) -> None:
     monkeypatch.setenv("HOLDFAST_FENCE", "check")
     end = train(tmp_path, background=True)
-    assert all(unchanged == Unchanged(compared=frozenset(BASE)) for unchanged in noted[2:])
+    assert all(not u.left_out and u.compared == BASE for u in noted[2:])
     assert_holds(tmp_path, end, 8)
     monkeypatch.setattr(Watch, "is_written", lambda *_: False)  # a kernel that misses a write
     train(tmp_path, until=12, background=True, each=thaw(10))

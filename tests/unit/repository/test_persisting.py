@@ -119,3 +119,31 @@ def test_what_is_compared_and_differs_is_said_and_saved_as_it_is() -> None:
     assert read(trainer.run, persisted.id) == state
     assert len(trainer.warned) == 1
     assert trainer.warned[0].startswith("frozen changed though the kernel saw")
+
+
+def test_a_parent_from_before_they_were_so_is_not_believed() -> None:
+    trainer = Trainer()
+    trainer.persister.persist(trainer.draft(1))
+    later = trainer.without(2)
+    later.unchanged_since = 2
+    with pytest.raises(StorageError, match="it is not here"):
+        trainer.persister.persist(later)
+    persisted = trainer.persister.persist(trainer.without(3)).committed
+    assert read(trainer.run, persisted.id) == make_state(3)
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_parent_that_cannot_be_read_fails_no_training(damaged: bool) -> None:
+    trainer = Trainer()
+    first = trainer.persister.persist(trainer.draft(1)).committed
+    trainer.begin()
+    key = trainer.run.layout.checkpoint(first.id)
+    trainer.run.storage.delete(key)
+    if damaged:
+        trainer.run.storage.put(key, [b"damage"])
+    with pytest.raises(StorageError, match="it is not here"):
+        trainer.persister.persist(trainer.without(2))
+    said = trainer.draft(3)
+    said.left_out = FROZEN
+    persisted = trainer.persister.persist(said).committed
+    assert read(trainer.run, persisted.id) == make_state(3)

@@ -138,5 +138,40 @@ def test_a_version_that_moves_is_a_change(slot: Slot) -> None:
     assert not fence.held()
 
 
+def _fails() -> bool:
+    raise RuntimeError("device-side assert triggered")
+
+
+def test_what_could_not_be_copied_is_not_whole() -> None:
+    fence = Fence([_fails, *[lambda: True] * 3])
+    done = threading.Event()
+    fence.begin(done.set)
+    fence.finish()
+    assert done.wait(10)
+    assert not fence.is_whole
+    assert not fence.held()
+    assert "device-side" in str(fence.failure)
+
+
+def test_nor_is_what_was_interrupted() -> None:
+    def interrupted() -> bool:
+        raise KeyboardInterrupt
+
+    fence = Fence([interrupted])
+    with pytest.raises(KeyboardInterrupt):
+        fence.finish()
+    fence.finish()
+    assert not fence.is_whole
+    assert not fence.held()
+
+
+def test_a_device_that_fails_at_once_fails_the_save(slot: Slot) -> None:
+    source = OnDevice(Device(), 1)
+    source.begin = lambda *_: _fails
+    sources: dict[str, OnDevice | OnHost] = {"fenced": source, "other": OnHost(2)}
+    with pytest.raises(RuntimeError, match="device-side"):
+        stage(sources, places(sources), slot, {source.address: lambda: 0}, compare=True)
+
+
 def _compared(slot: Slot, sources: dict[str, OnDevice | OnHost], fenced: OnDevice) -> Fence:
     return stage(sources, places(sources), slot, {fenced.address: lambda: 0}, compare=True)

@@ -99,6 +99,21 @@ def test_another_tensor_another_name_and_another_view_are_copied(saves: Saves) -
     assert saves.save(base=base.view(np.int8)) == Unchanged(), "nor another dtype"
 
 
+def test_a_name_that_meanwhile_meant_another_tensor_is_no_longer_known(saves: Saves) -> None:
+    one, other = large(), large()
+    saves.save(first=one, second=other)
+    assert saves.save(first=other, second=one) == Unchanged()
+    assert saves.save(first=one, second=other) == Unchanged(), "the parent has them the other way round"
+    assert saves.save(first=one, second=other).left_out == {"first", "second"}
+
+
+def test_a_tensor_with_another_name_more_is_left_out_by_both_later(saves: Saves) -> None:
+    base = large()
+    saves.save(base=base)
+    assert saves.save(base=base, tied=base).left_out == {"base"}
+    assert saves.save(base=base, tied=base).left_out == {"base", "tied"}
+
+
 def test_what_is_read_through_a_copy_is_copied(saves: Saves) -> None:
     base = np.full((2000, 2000), 3, np.uint8)[:, ::2]
     saves.save(base=base)
@@ -123,7 +138,8 @@ def test_now_and_then_it_is_compared(saves: Saves, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(unwritten, "SAVES_TO_COMPARISON", 3)
     base = large()
     found = [saves.save(base=base) for _ in range(8)]
-    out, compared = Unchanged(left_out=frozenset({"base"})), Unchanged(compared=frozenset({"base"}))
+    base_alone = frozenset({"base"})
+    out, compared = Unchanged(left_out=base_alone, since=1), Unchanged(compared=base_alone, since=1)
     assert found == [Unchanged(), out, out, compared, out, out, compared, out]
 
 
@@ -131,7 +147,7 @@ def test_it_can_be_compared_at_every_save_and_be_turned_off() -> None:
     base = large()
     checking = Saves("check")
     checking.save(base=base)
-    assert checking.save(base=base) == Unchanged(compared=frozenset({"base"}))
+    assert checking.save(base=base) == Unchanged(compared=frozenset({"base"}), since=1)
     checking.unwritten.close()
     off = Saves("off")
     off.save(base=base)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from holdfast.domain.tensors import TensorSource, TensorSpec, TensorTarget
 from holdfast.frameworks.base import ComponentAdapter, Environment, PositionedLoader
@@ -89,7 +90,8 @@ class TorchFramework:
 
         optimizers = list(_optimizers(values))
         handles = [o.register_step_post_hook(stepped) for o in optimizers]
-        handles += [o.register_step_pre_hook(steps) for o in optimizers]
+        # of any optimizer: one that came since, or is no part of the state, may step the same parameters
+        handles += [register_optimizer_step_pre_hook(steps)] if optimizers else []
 
         def undo() -> None:
             for handle in handles:
