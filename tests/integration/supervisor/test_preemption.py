@@ -94,6 +94,14 @@ def test_a_wrapper_that_dies_first_does_not_cost_the_save(supervise: Supervise, 
     run.until("starting again")
 
 
+def test_behind_a_pipe_that_ends_with_0_it_is_not_taken_for_finished(supervise: Supervise) -> None:
+    run = supervise("kill@12", "term@22", piped=True)
+    assert run.wait() == 143
+    assert run.causes == ["crash", "preempted"]
+    assert [launch["exit_code"] for launch in run.report["launches"]] == [0, 0]
+    assert steps_in(run.place, "digits")[-1] == 22
+
+
 def test_when_the_supervisor_is_killed_the_training_saves_and_ends(supervise: Supervise) -> None:
     run = supervise(**LONG)
     run.until("trains")
