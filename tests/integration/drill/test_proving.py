@@ -105,6 +105,7 @@ def test_without_a_loss_less_can_be_said(tmp_path: Path) -> None:
     [
         (["numpy", "fails"], (), 1, "although nobody kills it; it said:\\nthere are no data"),
         (["numpy", "no-loop"], (), 3, "The script has saved nothing."),
+        (["numpy", "--steps", "1"], (), 1, "The script was over before it could be killed."),
         (["numpy"], ("--folder", "."), 2, ". is there already."),
         (["numpy"], ("--kills", "0"), 2, "Invalid value for '--kills'"),
     ],
