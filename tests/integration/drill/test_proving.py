@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.training.launching import wait_until
 
 from holdfast.drill import likely
 
@@ -119,3 +121,15 @@ def test_refusals(tmp_path: Path, words: list[str], flags: tuple[str, ...], code
 def test_the_folder_can_be_looked_at_afterwards(tmp_path: Path) -> None:
     proved(tmp_path, "numpy", flags=("--folder", "proof"), exits=0)
     assert {p.name for p in (tmp_path / "proof").iterdir()} == {"whole", "whole.log", "killed", "killed.log"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "holdfast", "prove", "--", sys.executable, str(SCRIPT), "numpy"]
+    process = subprocess.Popen(
+        [*command, "--steps", "2000"], cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    assert wait_until(lambda: any(tmp_path.glob("*/whole/runs/proved/checkpoints/*")), 60)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert list(tmp_path.iterdir()) == []
