@@ -149,8 +149,8 @@ class Watch:
             self._memory_kills.follow(pid)
         if heard in ENDS:
             self._stop(ENDS[heard], heard.name, heard)
-        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._holds(seen.pid):
-            groups.send(seen.pid, heard)  # earlier, it would kill
+        elif heard is signal.SIGUSR1 and self._holds(seen.pid) and groups.catches(seen.pid, heard):
+            groups.send(seen.pid, heard)  # before its loops, and after them, it would kill
         if self._stopped_for is not None:
             self._lose_patience(seen, now)
             return

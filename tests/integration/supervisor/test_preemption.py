@@ -177,6 +177,14 @@ def test_slurms_time_limit_and_the_queue(supervise: Supervise, tmp_path: Path) -
     assert "job 4711 is back in the queue" in run.said
 
 
+def test_sigusr1_after_the_training_costs_nothing(supervise: Supervise) -> None:
+    run = supervise("after@1", TRAINEE_SLOW_SECONDS="3")
+    run.until("evaluates")
+    run.process.send_signal(signal.SIGUSR1)
+    assert run.wait() == 0
+    assert run.causes == ["finished"]
+
+
 def test_sigusr1_asks_for_a_save(supervise: Supervise) -> None:
     run = supervise(**LONG)
     run.until("trains")
