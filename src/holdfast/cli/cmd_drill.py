@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import signal
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +11,7 @@ import typer
 from holdfast.cli import output
 from holdfast.cli.drills import give, give_live, give_storm, show_faults
 from holdfast.cli.options import JsonOption, RepositoryOption, YesOption, find_run, open_repository
-from holdfast.cli.proofs import FolderOption, PatienceOption, scratch
+from holdfast.cli.proofs import FolderOption, PatienceOption, end_well, scratch
 from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere
 
 if TYPE_CHECKING:
@@ -124,7 +122,7 @@ def command(
         raise typer.Exit(0 if came_back else 1)
     words, wanted = command_words(what, "drill"), chosen(faults)
     _check(save, run_flags, html)
-    _end_well()
+    end_well()
     with scratch(folder, "drill") as place:
         how = Storm(
             command=words,
@@ -174,7 +172,7 @@ def _live(
     if not output.confirm(f"Let this happen to {name}, which trains now: {what}?", yes=yes):
         output.note("Nothing was done.")
         return True
-    _end_well()
+    end_well()
     found = drill_live(run, faults, seed, patience, _say)
     give_live(name, found, json=json)
     return not any(one.failure for one in found)
@@ -192,11 +190,6 @@ def _refuse_with_live(what: Sequence[str] | None, **others: object) -> None:
     given = ["a command" for _ in [what] if what] + [f"--{name}" for name, value in others.items() if value]
     if given:
         raise UsageError(f"--live and {given[0]} do not go together.", do="A live run is there already.")
-
-
-def _end_well() -> None:
-    """Asked to end, mend what was done, and end what was started."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _say(line: str) -> None:

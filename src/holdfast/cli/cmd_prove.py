@@ -9,7 +9,7 @@ import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, as_dict
-from holdfast.cli.proofs import FolderOption, PatienceOption, scratch, tell_difference
+from holdfast.cli.proofs import FolderOption, PatienceOption, end_well, scratch, tell_difference
 from holdfast.cli.scripts import CommandArgument, command_words, refuse_elsewhere
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def command(
     refuse_elsewhere("prove")
     words = command_words(what, "prove")
     chosen = secrets.randbelow(10**6) if seed is None else seed
+    end_well()
     with scratch(folder, "prove") as place:
         proof = Proof(command=words, folder=str(place), kills=kills, seed=chosen, patience_seconds=patience)
         output.note(f"Killing it {text.several(kills, 'time')} at random moments (--seed {chosen}).")

@@ -38,6 +38,7 @@ def audience(wanted: Wanted) -> Iterator[Audience]:
         Something of it cannot be done.
     """
     from holdfast.node.eventlog import TRACE_VARIABLE, event_log
+    from holdfast.supervisor.signals import unheard_by_threads
     from holdfast.supervisor.watching import Audience
 
     os.environ[TRACE_VARIABLE] = trace = secrets.token_hex(16)
@@ -45,7 +46,8 @@ def audience(wanted: Wanted) -> Iterator[Audience]:
         takers = list(_senders(stack, wanted))
         is_followed = bool(takers) or wanted.metrics_port is not None
         place = _log_place(stack, needed=is_followed)
-        look = _served(stack, place, trace, takers, wanted) if is_followed else _unseen
+        with unheard_by_threads():
+            look = _served(stack, place, trace, takers, wanted) if is_followed else _unseen
         yield Audience(say=say, emit=event_log(os.environ, "supervisor", say), look=look)
 
 

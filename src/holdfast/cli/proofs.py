@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,6 +51,13 @@ def scratch(folder: Path | None, verb: str) -> Iterator[Path]:
         yield made
     finally:
         shutil.rmtree(made, ignore_errors=True)
+
+
+def end_well() -> None:
+    """Asked to end, or with the terminal gone, mend what was done, and end what was started."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as below nohup
+            signal.signal(number, lambda heard, _: sys.exit(128 + heard))
 
 
 def tell_difference(found: Difference) -> None:

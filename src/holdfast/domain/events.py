@@ -300,7 +300,7 @@ class LaunchEnded(Event, frozen=True):
     step, steps : int
         Its last one; how many it counted.
     lost_steps : int or None
-        Those of the launch before that it made again.
+        Those that it made again of the last launch before that trained.
     recovery_seconds : float or None
         From the end of the launch before to its first step.
     restarts : bool

@@ -12,6 +12,7 @@ import msgspec
 from holdfast.drill.comparing import Difference, Made, made
 from holdfast.drill.judging import judged
 from holdfast.drill.launching import Script, Training, undisturbed
+from holdfast.errors import HoldfastError
 
 
 class Proof(Script, frozen=True, kw_only=True):
@@ -61,13 +62,15 @@ def prove(proof: Proof, say: Callable[[str], None]) -> Verdict:
     Raises
     ------
     HoldfastError
-        It fails although nobody kills it, or it saves nothing.
+        It fails although nobody kills it, it saves nothing, or it is over too soon to be killed.
     """
     whole = undisturbed(proof, "whole")
     last = max(step for _, step in whole)
     say(f"undisturbed: {len(whole)} steps saved, up to step {last}.")
     killed = Training(proof, "killed")
     kills, failure = _kill_again_and_again(killed, proof, last, say)
+    if not kills and not failure:
+        raise HoldfastError("The script was over before it could be killed.", do="Give it more steps.")
     others = list(made(killed.scratch.repository))
     found, why = judged(whole, others, partial(undisturbed, proof, "again"), say)
     return Verdict(

@@ -142,10 +142,21 @@ def lives(pid: int) -> bool:
 def is_paused(pid: int) -> bool:
     """Whether somebody has stopped the process, or looks into it with a debugger: no time passes for it."""
     with suppress(OSError, KeyError, IndexError):
-        rows = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-        fields = {name: value.strip() for name, _, value in rows}
+        fields = _status(pid)
         return fields["State"][0] in _STOPPED or fields["TracerPid"] != "0"
     return False
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal, which would end it otherwise."""
+    with suppress(OSError, KeyError, ValueError):
+        return bool(int(_status(pid)["SigCgt"], 16) >> (number - 1) & 1)
+    return False
+
+
+def _status(pid: int) -> dict[str, str]:
+    rows = (line.partition(":") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return {name: value.strip() for name, _, value in rows}
 
 
 def _state(pid: int) -> str:

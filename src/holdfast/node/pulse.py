@@ -158,11 +158,7 @@ class Page:
 
     def story(self) -> Story:
         """What the trainer last said of itself."""
-        size = min(max(self._words[_STORY_BYTES], 0), PAGE_BYTES - _STORY_AT)
-        try:
-            return msgspec.convert(json.loads(self._map[_STORY_AT : _STORY_AT + size]), Story)
-        except (ValueError, msgspec.ValidationError):  # nothing yet, or half of it
-            return Story()
+        return _story(self._words, self._map)
 
     def stacks(self) -> str:
         """Everything that was written down of its threads."""
@@ -218,6 +214,14 @@ def _seen(w: memoryview[int], numbers: memoryview[float]) -> Seen:
     )
 
 
+def _story(words: memoryview[int], page: mmap.mmap) -> Story:
+    size = min(max(words[_STORY_BYTES], 0), PAGE_BYTES - _STORY_AT)
+    try:
+        return msgspec.convert(json.loads(page[_STORY_AT : _STORY_AT + size]), Story)
+    except (ValueError, msgspec.ValidationError):  # nothing yet, or half of it
+        return Story()
+
+
 def _new_page() -> int:
     descriptor = os.memfd_create("holdfast-pulse", os.MFD_CLOEXEC)
     os.truncate(descriptor, PAGE_BYTES)
@@ -253,15 +257,21 @@ class Pulse:
         self._map = mmap.mmap(descriptor, PAGE_BYTES)
         self._words = memoryview(self._map)[:_STORY_AT].cast("q")
         self._numbers = memoryview(self._map)[:_STORY_AT].cast("d")
-        self._story = Story()
         self._compiled = False
         os.lseek(descriptor, max(os.fstat(descriptor).st_size, PAGE_BYTES), os.SEEK_SET)
         faulthandler.register(
             STACKS_SIGNAL, file=descriptor, all_threads=True
         )  # keeps it open, works when stuck
+        self._begin_anew()
         self._words[_PID] = os.getpid()
         self._words[_SINCE] = time.monotonic_ns()
         self._words[_IS] = _MAGIC
+
+    def _begin_anew(self) -> None:
+        """Of a process before this one of the same launch only its steps count, not what it was at."""
+        self._words[_PHASE] = Phase.STARTING
+        self._words[_NOT_FINITE] = 0
+        self._tell(msgspec.structs.replace(_story(self._words, self._map), ended=None, ending=None))
 
     def enter(self, phase: Phase) -> None:
         """Something was done; ``phase`` comes next."""

@@ -107,10 +107,10 @@ _DEVICE_WORDS = ("out of memory", "resourceexhausted")
 
 def classify(seen: Evidence) -> Cause:
     """Tell the cause; the first that fits, from what is known for sure to what is not."""
-    if seen.stopped_for is not None and seen.code != 0:
-        return seen.stopped_for
-    if seen.code == 0:
+    if seen.code == 0 and not _is_cut_short(seen):
         return Cause.FINISHED
+    if seen.stopped_for is not None:
+        return seen.stopped_for
     number = signal_of(seen.code)
     if seen.ranks > 1 and number in (signal.SIGKILL, signal.SIGHUP):
         return Cause.NODE_LOST  # of the launcher
@@ -118,10 +118,18 @@ def classify(seen: Evidence) -> Cause:
         return _OF_SIGNALS[signal.Signals[seen.ended]]
     if number is not None:
         return _of_signal(number, seen)
+    if seen.code == 0:
+        return _of_signal(signal.SIGKILL, seen)
     if seen.ending is not None and (cause := _of_exception(seen.ending, seen)) is not None:
         return cause
     never_worked = seen.first and not seen.entered and not seen.lost_terminal
     return Cause.CONFIGURATION if never_worked else Cause.EXCEPTION
+
+
+def _is_cut_short(seen: Evidence) -> bool:
+    """Whether the trainer was told to end, or died, though a shell or a pipe around it ends with 0."""
+    left = seen.ended is not None or seen.ending is not None
+    return seen.ended in _SIGNAL_NAMES or (seen.entered and not left)
 
 
 def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
@@ -200,4 +208,6 @@ def told(seen: Evidence, cause: Cause) -> str:
     number = signal_of(seen.code)
     if number in _KNOWN:
         return signal.Signals(number).name
+    if seen.code == 0:
+        return "it died, though the command around it ended with 0"
     return f"exit code {seen.code}"

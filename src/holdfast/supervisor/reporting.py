@@ -39,7 +39,7 @@ def ended_event(history: Sequence[Launch], decision: Restart | Stop) -> LaunchEn
         resumed=launch.resumed,
         step=launch.step,
         steps=launch.steps,
-        lost_steps=lost_steps(before, launch) if before is not None else None,
+        lost_steps=lost_steps(history[:-1], launch),
         recovery_seconds=recovery_seconds(before, launch) if before is not None else None,
         restarts=isinstance(decision, Restart),
         wait_seconds=decision.wait_seconds if isinstance(decision, Restart) else 0.0,
@@ -47,11 +47,19 @@ def ended_event(history: Sequence[Launch], decision: Restart | Stop) -> LaunchEn
     )
 
 
-def lost_steps(before: Launch, after: Launch) -> int | None:
-    """How many steps had to be made again; None if the second launch came to nothing."""
-    if after.resumed is None and not after.steps:
+def lost_steps(earlier: Sequence[Launch], after: Launch) -> int | None:
+    """How many steps had to be made again; None if there was nothing before, or the launch came to nothing.
+
+    What came to nothing in between takes nothing from where the last launch that trained stood.
+    """
+    if not earlier or not _trained(after):
         return None
-    return max(before.step - (after.resumed or 0), 0)
+    stood = next((launch.step for launch in reversed(earlier) if _trained(launch)), 0)
+    return max(stood - (after.resumed or 0), 0)
+
+
+def _trained(launch: Launch) -> bool:
+    return launch.resumed is not None or launch.steps > 0
 
 
 def recovery_seconds(before: Launch, after: Launch) -> float | None:
@@ -88,7 +96,7 @@ def _told(history: Sequence[Launch], number: int) -> dict[str, Any]:
         "resumed_step": launch.resumed,
         "step": launch.step,
         "steps": launch.steps,
-        "lost_steps": lost_steps(before, launch) if before is not None else None,
+        "lost_steps": lost_steps(history[:number], launch),
         "recovery_seconds": recovery_seconds(before, launch) if before is not None else None,
         "stacks": launch.stacks,
         "rank": launch.rank,
@@ -100,7 +108,7 @@ def summary(history: Sequence[Launch]) -> str:
     pairs = list(itertools.pairwise(history))
     if not pairs:
         return ""
-    lost = sum(lost_steps(*pair) or 0 for pair in pairs)
+    lost = sum(lost_steps(history[:number], launch) or 0 for number, launch in enumerate(history))
     times = [seconds for pair in pairs if (seconds := recovery_seconds(*pair)) is not None]
     causes = ", ".join(dict.fromkeys(str(before.cause) for before, _ in pairs))
     slowest = f", back within {max(times):.1f} s" if times else ""

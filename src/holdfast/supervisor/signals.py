@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -41,3 +43,13 @@ class Signals:
         number = signal.Signals(heard.si_signo)
         self.terminal_gone = self.terminal_gone or number is signal.SIGHUP
         return number
+
+
+@contextmanager
+def unheard_by_threads() -> Iterator[None]:
+    """Threads that begin meanwhile never take a signal that is waited for: it would end the process."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HEARD)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

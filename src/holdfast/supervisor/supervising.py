@@ -171,7 +171,7 @@ class Supervisor:
             return self._how.preempted_code
         if self.ended_for is Cause.INTERRUPTED:
             return 130
-        if self.ended_for in JUDGED:
+        if self.ended_for in JUDGED or (last.code == 0 and self.ended_for is not Cause.FINISHED):
             return 1  # not 143, with which it left when it was asked to: others would start it again
         number = signal_of(last.code)
         return last.code if last.code >= 0 or number is None else 128 + number

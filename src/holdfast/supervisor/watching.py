@@ -149,8 +149,8 @@ class Watch:
             self._memory_kills.follow(pid)
         if heard in ENDS:
             self._stop(ENDS[heard], heard.name, heard)
-        elif heard is signal.SIGUSR1 and seen.phase is not Phase.STARTING and self._holds(seen.pid):
-            groups.send(seen.pid, heard)  # earlier, it would kill
+        elif heard is signal.SIGUSR1 and self._holds(seen.pid) and groups.catches(seen.pid, heard):
+            groups.send(seen.pid, heard)  # before its loops, and after them, it would kill
         if self._stopped_for is not None:
             self._lose_patience(seen, now)
             return
@@ -247,13 +247,15 @@ class Watch:
 
     def _end_orphans(self, pids: Sequence[int], code: int) -> None:
         """The command was a wrapper or a launcher, and died before its trainers: let these save."""
-        if self._stopped_for is None and signal_of(code) not in ENDS:
-            self._stopped_for = Cause.NODE_LOST if len(self._pages) > 1 else Cause.CRASH
-            self._detail = "the command died, and left its trainer"
+        if self._stopped_for is None:
+            lost = Cause.NODE_LOST if len(self._pages) > 1 else Cause.CRASH
+            asked = next((cause for number, cause in ENDS.items() if number == signal_of(code)), None)
+            self._stopped_for = asked or lost
+            self._detail = "" if asked else "the command died, and left its trainer"
+        self._patient_until = time.monotonic() + self._how.grace_seconds
         groups.send(pids[0], signal.SIGTERM)
-        until = time.monotonic() + self._how.grace_seconds
-        while any(map(self._holds, pids)) and time.monotonic() < until:
-            self._signals.wait(self._how.look_seconds)
+        while any(map(self._holds, pids)):
+            self._turn(self._signals.wait(self._how.look_seconds))
 
     # -- what is known afterwards ------------------------------------------------------
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.integration.training.launching import wait_until
 
 from holdfast.drill import likely
 
@@ -105,6 +107,7 @@ def test_without_a_loss_less_can_be_said(tmp_path: Path) -> None:
     [
         (["numpy", "fails"], (), 1, "although nobody kills it; it said:\\nthere are no data"),
         (["numpy", "no-loop"], (), 3, "The script has saved nothing."),
+        (["numpy", "--steps", "1"], (), 1, "The script was over before it could be killed."),
         (["numpy"], ("--folder", "."), 2, ". is there already."),
         (["numpy"], ("--kills", "0"), 2, "Invalid value for '--kills'"),
     ],
@@ -118,3 +121,15 @@ def test_refusals(tmp_path: Path, words: list[str], flags: tuple[str, ...], code
 def test_the_folder_can_be_looked_at_afterwards(tmp_path: Path) -> None:
     proved(tmp_path, "numpy", flags=("--folder", "proof"), exits=0)
     assert {p.name for p in (tmp_path / "proof").iterdir()} == {"whole", "whole.log", "killed", "killed.log"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_asked_to_end_it_leaves_nothing(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, "-m", "holdfast", "prove", "--", sys.executable, str(SCRIPT), "numpy"]
+    process = subprocess.Popen(
+        [*command, "--steps", "2000"], cwd=tmp_path, env=os.environ | {"TMPDIR": str(tmp_path)}
+    )
+    assert wait_until(lambda: any(tmp_path.glob("*/whole/runs/proved/checkpoints/*")), 60)
+    process.send_signal(number)
+    assert process.wait(60) == 128 + number
+    assert list(tmp_path.iterdir()) == []

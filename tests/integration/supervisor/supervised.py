@@ -31,6 +31,7 @@ class Supervised:
         *faults: str,
         flags: tuple[str, ...] = (),
         wrapped: bool = False,
+        piped: bool = False,
         control_group: Path | None = None,
         terminal: int | None = None,
         **variables: str,
@@ -42,6 +43,8 @@ class Supervised:
         command = [sys.executable, str(TRAINEE), str(self.place), *faults]
         if wrapped:
             command = ["bash", "-c", '"$@"; exit $?', "wrapper", *command]
+        if piped:
+            command = ["bash", "-c", '"$@" | cat', "pipe", *command]
         if control_group is not None:
             command = ["sh", "-c", 'echo $$ > "$0"; exec "$@"', str(control_group / "cgroup.procs"), *command]
         with self._log.open("ab") as log:

@@ -16,6 +16,8 @@ from tests import killing
 from tests.integration.supervisor.supervised import Supervised, undisturbed
 from tests.integration.training.launching import is_alive, run_of, steps_in, wait_until
 
+from holdfast.node.pulse import Phase, glance, place_of
+
 Supervise = Callable[..., Supervised]
 LONG = {"TRAINEE_STEPS": "400", "TRAINEE_STEP_SECONDS": "0.05"}
 
@@ -94,6 +96,48 @@ def test_a_wrapper_that_dies_first_does_not_cost_the_save(supervise: Supervise, 
     run.until("starting again")
 
 
+def test_told_to_end_while_a_trainer_without_its_wrapper_saves(supervise: Supervise) -> None:
+    run = supervise("slow@4", **LONG, wrapped=True, TRAINEE_SLOW_SECONDS="4")
+    run.until("trains")
+    trainer = run.trainer()
+    assert wait_until(lambda: at(trainer) == (3, Phase.STEPPING))
+    kill_parent(trainer)
+    time.sleep(1)
+    run.process.terminate()
+    assert run.wait() == 143
+    assert run.causes == ["preempted"]
+    assert saved_for(run) == "SIGTERM"
+
+
+def test_a_trainer_without_its_wrapper_may_save_for_longer_than_the_grace(supervise: Supervise) -> None:
+    flags = ("--grace-seconds", "1", "--max-restarts", "0")
+    run = supervise("slowsave@10", flags=flags, wrapped=True, TRAINEE_SLOW_SECONDS="5")
+    run.until("trains")
+    trainer = run.trainer()
+    assert wait_until(lambda: at(trainer) == (10, Phase.SAVING))
+    kill_parent(trainer)
+    run.wait()
+    assert steps_in(run.place, "digits")[-1] >= 10
+
+
+def at(trainer: int) -> tuple[int, Phase] | None:
+    """Its last step, and what it does now."""
+    seen = glance(place_of(trainer) or "")
+    return (seen.step, seen.phase) if seen is not None else None
+
+
+def kill_parent(pid: int) -> None:
+    os.kill(int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]), signal.SIGKILL)
+
+
+def test_behind_a_pipe_that_ends_with_0_it_is_not_taken_for_finished(supervise: Supervise) -> None:
+    run = supervise("kill@12", "term@22", piped=True)
+    assert run.wait() == 143
+    assert run.causes == ["crash", "preempted"]
+    assert [launch["exit_code"] for launch in run.report["launches"]] == [0, 0]
+    assert steps_in(run.place, "digits")[-1] == 22
+
+
 def test_when_the_supervisor_is_killed_the_training_saves_and_ends(supervise: Supervise) -> None:
     run = supervise(**LONG)
     run.until("trains")
@@ -167,6 +211,14 @@ def test_slurms_time_limit_and_the_queue(supervise: Supervise, tmp_path: Path) -
     assert saved_for(run) == "SIGTERM"
     assert (tmp_path / "asked").read_text() == "requeue 4711\n"
     assert "job 4711 is back in the queue" in run.said
+
+
+def test_sigusr1_after_the_training_costs_nothing(supervise: Supervise) -> None:
+    run = supervise("after@1", TRAINEE_SLOW_SECONDS="3")
+    run.until("evaluates")
+    run.process.send_signal(signal.SIGUSR1)
+    assert run.wait() == 0
+    assert run.causes == ["finished"]
 
 
 def test_sigusr1_asks_for_a_save(supervise: Supervise) -> None:

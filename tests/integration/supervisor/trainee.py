@@ -1,7 +1,7 @@
 """A small training, and what goes wrong in it: python trainee.py REPOSITORY [FAULT@STEP[xTIMES]] ...
 
 Each fault happens so many times (once), counted in a file beside the repository, then no more;
-``early@2`` is the second launch's, before it trains.
+``early@2`` is the second launch's, before it trains; ``after@1`` is slow once it has trained.
 """
 
 from __future__ import annotations
@@ -202,7 +202,7 @@ def main(place: Path, faults: list[str]) -> None:
                 now = [
                     f.partition("@")[0]
                     for f in faults
-                    if f[:6] not in ("early@", "poison") and happens(place, f, step)
+                    if f[:6] not in ("early@", "after@", "poison") and happens(place, f, step)
                 ]
                 slow.wanted = "slowsave" in now
                 for name in set(now) - {"evaluate", "slowsave"}:
@@ -212,6 +212,9 @@ def main(place: Path, faults: list[str]) -> None:
                 if "evaluate" in now:
                     wait()
                 time.sleep(STEP_SECONDS)
+    if f"after@{number}" in faults:
+        print("evaluates", flush=True)
+        wait()
 
 
 if __name__ == "__main__":

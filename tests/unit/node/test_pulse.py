@@ -64,6 +64,27 @@ def test_a_life_in_steps(page: Page) -> None:
     assert page.story() == Story(location="/data/ckpts", run="digits", resumed=40)
 
 
+def test_a_further_process_of_the_same_launch_begins_anew(page: Page) -> None:
+    """Of a launcher that starts ranks again itself, say."""
+
+    def die_in_a_step() -> None:
+        pulse = Pulse(page.place)
+        pulse.begins("/data/ckpts", "digits", 40)
+        for _ in range(2):
+            pulse.turn()
+            pulse.stepped(41, math.nan)
+        pulse.turn()
+        pulse.ends("SIGTERM", SystemExit(143))
+        pulse.turn()
+
+    assert in_child(die_in_a_step) == 0
+    assert (page.look().phase, page.look().not_finite) == (Phase.STEPPING, 2)
+    assert in_child(lambda: Pulse(page.place)) == 0
+    found = page.look()
+    assert (found.phase, found.not_finite, found.steps_here) == (Phase.STARTING, 0, 2)
+    assert page.story() == Story(location="/data/ckpts", run="digits", resumed=40)
+
+
 def test_losses_that_are_not_finite_are_counted_in_a_row(page: Page) -> None:
     def train() -> None:
         pulse = Pulse(page.place)

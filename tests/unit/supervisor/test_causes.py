@@ -21,6 +21,15 @@ def ending(error: BaseException) -> Ending:
     [
         (Evidence(code=0), Cause.FINISHED),
         (Evidence(code=0, stopped_for=Cause.HANG), Cause.FINISHED),
+        (Evidence(code=0, entered=True, ended="finished", stopped_for=Cause.PREEMPTED), Cause.FINISHED),
+        (Evidence(code=0, entered=True, ending=ending(ValueError())), Cause.FINISHED),  # a script that minds
+        (
+            Evidence(code=0, entered=True, ended="SIGTERM"),
+            Cause.PREEMPTED,
+        ),  # below a pipe
+        (Evidence(code=0, entered=True, ended="SIGTERM", stopped_for=Cause.NOT_FINITE), Cause.NOT_FINITE),
+        (Evidence(code=0, entered=True), Cause.CRASH),
+        (Evidence(code=0, entered=True, kills=1), Cause.HOST_MEMORY),
         (Evidence(code=-9, stopped_for=Cause.HANG), Cause.HANG),
         (Evidence(code=-9), Cause.CRASH),
         (Evidence(code=-9, kills=1), Cause.HOST_MEMORY),
@@ -71,6 +80,7 @@ def test_torch_has_a_class_for_memory_of_a_device() -> None:
 def test_what_is_told() -> None:
     assert told(Evidence(code=-11), Cause.CRASH) == "SIGSEGV"
     assert told(Evidence(code=3), Cause.EXCEPTION) == "exit code 3"
+    assert told(Evidence(code=0), Cause.CRASH) == "it died, though the command around it ended with 0"
     several = Evidence(code=1, ending=ending(ValueError("first\nsecond")))
     assert told(several, Cause.EXCEPTION) == "ValueError: first"
     assert (
@@ -103,7 +113,7 @@ GONE = rank()
         ([rank(RESET), rank(RESET)], Cause.NODE_LOST),
         ([rank(RankError("gone")), TOLD], Cause.NODE_LOST),
         ([TOLD, TOLD], Cause.PREEMPTED),
-        ([rank(code=0), rank(code=0)], Cause.FINISHED),
+        ([rank(code=0, ended="finished")] * 2, Cause.FINISHED),
         ([rank(code=-9), rank(code=-9)], Cause.CRASH),
         ([rank(RESET, code=-9), TOLD], Cause.NODE_LOST),
     ],

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
+from pathlib import Path
 
+import pytest
 from tests.killing import in_child
 
+from holdfast.cli.observing import Wanted, audience
 from holdfast.supervisor.signals import Signals
 
 
@@ -46,3 +50,19 @@ def test_afterwards_signals_mean_what_they_meant() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     assert in_child(wait) == signal.SIGTERM
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_threads_that_serve_metrics_take_no_signal(number: signal.Signals, tmp_path: Path) -> None:
+    """The kernel gives a signal to any thread that does not block it: there it would end the process."""
+
+    def wait() -> None:
+        os.environ["HOLDFAST_LOG"] = str(tmp_path / "log")
+        wanted = Wanted("127.0.0.1", 0, None, None, None)
+        with audience(wanted), Signals() as signals:
+            assert threading.active_count() > 1
+            os.kill(os.getpid(), number)
+            time.sleep(0.1)  # it looks at the training meanwhile
+            assert signals.wait(5) is number
+
+    assert in_child(wait) == 0

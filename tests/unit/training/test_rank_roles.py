@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,11 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, RankError, StorageError
 from holdfast.node import board as boards
 from holdfast.node.board import find_board, make_board
-from holdfast.training.ranks import talking
+from holdfast.training.ranks import following, leading, talking
 from holdfast.training.ranks.following import Follower
 from holdfast.training.ranks.launch import launch_name, place
 from holdfast.training.ranks.leading import Leader
-from holdfast.training.ranks.words import Agreed
+from holdfast.training.ranks.words import Agreed, Kind
 
 ATTEMPT = AttemptId(3, "9be1c2d4")
 CHECKPOINTS = [CheckpointId(step, ATTEMPT, step, "full", f"{step:064x}") for step in (1, 2, 3)]
@@ -221,6 +222,43 @@ def test_a_late_rank_fails_the_save_and_goes_on(ranks: Ranks, monkeypatch: pytes
         return (arrive(one) if one is late else None) or arrive(one)
 
     assert ranks.together(arrive, follow) == [SAVE] * 3
+
+
+def test_a_rank_may_take_its_time_to_restore(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talking, "LATE_SECONDS", 0.1)
+    restored = type("Restored", (), {"id": CHECKPOINTS[0]})()
+
+    def read(checkpoint: CheckpointId) -> Any:
+        time.sleep(0.5)
+        return restored
+
+    found = ranks.together(
+        lambda one: one.restore(lambda: restored, never, None),
+        lambda one: one.restore(never, read, None),
+    )
+    assert found == [restored] * 3
+
+
+def test_a_rank_may_take_its_time_to_write(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it writes may be most of a checkpoint, on its way to a slow store."""
+    ranks.begun()
+    monkeypatch.setattr(leading, "put_part", lambda *arguments: CHECKPOINTS[0])
+    monkeypatch.setattr(leading, "join_parts", lambda *arguments: arguments[4])
+
+    def slow(*arguments: Any) -> CheckpointId:
+        time.sleep(0.5)
+        return CHECKPOINTS[1]
+
+    monkeypatch.setattr(following, "write_part", slow)
+    monkeypatch.setattr(talking, "LATE_SECONDS", 0.1)
+    written = type("Written", (), {"new_packs": ()})()
+
+    def follow(one: Follower) -> Any:
+        post = one._talk.wait(0, (Kind.SAVE,))
+        one._talk.answer(one._part(never, never, never, post.name))
+
+    found = ranks.together(lambda one: one.join(never, never, written, never), follow)
+    assert found[0] == {1: CHECKPOINTS[1], 2: CHECKPOINTS[1]}
 
 
 def test_nobody_waits_for_a_rank_that_is_gone(ranks: Ranks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -73,7 +74,7 @@ class Leader:
         while True:
             restored = newest()
             name = str(restored.id) if restored is not None else ""
-            answers = self._talk.ask(Post(0, Kind.RESTORE, name))
+            answers = self._talk.ask(Post(0, Kind.RESTORE, name), math.inf)
             troubles = {r: a.trouble for r, a in answers.items() if a.trouble is not None}
             if not troubles:
                 raise_trouble(self._talk.ask(Post(0, Kind.RESTORED, name)))
@@ -159,7 +160,7 @@ class Leader:
         """Get the parts of the others; of a run, a `commit.Join`."""
         first = put_part(run, 0, manifest, list(written.new_packs))
         self._parts = {0: first}
-        answers = self._talk.ask(Post(self._turn, Kind.SAVE, str(first)))
+        answers = self._talk.ask(Post(self._turn, Kind.SAVE, str(first)), math.inf)  # as long as they write
         raise_trouble(answers)
         self._parts |= {rank: answer.checkpoint(rank) for rank, answer in answers.items()}
         others = {rank: name for rank, name in self._parts.items() if rank}

@@ -50,6 +50,8 @@ class RankSession(Session):
             raise
 
     def _claim(self) -> None:
+        if not self._role.leads:
+            self._take_place()  # rank 0 does as it claims the run
         self._attempt = self._role.attempt(self._claim_for_all)
 
     def _claim_for_all(self) -> AttemptId:

@@ -14,7 +14,7 @@ from holdfast.training.ranks.words import Answer, Kind, Post, Trouble, pauses
 
 T = TypeVar("T")
 LATE_SECONDS = 300.0
-"""How long rank 0 waits for another rank that lives."""
+"""How long rank 0 waits for another rank that lives to come or answer; not for what it reads or writes."""
 _LOOK_SECONDS = 0.05
 """Between two looks whether ranks that are waited for still live."""
 
@@ -31,8 +31,13 @@ class Asking:
         self._number += 1
         self._board.post(self._number, msgspec.json.encode(post))
 
-    def ask(self, post: Post) -> dict[int, Answer]:
+    def ask(self, post: Post, patience_seconds: float | None = None) -> dict[int, Answer]:
         """Say something; returns all answers, or those so far and the first trouble.
+
+        Parameters
+        ----------
+        patience_seconds : float, optional
+            How long to wait for ranks that live; by default `LATE_SECONDS`.
 
         Raises
         ------
@@ -42,7 +47,8 @@ class Asking:
         self.tell(post)
         answers: dict[int, Answer] = {}
         others = range(1, self._board.world_size)
-        late, look = time.monotonic() + LATE_SECONDS, 0.0
+        patience_seconds = LATE_SECONDS if patience_seconds is None else patience_seconds
+        late, look = time.monotonic() + patience_seconds, 0.0
         for _ in pauses():
             answers |= {rank: answer for rank in others if (answer := self._answer(rank)) is not None}
             if len(answers) == len(others) or any(answer.trouble for answer in answers.values()):
