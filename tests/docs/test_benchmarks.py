@@ -38,11 +38,12 @@ def test_the_table_of_scale_is_that_of_the_results(monkeypatch):
         assert row.endswith(f"| {look['memory_bytes'] / 2**20:.0f} MiB |")
 
 
-def test_the_table_of_stores_is_that_of_the_results(monkeypatch):
+@pytest.mark.parametrize("name", ["results-stores.json", "results-stores-300MB.json"])
+def test_the_tables_of_stores_are_those_of_the_results(name, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from stores import figures, markdown
 
-    results = json.loads((ROOT / "docs/benchmarks/results-stores.json").read_text())
+    results = json.loads((ROOT / "docs/benchmarks" / name).read_text())
     assert results["figures"] == figures(results)
     lines = PAGE.read_text().splitlines()
     assert [line for line in markdown(results) if line not in lines] == []
