@@ -21,7 +21,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing, chosen_mode
-from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn, uncopied
+from holdfast.training.flights import Flight, landed, late, newest, outcome, record_of, torn, uncopied
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -309,10 +309,7 @@ class Background:
             yield msgspec.structs.replace(newest.staged, durable=False), []  # what comes last is the newest
 
     def _newest_durable(self) -> CheckpointId | None:
-        mine = committed(self._run, self._hello.attempt)
-        if mine:
-            return mine[max(mine)]
-        return self._durable  # as far as it was told
+        return newest(self._run, self._hello.attempt) or self._durable  # as far as it was told
 
     def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         try:
@@ -346,7 +343,9 @@ class Background:
         elif isinstance(message, messages.Uploaded):
             self._uploads.note(message.place, message.sequence)
         elif isinstance(message, messages.Withdrawn):
-            if self._flights.pop(message.sequence, None) is not None:
+            flight = self._flights.pop(message.sequence, None)
+            if flight is not None:
+                self._newest = None if flight is self._newest else self._newest  # its slot is free
                 self._decided.append(Outcome(sequence=message.sequence, replaced=True))
         elif isinstance(message, messages.Done) and message.sequence in self._flights:
             self._deaths = 0

@@ -30,6 +30,7 @@ from tests.integration.training.launching import (
 
 import holdfast
 from agents import agent_of, agents_of, stop_agent
+from holdfast.repository import layout
 from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
@@ -302,6 +303,25 @@ def test_replacing_keeps_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert steps[0] == 1
     assert steps[-1] == 10
     assert len(steps) < 8
+
+
+def test_replacing_does_not_wait_for_the_save_that_was_begun(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as waiting:
+
+        def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 2:
+                ckpt._entered._saver.wait()
+                storage = LocalStorage(tmp_path)
+                lock = storage.lock(layout.TURN_LOCK, shared=False, wait_seconds=10)
+                assert waiting.enter_context(lock)  # no save is made meanwhile
+            if t == 3:
+                time.sleep(0.3)  # the agent has begun with it
+            if t == 8:
+                assert list(way(ckpt)._flights) == [3, 8]
+                waiting.close()
+
+        count(tmp_path, until=10, each=each, save="every 1 step", keep="all", on_busy="replace")
+    assert set(steps_in(tmp_path)) >= {1, 2, 3, 10}
 
 
 def test_waiting_saves_every_one(tmp_path: Path) -> None:
