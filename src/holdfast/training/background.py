@@ -252,10 +252,8 @@ class Background:
                     return None
                 if number is not None:
                     self._reclaim(number)
-                if self._instead is not None:  # nobody could be told of the slot any more
-                    return None
                 if number is not None or not wait:
-                    return number
+                    return number if self._instead is None else None  # nobody could be told of it any more
                 if not self._flights and self._newest is not None:  # it fills all the memory there is
                     self._spared, self._newest = self._newest.slot, None
                     continue
@@ -386,6 +384,8 @@ class Background:
         for flight in list(self._flights.values()):
             self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)
         self._flights.clear()
+        self._newest = self._spared = None
+        self._slots.close()
 
     def _withdraw_newest(self) -> bool:
         """Make room by forgetting the newest snapshot that nobody asked for and that is not begun."""

@@ -240,6 +240,9 @@ def test_an_agent_that_no_other_can_follow_costs_no_save(
                 assert wait_until(lambda: agent not in agents_of(tmp_path))
                 monkeypatch.setattr(sys, "executable", "/nonexistent/python")
                 state["w"] = np.zeros(1_000_000)
+            if t == 5:
+                assert "holdfast-snapshot" not in Path("/proc/self/maps").read_text(), "memory is kept"
+                assert not _shared_descriptors()
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert capsys.readouterr().err.count("saves hold up training from now on") == 1
 
