@@ -282,7 +282,7 @@ class Background:
         hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
         try:
             self._agent.begin(hello, legacy.channel if legacy is not None else None)
-        except AgentUnavailableError as error:
+        except (AgentUnavailableError, OSError) as error:
             self._save_by_itself(f"no agent can be started ({error})")
 
     def _is_linked(self, wait_seconds: float) -> bool:
@@ -290,7 +290,7 @@ class Background:
         try:
             with self._completing:
                 return self._agent.ready(wait_seconds)
-        except AgentUnavailableError as error:
+        except (AgentUnavailableError, OSError) as error:
             self._save_by_itself(f"no agent can be started ({error})")
         except ChannelClosedError:
             self._agent_died()

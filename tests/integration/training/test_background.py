@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import signal
@@ -245,6 +246,25 @@ def test_an_agent_that_no_other_can_follow_costs_no_save(
                 assert not _shared_descriptors()
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert capsys.readouterr().err.count("saves hold up training from now on") == 1
+
+
+def test_an_agent_that_dies_where_no_more_files_can_be_opened_ends_no_training(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        ckpt._entered._saver.wait()
+        if t == 3:
+            os.kill(agent := agent_of(ckpt), signal.SIGKILL)
+            assert wait_until(lambda: agent not in agents_of(tmp_path))
+        monkeypatch.setattr("holdfast.node.link.os.pipe", none_left if t == 3 else pipe)
+
+    pipe = os.pipe
+    count(tmp_path, each=kill, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert "no agent can be started ([Errno 24] Too many open files)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", range(4))
