@@ -531,6 +531,24 @@ def test_an_exception_leaves_what_was_staged_durable(tmp_path: Path) -> None:
     assert ends_in(tmp_path)[-1].step == 4
 
 
+def test_ctrl_c_amid_a_save_leaves_the_next_ones_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    state: dict[str, Any] = {"w": np.zeros(5)}
+    with holdfast.Checkpointer(tmp_path, state, save=None, signals=False) as ckpt:
+        ckpt.step()
+        with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patched:
+            patched.setattr(background.Background, "_is_linked", interrupted)
+            ckpt.save()
+        state["w"] += 1
+        ckpt.step()
+        assert ckpt.save().wait_durable(10).step == 2
+    assert holdfast.open(tmp_path)["main"].latest.load()["w"].tolist() == [1.0] * 5
+
+
 def test_a_state_that_grows_gets_more_memory(tmp_path: Path) -> None:
     state: dict[str, Any] = {"w": np.zeros(10), "more": {}}
     with holdfast.Checkpointer(tmp_path, state, save="every 1 step", keep="all") as ckpt:
