@@ -162,6 +162,7 @@ class Background:
         while self._is_owed() and self._agent.begun and not self._is_linked(_WAIT_SECONDS):
             pass  # what is staged must have an owner before this one lets go
         self._agent.end(done=done)
+        self._newest = self._spared = None
         self._slots.close()
         self._closed = True
 
@@ -195,9 +196,8 @@ class Background:
         )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = layout.sources(slot)
-        step = draft.progress.step
         staged = messages.Staged(
-            draft.sequence, step, number, tensors_bytes, len(record), tuple(tags), durable
+            draft.sequence, draft.progress.step, number, tensors_bytes, len(record), tuple(tags), durable
         )
         now = time.monotonic()
         flight = Flight(draft, details, staged, urgent, now - started, now)
