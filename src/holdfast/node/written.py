@@ -12,6 +12,7 @@ import bisect
 import ctypes
 import os
 import struct
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,7 @@ _API_FIELDS, _REGISTER_FIELDS, _RANGE_FIELDS, _SCAN_FIELDS = "3Q", "4Q", "2Q", "
 _MODE_WP = 1 << 1
 _WRITTEN, _PRESENT, _SWAPPED = 1 << 1, 1 << 3, 1 << 4
 _SCAN_PROTECT, _SCAN_CHECK = 1, 2
+_open: weakref.WeakSet[Watch] = weakref.WeakSet()
 
 
 def _request(letter: int, number: int, fields: str, *, direction: int = 3) -> int:
@@ -79,6 +81,7 @@ class Watch:
         self._pages = pages
         self._process = os.getpid()
         self._watched: set[tuple[int, int]] = set()
+        _open.add(self)
 
     @classmethod
     def open(cls) -> Watch | None:
@@ -97,7 +100,8 @@ class Watch:
     def begin(self, memory: Sequence[Bytes]) -> list[Watched | None]:
         """Watch each of these from now on; None for what cannot be watched.
 
-        That is what is no private anonymous memory, or less than a page, or beyond `MOST_RANGES`.
+        That is what is no private anonymous memory, or less than a page, or beyond `MOST_RANGES`, or what
+        another of these watches: it would take memory that was mapped anew for what it knows.
         """
         private = _Private.now() if memory else None
         return [self._begun(data, private) if private is not None else None for data in memory]
@@ -134,12 +138,15 @@ class Watch:
             os.close(self._faults)
             os.close(self._pages)
         self._faults = self._pages = -1
+        self._watched.clear()
 
     def _begun(self, data: Bytes, private: _Private) -> Watched | None:
         page = os.sysconf("SC_PAGESIZE")
         address = address_of(data)
         start, end = -(-address // page) * page, (address + len(data)) // page * page
         if start >= end or not private.holds(start, end) or len(self._watched) >= MOST_RANGES:
+            return None
+        if any(watch._overlaps(start, end) for watch in list(_open) if watch is not self):
             return None
         try:
             _ioctl(self._faults, _REQUEST_REGISTER, _REGISTER_FIELDS, start, end - start, _MODE_WP, 0)
@@ -148,6 +155,9 @@ class Watch:
         except OSError:
             return None
         return Watched(start, end, _edges(data, start, end))
+
+    def _overlaps(self, start: int, end: int) -> bool:
+        return any(its_start < end and start < its_end for its_start, its_end in list(self._watched))
 
     def _scan(self, start: int, end: int, *, mask: int, inverted: int = 0, flags: int = 0) -> bool:
         """Whether any page of a range is such; with ``_SCAN_PROTECT`` each of them is protected."""

@@ -21,7 +21,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing, chosen_mode
-from holdfast.training.flights import Flight, committed, landed, late, outcome, record_of, torn, uncopied
+from holdfast.training.flights import Flight, landed, late, newest, outcome, record_of, torn, uncopied
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -162,6 +162,7 @@ class Background:
         while self._is_owed() and self._agent.begun and not self._is_linked(_WAIT_SECONDS):
             pass  # what is staged must have an owner before this one lets go
         self._agent.end(done=done)
+        self._newest = self._spared = None
         self._slots.close()
         self._closed = True
 
@@ -195,9 +196,8 @@ class Background:
         )
         slot.memory[tensors_bytes : tensors_bytes + len(record)] = memoryview(record)
         draft.sources = layout.sources(slot)
-        step = draft.progress.step
         staged = messages.Staged(
-            draft.sequence, step, number, tensors_bytes, len(record), tuple(tags), durable
+            draft.sequence, draft.progress.step, number, tensors_bytes, len(record), tuple(tags), durable
         )
         now = time.monotonic()
         flight = Flight(draft, details, staged, urgent, now - started, now)
@@ -252,10 +252,8 @@ class Background:
                     return None
                 if number is not None:
                     self._reclaim(number)
-                if self._instead is not None:  # nobody could be told of the slot any more
-                    return None
                 if number is not None or not wait:
-                    return number
+                    return number if self._instead is None else None  # nobody could be told of it any more
                 if not self._flights and self._newest is not None:  # it fills all the memory there is
                     self._spared, self._newest = self._newest.slot, None
                     continue
@@ -284,7 +282,7 @@ class Background:
         hello = msgspec.structs.replace(self._hello, parent=str(parent) if parent is not None else None)
         try:
             self._agent.begin(hello, legacy.channel if legacy is not None else None)
-        except AgentUnavailableError as error:
+        except (AgentUnavailableError, OSError) as error:
             self._save_by_itself(f"no agent can be started ({error})")
 
     def _is_linked(self, wait_seconds: float) -> bool:
@@ -292,7 +290,7 @@ class Background:
         try:
             with self._completing:
                 return self._agent.ready(wait_seconds)
-        except AgentUnavailableError as error:
+        except (AgentUnavailableError, OSError) as error:
             self._save_by_itself(f"no agent can be started ({error})")
         except ChannelClosedError:
             self._agent_died()
@@ -309,10 +307,7 @@ class Background:
             yield msgspec.structs.replace(newest.staged, durable=False), []  # what comes last is the newest
 
     def _newest_durable(self) -> CheckpointId | None:
-        mine = committed(self._run, self._hello.attempt)
-        if mine:
-            return mine[max(mine)]
-        return self._durable  # as far as it was told
+        return newest(self._run, self._hello.attempt) or self._durable  # as far as it was told
 
     def _say(self, message: messages.Message, descriptors: Sequence[int] = ()) -> None:
         try:
@@ -346,7 +341,9 @@ class Background:
         elif isinstance(message, messages.Uploaded):
             self._uploads.note(message.place, message.sequence)
         elif isinstance(message, messages.Withdrawn):
-            if self._flights.pop(message.sequence, None) is not None:
+            flight = self._flights.pop(message.sequence, None)
+            if flight is not None:
+                self._newest = None if flight is self._newest else self._newest  # its slot is free
                 self._decided.append(Outcome(sequence=message.sequence, replaced=True))
         elif isinstance(message, messages.Done) and message.sequence in self._flights:
             self._deaths = 0
@@ -387,6 +384,8 @@ class Background:
         for flight in list(self._flights.values()):
             self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)
         self._flights.clear()
+        self._newest = self._spared = None
+        self._slots.close()
 
     def _withdraw_newest(self) -> bool:
         """Make room by forgetting the newest snapshot that nobody asked for and that is not begun."""

@@ -72,6 +72,12 @@ def committed(run: Run, attempt: str) -> dict[int, CheckpointId]:
     return {c.sequence: c for c in own if c.kind == "full"}
 
 
+def newest(run: Run, attempt: str) -> CheckpointId | None:
+    """What an attempt has committed last, as far as that can be looked up."""
+    mine = committed(run, attempt)
+    return mine[max(mine)] if mine else None
+
+
 def finish(flight: Flight, checkpoint: CheckpointId, persister: Persister) -> Outcome | None:
     """Do what an agent that died having committed a snapshot may have left undone; None if that fails."""
     try:

@@ -271,7 +271,8 @@ class Saver:
         return wait
 
     def _settle(self, outcomes: list[Outcome]) -> None:
-        decided = [(self._open.pop(outcome.sequence), outcome) for outcome in outcomes]
+        known = [outcome for outcome in outcomes if outcome.sequence in self._open]  # not of a save cut short
+        decided = [(self._open.pop(outcome.sequence), outcome) for outcome in known]
         for saved, outcome in decided:  # all of them, before the error of any is raised
             for save in saved.asked:
                 save._settle(outcome)

@@ -92,6 +92,7 @@ class Slots:
             slot.close()
         for slot in self._slots:
             slot.close()
+        self._slots = []
 
 
 class _Ahead:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import gc
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +33,8 @@ from tests.integration.training.launching import (
 
 import holdfast
 from agents import agent_of, agents_of, stop_agent
+from holdfast.node.arena import Slot
+from holdfast.repository import layout
 from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
@@ -49,6 +54,17 @@ def in_background(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def way(ckpt: holdfast.Checkpointer) -> Any:
     return ckpt._entered._saver._way
+
+
+def slots_of(ckpt: holdfast.Checkpointer) -> list[weakref.ref[Slot]]:
+    found = [weakref.ref(slot) for _, slot in way(ckpt)._slots]
+    assert found
+    return found
+
+
+def all_freed(held: list[weakref.ref[Slot]]) -> bool:
+    gc.collect()
+    return all(slot() is None for slot in held)
 
 
 def check(repository: Path, until: int = 6, size: int = 100) -> None:
@@ -235,12 +251,34 @@ def test_an_agent_that_no_other_can_follow_costs_no_save(
         for t in ckpt.steps(6):
             if t == 3:
                 ckpt._entered._saver.wait()
+                held = slots_of(ckpt)
                 os.kill(agent := agent_of(ckpt), signal.SIGKILL)
                 assert wait_until(lambda: agent not in agents_of(tmp_path))
                 monkeypatch.setattr(sys, "executable", "/nonexistent/python")
                 state["w"] = np.zeros(1_000_000)
+            if t == 5:
+                assert all_freed(held)
     assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
     assert capsys.readouterr().err.count("saves hold up training from now on") == 1
+
+
+def test_an_agent_that_dies_where_no_more_files_can_be_opened_ends_no_training(
+    tmp_path: Path, capsys: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left() -> tuple[int, int]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    def kill(ckpt: holdfast.Checkpointer, t: int) -> None:
+        ckpt._entered._saver.wait()
+        if t == 3:
+            os.kill(agent := agent_of(ckpt), signal.SIGKILL)
+            assert wait_until(lambda: agent not in agents_of(tmp_path))
+        monkeypatch.setattr("holdfast.node.link.os.pipe", none_left if t == 3 else pipe)
+
+    pipe = os.pipe
+    count(tmp_path, each=kill, save="every 1 step", keep="all")
+    assert steps_in(tmp_path) == [1, 2, 3, 4, 5, 6]
+    assert "no agent can be started ([Errno 24] Too many open files)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -302,6 +340,25 @@ def test_replacing_keeps_the_newest(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert steps[0] == 1
     assert steps[-1] == 10
     assert len(steps) < 8
+
+
+def test_replacing_does_not_wait_for_the_save_that_was_begun(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as waiting:
+
+        def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+            if t == 2:
+                ckpt._entered._saver.wait()
+                storage = LocalStorage(tmp_path)
+                lock = storage.lock(layout.TURN_LOCK, shared=False, wait_seconds=10)
+                assert waiting.enter_context(lock)  # no save is made meanwhile
+            if t == 3:
+                time.sleep(0.3)  # the agent has begun with it
+            if t == 8:
+                assert list(way(ckpt)._flights) == [3, 8]
+                waiting.close()
+
+        count(tmp_path, until=10, each=each, save="every 1 step", keep="all", on_busy="replace")
+    assert set(steps_in(tmp_path)) >= {1, 2, 3, 10}
 
 
 def test_waiting_saves_every_one(tmp_path: Path) -> None:
@@ -486,6 +543,34 @@ def test_an_exception_leaves_what_was_staged_durable(tmp_path: Path) -> None:
         count(tmp_path, each=at(3, lambda _: 1 // 0), save="every 1 step")
     assert steps_in(tmp_path)[-1] == 3
     assert ends_in(tmp_path)[-1].step == 4
+
+
+def test_ctrl_c_amid_a_save_leaves_the_next_ones_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> bool:
+        raise KeyboardInterrupt
+
+    state: dict[str, Any] = {"w": np.zeros(5)}
+    with holdfast.Checkpointer(tmp_path, state, save=None, signals=False) as ckpt:
+        ckpt.step()
+        with monkeypatch.context() as patched:
+            patched.setattr(background.Background, "_is_linked", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                ckpt.save()
+        state["w"] += 1
+        ckpt.step()
+        assert ckpt.save().wait_durable(10).step == 2
+    assert holdfast.open(tmp_path)["main"].latest.load()["w"].tolist() == [1.0] * 5
+
+
+def test_memory_goes_at_the_end_though_somebody_still_has_the_checkpointer(tmp_path: Path) -> None:
+    held: list[weakref.ref[Slot]] = []
+    with holdfast.Checkpointer(tmp_path, {"w": np.zeros(5)}, save="every 1 step") as ckpt:
+        for t in ckpt.steps(4):
+            held += slots_of(ckpt) if t == 3 else []
+    assert all_freed(held)
+    assert ckpt.progress.step == 4
 
 
 def test_a_state_that_grows_gets_more_memory(tmp_path: Path) -> None:

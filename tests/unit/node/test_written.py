@@ -114,6 +114,26 @@ def test_memory_mapped_anew_counts_as_written(watch: Watch) -> None:
     assert watch.is_written(watched, anew)
 
 
+def test_what_another_has_watched_there_does_not_hide_that_it_is_mapped_anew(watch: Watch) -> None:
+    other = Watch.open()
+    assert other is not None
+    data: Bytes = np.zeros(64 << 20, np.uint8)
+    data.fill(0)
+    watched, address = begun(watch, data), written.address_of(data)
+    del data
+    gc.collect()
+    anew: Bytes = np.zeros(64 << 20, np.uint8)
+    anew.fill(0)
+    anew[32 << 20] = 1
+    if written.address_of(anew) != address:
+        pytest.skip("the system gave another place to it")
+    assert other.begin([anew]) == [None]
+    assert watch.is_written(watched, anew)
+    watch.end(watched)
+    assert other.begin([anew]) != [None]
+    other.close()
+
+
 def test_a_child_s_writes_are_its_own_and_it_can_ask_nothing(watch: Watch) -> None:
     _, data = private()
     watched = begun(watch, data)
