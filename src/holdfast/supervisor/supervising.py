@@ -178,4 +178,8 @@ class Supervisor:
 
 
 def _log() -> int:
-    return os.open(Path(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    """Where it prints from now on; nowhere if that cannot be written: training matters more."""
+    try:
+        return os.open(Path(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -257,6 +257,18 @@ def test_it_outlives_its_terminal(supervise: Supervise, tmp_path: Path, whole: d
     assert "ends at step 40" in (tmp_path / "holdfast-run.log").read_text()
 
 
+def test_it_outlives_its_terminal_even_where_it_may_not_write(
+    supervise: Supervise, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    (tmp_path / "holdfast-run.log").mkdir()  # whoever tests may write everywhere else
+    run = supervise("slow@8", "kill@12", TRAINEE_SLOW_SECONDS="2")
+    run.until("trains")
+    run.process.send_signal(signal.SIGHUP)
+    assert run.wait() == 0
+    assert run.causes == ["crash", "finished"]
+    assert killing.left_behind(run.place, "digits") == whole
+
+
 @pytest.mark.paddle
 @pytest.mark.parametrize("framework", [pytest.param("torch", marks=pytest.mark.also), "paddle"])
 def test_preempted_and_exact(supervise: Supervise, tmp_path: Path, framework: str) -> None:
