@@ -16,6 +16,8 @@ from holdfast.errors import UsageError
 
 PATIENCE_SECONDS = 2.0
 """For a command or a server; the trainer goes on meanwhile."""
+REQUEUE_SECONDS = 30.0
+"""For Slurm, whose controller may be busy; nothing else waits by then."""
 
 
 class Notices(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,14 +73,14 @@ def _is_there(place: str) -> bool:
     return Path(place).exists()
 
 
-def _succeeds(command: str) -> bool:
+def _succeeds(command: str, patience_seconds: float = PATIENCE_SECONDS) -> bool:
     try:
         done = subprocess.run(
             shlex.split(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=PATIENCE_SECONDS,
+            timeout=patience_seconds,
             check=False,
         )
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -99,6 +101,6 @@ def requeue(variables: Mapping[str, str]) -> str:
     job = variables.get("SLURM_JOB_ID", "")
     if not job.isdecimal():
         return "this is no Slurm job, so it cannot be put back into the queue."
-    if _succeeds(f"scontrol requeue {job}"):
+    if _succeeds(f"scontrol requeue {job}", REQUEUE_SECONDS):
         return f"job {job} is back in the queue."
     return f"'scontrol requeue {job}' failed: put it back into the queue yourself."

@@ -199,7 +199,7 @@ def test_slurms_time_limit_and_the_queue(supervise: Supervise, tmp_path: Path) -
     """It ends in time, and asks a scontrol, which here writes down what it is asked."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f"#!/bin/sh\necho $* > {tmp_path}/asked\n")
+    scontrol.write_text(f"#!/bin/sh\nsleep 3; echo $* > {tmp_path}/asked\n")  # a controller that is busy
     scontrol.chmod(0o700)
     variables = {
         "SLURM_JOB_ID": "4711",
