@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
@@ -70,7 +70,10 @@ def slurm_end_seconds(variables: Mapping[str, str]) -> float | None:
 
 
 def _is_there(place: str) -> bool:
-    return Path(place).exists()
+    try:
+        return Path(place).exists()
+    except OSError:  # of a disk that is lost, say
+        return False
 
 
 def _succeeds(command: str, patience_seconds: float = PATIENCE_SECONDS) -> bool:
@@ -92,7 +95,7 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:  # its scheme was checked
             return bool(answer.status == HTTPStatus.OK)
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
