@@ -32,6 +32,15 @@ class HoldfastError(Exception):
         super().__init__(f"{what} {do}" if do else what)
 
 
+def message_of(error: BaseException) -> str:
+    """What an exception of anybody's says, as text that can be recorded whatever it names or fails at."""
+    try:
+        text = str(error)
+    except Exception:
+        return ""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class UsageError(HoldfastError):
     """An argument, option, rule or name that cannot be used as given."""
 

@@ -9,6 +9,7 @@ import msgspec
 from holdfast.domain.changes import compare_given
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
+from holdfast.domain.ranks import of_rank, world_size
 from holdfast.frameworks.plain_values import plain_leaves
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
@@ -24,8 +25,12 @@ class Made(msgspec.Struct, frozen=True):
     ----------
     tensors : dict[str, bytes]
         Name → what tells its bytes from any others.
+    run : str
+        With the rank, if it is of another than 0.
     resumed : int or None
         The step that its attempt went on from.
+    epoch : int or None
+        Of several ranks, which save at the end of an epoch or just before it, as they come to agree.
     """
 
     run: str
@@ -35,6 +40,7 @@ class Made(msgspec.Struct, frozen=True):
     state: msgspec.Raw
     training: msgspec.Raw
     metrics: dict[str, float]
+    epoch: int | None = None
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,20 +90,27 @@ def made(repository: Repository, *, on_line: bool = False) -> Iterator[Made]:
         there = run.lineage() if on_line else run.checkpoints()
         for checkpoint in sorted(there, key=lambda c: (c.step, c.order)):
             base = bases.get(checkpoint.attempt)
-            yield _made(run, checkpoint, base.step if base is not None else None)
+            yield from _of_all_ranks(run, checkpoint, base.step if base is not None else None)
 
 
-def _made(run: Run, checkpoint: CheckpointId, resumed: int | None) -> Made:
-    manifest: Manifest = run.manifest(checkpoint)
-    encode = msgspec.msgpack.encode
+def _of_all_ranks(run: Run, checkpoint: CheckpointId, resumed: int | None) -> Iterator[Made]:
+    manifest = run.manifest(checkpoint)
+    yield _made(run.name, of_rank(manifest, 0), resumed, of_several=bool(manifest.ranks))
+    for rank in range(1, world_size(manifest)):
+        yield _made(f"{run.name}, rank {rank}", of_rank(manifest, rank), resumed, of_several=True)
+
+
+def _made(run_name: str, manifest: Manifest, resumed: int | None, *, of_several: bool) -> Made:
+    encode, progress = msgspec.msgpack.encode, manifest.summary.progress
     return Made(
-        run.name,
-        checkpoint.step,
+        run_name,
+        progress.step,
         resumed,
         {name: encode(entry) for name, entry in manifest.tensors.items()},
         msgspec.Raw(encode(manifest.details.tree)),
         msgspec.Raw(encode(manifest.details.training)),
         dict(manifest.summary.metrics),
+        progress.epoch if of_several else None,
     )
 
 
@@ -112,7 +125,8 @@ def first_difference(
         Names that say nothing, of anything but tensors and metrics.
     """
     pairs = ((whole.get((other.run, other.step)), other) for other in others)
-    differing = (compare(one, other, ignored) for one, other in pairs if one is not None)
+    same_point = ((one, other) for one, other in pairs if one is not None and one.epoch == other.epoch)
+    differing = (compare(one, other, ignored) for one, other in same_point)
     return min((d for d in differing if d is not None), key=lambda d: d.step, default=None)
 
 

@@ -11,6 +11,7 @@ import msgspec
 
 from holdfast.drill.comparing import Made, made
 from holdfast.errors import HoldfastError, NotFoundError
+from holdfast.node import groups
 from holdfast.node.groups import Group, started
 from holdfast.node.pulse import PLACE_VARIABLE, Page, Phase, Seen
 from holdfast.repository.repository import Repository
@@ -120,6 +121,7 @@ class Training:
             return self._follow(group, page, kill_at, delay)
         finally:
             group.signal_all(signal.SIGKILL)
+            _end_ranks(page)
             self._clock(page.look(), began)
             page.close()
 
@@ -140,6 +142,14 @@ class Training:
                 kill_at = None
             time.sleep(LOOK_SECONDS)
         return code
+
+
+def _end_ranks(page: Page) -> None:
+    """Launchers put each rank into a group of its own, and it goes on without them."""
+    while left := groups.given(PLACE_VARIABLE, page.place):
+        for pid in left:
+            groups.send(pid, signal.SIGKILL)
+        time.sleep(LOOK_SECONDS)
 
 
 def undisturbed(script: Script, name: str) -> dict[tuple[str, int], Made]:

@@ -9,8 +9,8 @@ from functools import partial
 
 import msgspec
 
-from holdfast.drill.comparing import Difference, Made, made
-from holdfast.drill.judging import judged
+from holdfast.drill.comparing import Difference, made
+from holdfast.drill.judging import judged, unended
 from holdfast.drill.launching import Script, Training, undisturbed
 from holdfast.errors import HoldfastError
 
@@ -78,14 +78,9 @@ def prove(proof: Proof, say: Callable[[str], None]) -> Verdict:
         tensors=sum(len(other.tensors) for other in others),
         kills=kills,
         difference=found,
-        failure=failure or _unfinished(whole, others),
+        failure=failure or unended(whole, others),
         likely=why,
     )
-
-
-def _unfinished(whole: dict[tuple[str, int], Made], others: list[Made]) -> str:
-    missing = sorted(whole.keys() - {(other.run, other.step) for other in others}, key=lambda key: key[1])
-    return f"it ended without step {missing[-1][1]} of the run {missing[-1][0]}" if missing else ""
 
 
 def _kill_again_and_again(

@@ -127,6 +127,14 @@ def was_given(pid: int, name: str, value: str) -> bool:
     return False
 
 
+def was_told(pid: int, names: Collection[str]) -> bool:
+    """Whether a process was started with any of these in its environment, as far as that may be seen."""
+    with suppress(OSError):
+        words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        return any(word.partition(b"=")[0].decode(errors="replace") in names for word in words)
+    return False
+
+
 def parent(pid: int) -> int:
     """The process above; 0 if there is none, or it is not known."""
     with suppress(OSError, IndexError, ValueError):

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import msgspec
 
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, message_of
 
 PLACE_VARIABLE = "HOLDFAST_PULSE"
 RANKS_VARIABLE = "HOLDFAST_PULSE_RANKS"
@@ -74,7 +74,7 @@ class Ending(msgspec.Struct, frozen=True):
         types = tuple(t.__name__ for t in type(error).__mro__)
         kind = error.kind if isinstance(error, HoldfastError) else None
         number = getattr(error, "errno", None)
-        return cls(types, str(error)[:1000], kind, number if isinstance(number, int) else None)
+        return cls(types, message_of(error)[:1000], kind, number if isinstance(number, int) else None)
 
 
 class Story(msgspec.Struct, frozen=True, kw_only=True):

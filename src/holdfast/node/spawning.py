@@ -8,8 +8,11 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from holdfast.node import pulse
 from holdfast.node.eventlog import PLACE_VARIABLE, STANDARD_ERROR
 
+_OF_TRAINERS = (pulse.PLACE_VARIABLE, pulse.RANKS_VARIABLE)
+"""By these a supervisor finds what it has to end with a launch."""
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -45,7 +48,7 @@ def spawn_agent(address: bytes, call_off: int, listener: int | None) -> subproce
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         pass_fds=inherited,
-        env=_findable(os.environ),
+        env=_findable({name: text for name, text in os.environ.items() if name not in _OF_TRAINERS}),
     )
 
 

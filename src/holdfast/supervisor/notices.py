@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import shlex
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 
 import msgspec
@@ -16,6 +16,8 @@ from holdfast.errors import UsageError
 
 PATIENCE_SECONDS = 2.0
 """For a command or a server; the trainer goes on meanwhile."""
+REQUEUE_SECONDS = 30.0
+"""For Slurm, whose controller may be busy; nothing else waits by then."""
 
 
 class Notices(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,17 +70,20 @@ def slurm_end_seconds(variables: Mapping[str, str]) -> float | None:
 
 
 def _is_there(place: str) -> bool:
-    return Path(place).exists()
+    try:
+        return Path(place).exists()
+    except OSError:  # of a disk that is lost, say
+        return False
 
 
-def _succeeds(command: str) -> bool:
+def _succeeds(command: str, patience_seconds: float = PATIENCE_SECONDS) -> bool:
     try:
         done = subprocess.run(
             shlex.split(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            timeout=PATIENCE_SECONDS,
+            timeout=patience_seconds,
             check=False,
         )
     except (OSError, ValueError, subprocess.SubprocessError):
@@ -90,7 +95,7 @@ def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer:  # its scheme was checked
             return bool(answer.status == HTTPStatus.OK)
-    except (OSError, ValueError, urllib.error.URLError):
+    except (OSError, ValueError, HTTPException):
         return False
 
 
@@ -99,6 +104,6 @@ def requeue(variables: Mapping[str, str]) -> str:
     job = variables.get("SLURM_JOB_ID", "")
     if not job.isdecimal():
         return "this is no Slurm job, so it cannot be put back into the queue."
-    if _succeeds(f"scontrol requeue {job}"):
+    if _succeeds(f"scontrol requeue {job}", REQUEUE_SECONDS):
         return f"job {job} is back in the queue."
     return f"'scontrol requeue {job}' failed: put it back into the queue yourself."

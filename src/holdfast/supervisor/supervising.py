@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.domain.events import LaunchBegan, Recovered
+from holdfast.errors import UsageError
 from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, RANKS_VARIABLE, Page, Seen
 from holdfast.supervisor import reporting
@@ -84,7 +85,7 @@ class Supervisor:
         Raises
         ------
         UsageError
-            There is no such command.
+            There was never such a command.
         """
         decision: Restart | Stop = Restart(0.0)
         with Signals() as signals:
@@ -126,6 +127,10 @@ class Supervisor:
             code = watch.until_the_end()
             self._look(page.look())
             return watch.launch(code, first=not self.history)
+        except UsageError as error:
+            if not self.history:
+                raise
+            return _unstarted(error)
         finally:
             for each in (page, *others):
                 each.close()
@@ -177,5 +182,15 @@ class Supervisor:
         return last.code if last.code >= 0 or number is None else 128 + number
 
 
+def _unstarted(error: UsageError) -> Launch:
+    """A launch that could not begin, where others could: for want of memory, say, or as a disk is away."""
+    now, why = time.monotonic(), error.what.rstrip(".")
+    return Launch(cause=Cause.EXCEPTION, detail=why, code=127, began_seconds=now, ended_seconds=now)
+
+
 def _log() -> int:
-    return os.open(Path(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    """Where it prints from now on; nowhere if that cannot be written: training matters more."""
+    try:
+        return os.open(Path(LOG_NAME), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 
+from holdfast.errors import message_of
 from holdfast.repository.run import Run
 from holdfast.training.loops import Loops
 from holdfast.training.restoring import Restored
@@ -27,7 +28,7 @@ def cause_of(
     if leaving is not None:
         return leaving.name
     if error is not None:
-        return f"{type(error).__name__}: {error}".rstrip(": ")[:500]
+        return f"{type(error).__name__}: {message_of(error)}".rstrip(": ")[:500]
     nothing = _why_nothing_was_done(run, loops, restored) if not turns else None
     return nothing or loops.stopped or "finished"
 

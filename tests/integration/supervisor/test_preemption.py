@@ -199,7 +199,7 @@ def test_slurms_time_limit_and_the_queue(supervise: Supervise, tmp_path: Path) -
     """It ends in time, and asks a scontrol, which here writes down what it is asked."""
     scontrol = tmp_path / "bin" / "scontrol"
     scontrol.parent.mkdir()
-    scontrol.write_text(f"#!/bin/sh\necho $* > {tmp_path}/asked\n")
+    scontrol.write_text(f"#!/bin/sh\nsleep 3; echo $* > {tmp_path}/asked\n")  # a controller that is busy
     scontrol.chmod(0o700)
     variables = {
         "SLURM_JOB_ID": "4711",
@@ -255,6 +255,18 @@ def test_it_outlives_its_terminal(supervise: Supervise, tmp_path: Path, whole: d
     assert run.wait() == 0
     assert killing.left_behind(run.place, "digits") == whole
     assert "ends at step 40" in (tmp_path / "holdfast-run.log").read_text()
+
+
+def test_it_outlives_its_terminal_even_where_it_may_not_write(
+    supervise: Supervise, tmp_path: Path, whole: dict[str, Any]
+) -> None:
+    (tmp_path / "holdfast-run.log").mkdir()  # whoever tests may write everywhere else
+    run = supervise("slow@8", "kill@12", TRAINEE_SLOW_SECONDS="2")
+    run.until("trains")
+    run.process.send_signal(signal.SIGHUP)
+    assert run.wait() == 0
+    assert run.causes == ["crash", "finished"]
+    assert killing.left_behind(run.place, "digits") == whole
 
 
 @pytest.mark.paddle

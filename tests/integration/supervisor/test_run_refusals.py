@@ -57,6 +57,19 @@ def test_a_command_that_has_nothing_to_do_with_holdfast(tmp_path: Path) -> None:
     assert done.stderr.count("crash before its first step (SIGSEGV)") == 2
 
 
+def test_a_command_that_is_away_for_a_while_is_tried_again(tmp_path: Path) -> None:
+    script = tmp_path / "train.sh"
+    script.write_text(
+        "#!/bin/sh\n[ -e gone ] && exit 0\ntouch gone; mv train.sh away.sh\n"
+        "setsid sh -c 'sleep 0.5; mv away.sh train.sh' & sleep 0.2; kill -9 $$\n"
+    )
+    script.chmod(0o700)
+    done = holdfast_run(tmp_path, "--", "./train.sh")
+    assert done.returncode == 0
+    assert "The command './train.sh' cannot be started: No such file or directory); starting" in done.stderr
+    assert "launches (crash, exception)" in done.stderr
+
+
 def test_ranks_on_several_machines_are_refused_and_not_tried_again(tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(
         "import os, holdfast\nos.environ |= {'WORLD_SIZE': '4', 'RANK': '0', 'LOCAL_WORLD_SIZE': '2'}\n"

@@ -97,6 +97,30 @@ def test_an_exception_captures_nothing_and_records_its_cause(tmp_path: Path, cap
     assert count(tmp_path)["log"] == list(range(6))
 
 
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ValueError("it cannot say why")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (FileNotFoundError("no \udcff.npy"), r"FileNotFoundError: no \udcff.npy"),  # a name that is not UTF-8
+        (Speechless(), "Speechless"),
+    ],
+)
+def test_an_exception_that_cannot_be_written_down_is_recorded_and_raised_all_the_same(
+    tmp_path: Path, error: Exception, cause: str
+) -> None:
+    def fail(_: Any) -> None:
+        raise error
+
+    with pytest.raises(type(error)):
+        count(tmp_path, each=at(3, fail))
+    assert [end.cause for end in ends_in(tmp_path)] == [cause]
+    assert list(run_of(tmp_path).storage.list(run_of(tmp_path).layout.leases)) == []
+
+
 def test_a_notebook_cell_run_again_after_an_exception_resumes(tmp_path: Path) -> None:
     state: dict[str, Any] = {"w": np.zeros(3)}
     for attempt in range(2):

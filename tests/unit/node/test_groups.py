@@ -18,5 +18,7 @@ def test_processes_are_found_by_their_environment() -> None:
     )
     assert groups.given("GIVEN", value) == [child.pid]
     assert groups.given("GIVEN", value[:-1]) == []
+    assert groups.was_told(child.pid, ["OTHER", "GIVEN"])
+    assert not groups.was_told(child.pid, ["GIVE"])
     child.communicate(b"\n")
     assert groups.given("GIVEN", value) == []

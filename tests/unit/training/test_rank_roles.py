@@ -224,6 +224,19 @@ def test_a_late_rank_fails_the_save_and_goes_on(ranks: Ranks, monkeypatch: pytes
     assert ranks.together(arrive, follow) == [SAVE] * 3
 
 
+def test_the_last_save_waits_for_all(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(talking, "LATE_SECONDS", 0.1)
+    ranks.begun()
+
+    def follow(one: Follower) -> Any:
+        time.sleep(0.5)  # it writes a report, say
+        return one.arrive_at_end(None)
+
+    end = Agreed("end")
+    assert ranks.together(lambda one: one.arrive_at_end(end), follow) == [end] * 3
+    assert ranks.warned == []
+
+
 def test_a_rank_may_take_its_time_to_restore(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(talking, "LATE_SECONDS", 0.1)
     restored = type("Restored", (), {"id": CHECKPOINTS[0]})()

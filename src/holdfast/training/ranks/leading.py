@@ -136,7 +136,8 @@ class Leader:
 
     def _all_ready(self, agreed: Agreed) -> bool:
         """Whether all ranks are here, and their state settled."""
-        answers = self._talk.ask(Post(self._turn, Kind.READY, agreed=agreed))
+        patience_seconds = math.inf if self._turn == LAST_TURN else None  # the last save has no next one
+        answers = self._talk.ask(Post(self._turn, Kind.READY, agreed=agreed), patience_seconds)
         for rank, answer in answers.items():
             if answer.trouble is not None:
                 self._warn(f"nothing was saved at this safe point: {answer.trouble.error(rank).what}")

@@ -98,6 +98,7 @@ class RankSession(Session):
                 self._act(agreed.reason, None, leaving=agreed.leaving is not None)
             if agreed.stop is not None:
                 self.loops.stop(agreed.stop)
+                self._stop_wanted = None  # once: a loop of the script's own may go on
         self._role.announce(self._wish_next())
 
     def _is_epoch_end(self) -> bool:

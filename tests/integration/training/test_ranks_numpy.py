@@ -1,4 +1,4 @@
-"""Two Checkpointers, one within the other, on every rank: what belongs to the outer one stays its own."""
+"""Two ranks without a framework, as processes of a script."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-SCRIPT = """
+import holdfast
+
+NESTED = """
 import os, sys
 import numpy as np
 import holdfast
@@ -28,10 +30,21 @@ print(outer_state["drawn"])
 """
 
 
-def launched(place: Path, until: int) -> list[str]:
+STOPPED = """
+import holdfast
+
+state = {"sum": 0.0}
+with holdfast.Checkpointer("r", state, save=None, on_finding="not-finite: stop", keep="all") as ckpt:
+    while ckpt.progress.step < 9:
+        state["sum"] += 1
+        ckpt.step(loss=float("nan") if ckpt.progress.step == 4 else 1.0)
+"""
+
+
+def launched(place: Path, script: str, *words: str) -> list[str]:
     """What each of two ranks prints."""
     place.mkdir(exist_ok=True)
-    command = [sys.executable, "-c", SCRIPT, str(until)]
+    command = [sys.executable, "-c", script, *words]
     told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
     ranks = [
         subprocess.Popen(
@@ -43,6 +56,11 @@ def launched(place: Path, until: int) -> list[str]:
 
 
 def test_generators_are_those_of_the_outer_one_on_every_rank(tmp_path: Path) -> None:
-    whole = launched(tmp_path / "whole", 0)
-    assert launched(tmp_path / "cut", 7) == ["", ""]
-    assert launched(tmp_path / "cut", 0) == whole
+    whole = launched(tmp_path / "whole", NESTED, "0")
+    assert launched(tmp_path / "cut", NESTED, "7") == ["", ""]
+    assert launched(tmp_path / "cut", NESTED, "0") == whole
+
+
+def test_a_stop_that_a_loop_of_ones_own_does_not_heed_is_saved_for_once(tmp_path: Path) -> None:
+    launched(tmp_path, STOPPED)
+    assert [checkpoint.step for checkpoint in holdfast.open(tmp_path / "r")["main"]] == [6, 9]
