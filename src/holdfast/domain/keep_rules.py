@@ -45,6 +45,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         A newer checkpoint of the same step and attempt exists.
     protected : bool
         An attempt's base, being read, or otherwise needed now.
+    on_line : bool
+        It leads to the run's head; others are dead branches, which are never best.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     healthy: bool = False
     superseded: bool = False
     protected: bool = False
+    on_line: bool = True
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -278,11 +281,11 @@ def _kept_forever(rule: KeepRule, checkpoints: Sequence[Kept]) -> set[int]:
     steps, epochs, hours = rule.every_steps, rule.every_epochs, rule.every_hours
     result: set[int] = set()
     if steps is not None:
-        result |= _firsts(checkpoints, lambda c: c.step // steps)
+        result |= _firsts(rule, checkpoints, lambda c: c.step // steps)
     if epochs is not None:
-        result |= _firsts(checkpoints, lambda c: c.epoch // epochs)
+        result |= _firsts(rule, checkpoints, lambda c: c.epoch // epochs)
     if hours is not None:
-        result |= _firsts(checkpoints, lambda c: _period(c.saved_seconds, hours * _HOUR_SECONDS))
+        result |= _firsts(rule, checkpoints, lambda c: _period(c.saved_seconds, hours * _HOUR_SECONDS))
     if rule.thin and steps is epochs is hours is None:
         result = {i for i, c in enumerate(checkpoints) if not c.superseded}
     return result
@@ -292,8 +295,11 @@ def _period(saved_seconds: float, period_seconds: float) -> float:
     return saved_seconds // period_seconds if math.isfinite(saved_seconds) else 0
 
 
-def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
-    """Take the lowest step of every period; of several the highest epoch, then the newest (perhaps thin).
+def _firsts(rule: KeepRule, checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
+    """Take the lowest step of every period; of several the highest epoch, then the newest.
+
+    One on the line comes before all others. It may be a thin one, if the rule wants thin ones; else a full
+    one comes before it.
 
     By step, not by position: a thin one is committed long after the full one it stands for.
     """
@@ -302,15 +308,19 @@ def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set
         number = period(kept)
         if number >= 1 and not kept.superseded:
             first = checkpoints[result.setdefault(number, position)]
-            if (kept.step, -kept.epoch) <= (first.step, -first.epoch):
+            if _precedence(rule, kept) <= _precedence(rule, first):
                 result[number] = position
     return set(result.values())
+
+
+def _precedence(rule: KeepRule, kept: Kept) -> tuple[bool, int, int, bool]:
+    return not kept.on_line, kept.step, -kept.epoch, kept.kind == "thin" and not rule.thin
 
 
 def best(checkpoints: Sequence[Kept], monitor: str, mode: Mode, k: int) -> list[Kept]:
     """Rank the best ``k`` by a metric, best first; of equal ones the older.
 
-    Checkpoints without the metric, or whose value is not finite, are never among them.
+    Checkpoints without the metric, whose value is not finite, or of dead branches are never among them.
     """
     return [checkpoints[i] for i in _best_positions(checkpoints, monitor, mode, k)]
 
@@ -319,7 +329,7 @@ def _best_positions(checkpoints: Sequence[Kept], monitor: str, mode: Mode, k: in
     ranked = sorted(
         (_rank(c.metrics[monitor], mode), i)
         for i, c in enumerate(checkpoints)
-        if not c.superseded and math.isfinite(c.metrics.get(monitor, math.nan))
+        if c.on_line and not c.superseded and math.isfinite(c.metrics.get(monitor, math.nan))
     )
     return [i for _, i in ranked[:k]]
 

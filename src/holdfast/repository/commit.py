@@ -52,6 +52,8 @@ class Draft(msgspec.Struct):
         Tensors that are read all the same, to see whether they are as in the parent.
     unchanged_since : int
         Number of the save of this attempt from which on all of those are so: a parent from before may differ.
+    saved_seconds : float or None
+        When it was saved; None means now.
     """
 
     attempt: AttemptId
@@ -71,6 +73,7 @@ class Draft(msgspec.Struct):
     left_out: frozenset[str] = frozenset()
     compared: frozenset[str] = frozenset()
     unchanged_since: int = 0
+    saved_seconds: float | None = None
 
     def is_unchanged_in(self, checkpoint: CheckpointId | None) -> bool:
         """Whether this checkpoint holds what is said to be unchanged."""
@@ -241,7 +244,7 @@ def _summary(run: Run, draft: Draft, written: Written) -> Summary:
         kind=draft.kind,
         progress=draft.progress,
         parent=str(draft.parent) if draft.parent is not None else None,
-        saved_seconds=time.time(),
+        saved_seconds=draft.saved_seconds if draft.saved_seconds is not None else time.time(),
         reason=draft.reason,
         metrics=draft.metrics,
         size_bytes=sum(entry.spec.size_bytes for entry in written.tensors.values()),

@@ -55,7 +55,7 @@ def refuse_without_line(run: Run) -> None:
     if any(c.kind == "full" for c in run.checkpoints()) and not any(a.based for a in run.attempts()):
         raise DamagedError(
             f"The run {run.name} in {run.storage.location} has checkpoints, but no record of a launch leads "
-            "to them: a sync to there was cut short, or records are lost.",
-            do="Do that sync again, or let 'holdfast repair' write the records anew; "
+            "to them: a sync or a move to there was cut short, or records are lost.",
+            do="Do that again, or let 'holdfast repair' write the records anew; "
             f"'holdfast restart {run.name}' starts afresh.",
         )
