@@ -603,7 +603,7 @@ def _shared_descriptors() -> list[str]:
     return [link for link in links if "holdfast-snapshot" in link]
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_two_thousand_saves_leak_nothing(tmp_path: Path) -> None:
     seen: list[tuple[int, int, int, int]] = []
 
