@@ -172,6 +172,18 @@ def test_an_agent_that_follows_another_knows_which_snapshot_is_the_newest(tmp_pa
     assert wait_until(lambda: 5 in steps_in(tmp_path)), steps_in(tmp_path)
 
 
+def test_an_agent_that_stands_still_holds_no_training_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr("holdfast.node.channel.SEND_SECONDS", 1)
+    save = "memory every 1 step, disk every 1000 steps"
+    stopped: list[int] = []
+    count(tmp_path, until=500, each=at(5, lambda ckpt: stopped.append(stop_agent(ckpt))), save=save)
+    assert "another one goes on with its work" in capsys.readouterr().err
+    assert steps_in(tmp_path) == [500]
+    assert wait_until(lambda: not psutil.pid_exists(stopped[0]))
+
+
 def test_an_exception_leaves_it_to_the_next_launch_of_the_same_process(tmp_path: Path, capsys: Said) -> None:
     with pytest.raises(ZeroDivisionError):
         count(tmp_path, until=20, each=at(7, lambda _: 1 // 0), save=RULE, size=SIZE)
