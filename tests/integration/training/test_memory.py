@@ -191,6 +191,17 @@ def test_an_exception_leaves_it_to_the_next_launch_of_the_same_process(tmp_path:
     assert "resumes after step 7 (epoch 0), restored from memory" in capsys.readouterr().err
 
 
+def test_an_exception_leaves_it_to_another_agent_where_the_one_that_had_it_is_dead(tmp_path: Path) -> None:
+    def fail(ckpt: holdfast.Checkpointer) -> None:
+        os.kill(agent := agent_of(ckpt), signal.SIGKILL)
+        assert wait_until(lambda: agent not in agents_of(tmp_path))
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        count(tmp_path, until=20, each=at(7, fail), save=RULE, size=SIZE)
+    assert wait_until(lambda: steps_in(tmp_path) == [7])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_leaving_by_a_signal_saves_and_leaves_no_memory(number: int, tmp_path: Path) -> None:
     code, _ = ended(
