@@ -15,6 +15,7 @@ import struct
 import threading
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,8 +38,9 @@ class ChannelFullError(ChannelClosedError):
 
 
 def address(repository_id: str, location: str, run: str) -> bytes:
-    """Where the agent of a run listens."""
-    name = "\0".join((repository_id, location, run)).encode()
+    """Where the agent of a run listens, by whichever path the repository is reached."""
+    place = str(Path(location).resolve()) if location.startswith("/") else location
+    name = "\0".join((repository_id, place, run)).encode()
     return b"\0holdfast-%d-%s" % (os.getuid(), hashlib.sha256(name).hexdigest()[:32].encode())
 
 

@@ -81,6 +81,13 @@ def test_a_killed_trainer_loses_the_step_it_was_in_and_no_more(tmp_path: Path, c
     holdfast.open(tmp_path)["main"].latest.verify()
 
 
+def test_it_is_found_by_another_path_to_the_same_repository(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    killed_at(tmp_path / "there", 7)
+    finish(tmp_path / "link")
+    assert "resumes after step 7 (epoch 0), restored from memory" in capsys.readouterr().err
+
+
 def test_what_was_in_memory_only_becomes_a_checkpoint_like_any_other(tmp_path: Path) -> None:
     killed_at(tmp_path, 7)
     assert wait_until(lambda: steps_in(tmp_path) == [7])
