@@ -228,7 +228,7 @@ class Background:
             compared, sequence = self._fencing.compares, flight.draft.sequence
             if flight.staged.durable and sequence not in self._flights:
                 return  # given up
-            if fence.is_whole and (self._fencing.judge(fence.held()) or compared):
+            if fence.is_whole and (self._fencing.judge(fence.held(), guards=fence.guards) or compared):
                 flight.complete, self._newest, self._spared = True, flight, None
                 with suppress(ChannelClosedError):  # a successor of the agent is told later
                     self._agent.say(flight.staged)
