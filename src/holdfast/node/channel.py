@@ -15,13 +15,17 @@ import struct
 import threading
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from holdfast.node.messages import MAX_DESCRIPTORS, MAX_MESSAGE_BYTES, Message
 
+SEND_SECONDS = 30
+"""How long who has called waits for the other side to take a message, when hundreds lie there untaken."""
 _CREDENTIALS = struct.Struct("3i")
+_PERIOD = struct.Struct("@ll")
 _open_channels: weakref.WeakSet[Channel] = weakref.WeakSet()
 
 
@@ -29,9 +33,14 @@ class ChannelClosedError(Exception):
     """The other side is gone."""
 
 
+class ChannelFullError(ChannelClosedError):
+    """The other side lives, and takes no messages: it is stopped."""
+
+
 def address(repository_id: str, location: str, run: str) -> bytes:
-    """Where the agent of a run listens."""
-    name = "\0".join((repository_id, location, run)).encode()
+    """Where the agent of a run listens, by whichever path the repository is reached."""
+    place = str(Path(location).resolve()) if location.startswith("/") else location
+    name = "\0".join((repository_id, place, run)).encode()
     return b"\0holdfast-%d-%s" % (os.getuid(), hashlib.sha256(name).hexdigest()[:32].encode())
 
 
@@ -78,6 +87,8 @@ class Channel:
         try:
             with self._sending:
                 socket.send_fds(self._socket, [msgspec.msgpack.encode(message)], list(descriptors))
+        except BlockingIOError as error:
+            raise ChannelFullError from error
         except OSError as error:
             raise ChannelClosedError from error
 
@@ -120,6 +131,7 @@ os.register_at_fork(after_in_child=_forget_in_child)
 def connect(where: bytes, understood: Any) -> Channel | None:
     """Connect to whoever listens there; None if nobody of this user does."""
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _PERIOD.pack(SEND_SECONDS, 0))
     try:
         connection.connect(where)
     except OSError:

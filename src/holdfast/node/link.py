@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from holdfast.node.channel import Channel, ChannelClosedError, connect, listen
+from holdfast.node.channel import Channel, ChannelClosedError, ChannelFullError, connect, listen
 from holdfast.node.messages import Hello, Refused, ToTrainer, Welcome
 from holdfast.node.spawning import spawn_agent
 
@@ -153,7 +153,11 @@ class Link:
         """Tell the agent, which `hears`; ChannelClosedError if it has died."""
         if self._channel is None:
             raise ChannelClosedError
-        self._channel.send(message, descriptors)
+        try:
+            self._channel.send(message, descriptors)
+        except ChannelFullError:
+            self.kill()  # its address is the next one's
+            raise
 
     def receive(self, wait_seconds: float) -> Message | None:
         """What the agent, which is `ready`, says; ChannelClosedError if it has died."""

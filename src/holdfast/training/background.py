@@ -159,6 +159,7 @@ class Background:
 
     def close(self, *, done: bool) -> None:
         self._close_fence()
+        self._listen(0.0)  # the agent may have died since, and nobody has noticed
         while self._is_owed() and self._agent.begun and not self._is_linked(_WAIT_SECONDS):
             pass  # what is staged must have an owner before this one lets go
         self._agent.end(done=done)
@@ -189,8 +190,7 @@ class Background:
         number = self._take_slot(tensors_bytes + len(record), wait=durable)
         if number is None:
             return None
-        slot = self._slots[number]
-        usable, compare = self._fencing.usable(versions), self._fencing.compares
+        slot, usable, compare = self._slots[number], self._fencing.usable(versions), self._fencing.compares
         fence = stage(
             draft.sources, layout.places, slot, usable, compare=compare, device_bytes=self._device_bytes
         )
@@ -228,7 +228,7 @@ class Background:
             compared, sequence = self._fencing.compares, flight.draft.sequence
             if flight.staged.durable and sequence not in self._flights:
                 return  # given up
-            if fence.is_whole and (self._fencing.judge(fence.held()) or compared):
+            if fence.is_whole and (self._fencing.judge(fence.held(), guards=fence.guards) or compared):
                 flight.complete, self._newest, self._spared = True, flight, None
                 with suppress(ChannelClosedError):  # a successor of the agent is told later
                     self._agent.say(flight.staged)

@@ -52,9 +52,15 @@ class Fencing:
         """What the fence may be used for."""
         return {} if self._mode == "off" else versions
 
-    def judge(self, unchanged: bool) -> bool:
-        """Take the verdict on a snapshot; returns it. One that failed ends the use of the fence."""
-        self._checked += 1
+    def judge(self, unchanged: bool, *, guards: bool) -> bool:
+        """Take the verdict on a snapshot; returns it. One that failed ends the use of the fence.
+
+        Parameters
+        ----------
+        guards : bool
+            Whether there was anything behind the fence: else the verdict proves nothing.
+        """
+        self._checked += guards
         if not unchanged and self._mode != "off":
             self._mode, self._told = "off", False
         return unchanged

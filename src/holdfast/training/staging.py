@@ -75,6 +75,11 @@ class Fence:
         return self._open == 0
 
     @property
+    def guards(self) -> bool:
+        """Whether there is any tensor that must stay as it is."""
+        return bool(self._versions)
+
+    @property
     def is_whole(self) -> bool:
         """Whether every task came to its end: a device may fail, and Ctrl-C may come in the midst of one."""
         return self.done and self.failure is None
@@ -157,7 +162,7 @@ class _Staging:
     def __init__(self, slot: Slot, versions: Versions, *, compare: bool) -> None:
         self._slot = slot
         self._known = versions
-        self._compare = compare
+        self._compare = compare and bool(versions)  # where nothing is fenced nothing can be compared
         self._small: list[tuple[int, Bytes]] = []
         self._now: list[Task] = []
         self._later: list[Task] = []

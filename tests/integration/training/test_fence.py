@@ -224,6 +224,21 @@ def test_the_step_of_one_that_came_later_waits_too(asked: bool, tmp_path: Path, 
     assert len(found) == 4
 
 
+def test_saves_without_an_optimizer_prove_nothing_for_it(tmp_path: Path) -> None:
+    state: dict[str, Any] = {"model": Net()}
+    compares = []
+    with holdfast.Checkpointer(tmp_path, state, save="every 1 step") as ckpt:
+        for t in ckpt.steps(10):
+            if t == 4:
+                state["optimizer"] = OPTIMIZERS["adamw"](state["model"].parameters())
+            state["model"](torch.randint(0, 300, (8,))).square().mean().backward()
+            if "optimizer" in state:
+                state["optimizer"].step()
+            state["model"].zero_grad()
+            compares.append(ckpt._entered._saver._way._fencing.compares)
+    assert compares == [True] * 6 + [False] * 4
+
+
 def clamp(model: nn.Module) -> None:
     with torch.no_grad():
         model.body[0].weight.clamp_(-0.01, 0.01)

@@ -81,6 +81,13 @@ def test_a_killed_trainer_loses_the_step_it_was_in_and_no_more(tmp_path: Path, c
     holdfast.open(tmp_path)["main"].latest.verify()
 
 
+def test_it_is_found_by_another_path_to_the_same_repository(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    killed_at(tmp_path / "there", 7)
+    finish(tmp_path / "link")
+    assert "resumes after step 7 (epoch 0), restored from memory" in capsys.readouterr().err
+
+
 def test_what_was_in_memory_only_becomes_a_checkpoint_like_any_other(tmp_path: Path) -> None:
     killed_at(tmp_path, 7)
     assert wait_until(lambda: steps_in(tmp_path) == [7])
@@ -172,11 +179,34 @@ def test_an_agent_that_follows_another_knows_which_snapshot_is_the_newest(tmp_pa
     assert wait_until(lambda: 5 in steps_in(tmp_path)), steps_in(tmp_path)
 
 
+def test_an_agent_that_stands_still_holds_no_training_up_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr("holdfast.node.channel.SEND_SECONDS", 1)
+    save = "memory every 1 step, disk every 1000 steps"
+    stopped: list[int] = []
+    count(tmp_path, until=500, each=at(5, lambda ckpt: stopped.append(stop_agent(ckpt))), save=save)
+    assert "another one goes on with its work" in capsys.readouterr().err
+    assert steps_in(tmp_path) == [500]
+    assert wait_until(lambda: not psutil.pid_exists(stopped[0]))
+
+
 def test_an_exception_leaves_it_to_the_next_launch_of_the_same_process(tmp_path: Path, capsys: Said) -> None:
     with pytest.raises(ZeroDivisionError):
         count(tmp_path, until=20, each=at(7, lambda _: 1 // 0), save=RULE, size=SIZE)
     finish(tmp_path)
     assert "resumes after step 7 (epoch 0), restored from memory" in capsys.readouterr().err
+
+
+def test_an_exception_leaves_it_to_another_agent_where_the_one_that_had_it_is_dead(tmp_path: Path) -> None:
+    def fail(ckpt: holdfast.Checkpointer) -> None:
+        os.kill(agent := agent_of(ckpt), signal.SIGKILL)
+        assert wait_until(lambda: agent not in agents_of(tmp_path))
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        count(tmp_path, until=20, each=at(7, fail), save=RULE, size=SIZE)
+    assert wait_until(lambda: steps_in(tmp_path) == [7])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
