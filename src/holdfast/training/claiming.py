@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from holdfast.errors import DamagedError
+
 if TYPE_CHECKING:
     from holdfast.repository.run import Run
 
@@ -41,3 +43,19 @@ def claimed_whole(run: Run) -> Iterator[None]:
     with claimed(run):
         wait_for_earlier_snapshots(run)
         yield
+
+
+def refuse_without_line(run: Run) -> None:
+    """Refuse a fresh start beside checkpoints of which no launch is recorded: it would leave them behind.
+
+    Raises
+    ------
+    DamagedError
+    """
+    if any(c.kind == "full" for c in run.checkpoints()) and not any(a.based for a in run.attempts()):
+        raise DamagedError(
+            f"The run {run.name} in {run.storage.location} has checkpoints, but no record of a launch leads "
+            "to them: a sync or a move to there was cut short, or records are lost.",
+            do="Do that again, or let 'holdfast repair' write the records anew; "
+            f"'holdfast restart {run.name}' starts afresh.",
+        )

@@ -44,7 +44,7 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror])
     for mirror in mirrors:
         done = _asked_until_free(location, run, mirror.place)
         if done.returncode == 0:
-            came.append(mirror.place)
+            came += [mirror.place] if _is_here(location, run) else []
         elif done.returncode != NotFoundError.exit_code:
             failed[mirror.place] = last_error(done.stderr, done.returncode)
     for place, why in failed.items():
@@ -97,7 +97,9 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def _is_here(location: str | os.PathLike[str], run: str) -> bool:
+    """Whether a checkpoint is there, and a line: a sync that was cut short may have brought none."""
     try:
-        return bool(Repository.open(open_storage(location)).run(run).all_checkpoints())
+        here = Repository.open(open_storage(location)).run(run)
+        return bool(here.all_checkpoints()) and any(a.based for a in here.attempts())
     except NotFoundError:
         return False

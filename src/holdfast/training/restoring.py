@@ -36,6 +36,7 @@ from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
 from holdfast.repository.vouching import passed_over
 from holdfast.training import poison
+from holdfast.training.claiming import refuse_without_line
 from holdfast.training.mirroring import mend
 from holdfast.training.ranks.launch import Place
 
@@ -361,6 +362,8 @@ def restore_for_launch(restorer: Restorer, run: Run, resume: int | str) -> Resto
         ``"must"``, but there is nothing to resume from; or no such step or tag.
     UsageError
         ``"never"``, but the run exists.
+    DamagedError
+        No record of a launch leads to the checkpoints there are.
     """
     if resume == "never":
         if run.lineage():
@@ -373,6 +376,8 @@ def restore_for_launch(restorer: Restorer, run: Run, resume: int | str) -> Resto
         return None
     if resume in ("auto", "must"):
         restored = restorer.newest()
+        if restored is None:
+            refuse_without_line(run)
         if restored is None and resume == "must":
             raise NotFoundError(
                 f"The run {run.name} in {run.storage.location} has nothing to resume from; resume='must'.",

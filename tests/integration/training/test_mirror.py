@@ -12,6 +12,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -24,7 +25,9 @@ from agents import agents_of
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import HoldfastError, StorageError, UsageError
 from holdfast.node.lease import claiming
+from holdfast.repository import syncing
 from holdfast.repository.repository import Repository
+from holdfast.repository.sync_plan import Route
 from holdfast.storage.local import LocalStorage
 from holdfast.training.mirroring import fetch
 
@@ -188,6 +191,29 @@ def test_what_a_killed_launch_still_fetches_is_waited_for(tmp_path: Path) -> Non
     thread.join()
     assert time.monotonic() - seen >= 11
     assert steps_in(here) == [6]
+
+
+def test_what_was_fetched_only_in_part_is_fetched_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    """Killed when the recovery point was there, and no record of what leads to it."""
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(mirror, save="every 2 steps", background=False)
+    source = Repository.open(LocalStorage(mirror))
+    target = Repository.create(LocalStorage(here, create=True), repository_id=source.id)
+    monkeypatch.setattr(syncing._Syncing, "_record", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        syncing.sync_run(Route(source, target), "main", latest=True)
+    assert steps_in(here) == [6]
+    assert count(here, until=8, mirror=mirror, background=False)["log"] == list(range(8))
+    assert "resumes after step 6" in capsys.readouterr().err
+
+
+def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys: Said) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    Repository.create(LocalStorage(mirror, create=True)).run("main").begin_attempt()
+    assert not fetch(here, "main", [Mirror(str(mirror))])
+    assert "came from" not in capsys.readouterr().err
 
 
 def flip(path: Path) -> None:

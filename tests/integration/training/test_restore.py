@@ -308,3 +308,11 @@ def test_when_nothing_can_be_read_that_is_no_damage(repository: Path) -> None:
     assert "I/O error" in said
     assert "restart" not in said
     assert run_of(repository).rejected() == set()
+
+
+def test_a_fresh_start_leaves_no_checkpoints_behind_that_lost_their_line(repository: Path) -> None:
+    """As a sync that is killed right after it has brought the recovery point leaves them."""
+    shutil.rmtree(repository / "runs/main/attempts")
+    with pytest.raises(holdfast.DamagedError, match="no record of a launch leads to them") as caught:
+        count(repository)
+    assert "holdfast repair" in str(caught.value)
