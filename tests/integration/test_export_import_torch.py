@@ -5,6 +5,7 @@ import struct
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,12 +15,21 @@ from torch import nn
 
 import holdfast
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import DamagedError, MismatchError, NotFoundError, UnsupportedError, UsageError
-from holdfast.formats import huggingface
+from holdfast.errors import (
+    DamagedError,
+    MismatchError,
+    NotFoundError,
+    StorageError,
+    UnsupportedError,
+    UsageError,
+)
+from holdfast.formats import huggingface, importing
 from holdfast.formats.export import export_checkpoint
 from holdfast.formats.foreign import Options
 from holdfast.formats.importing import import_checkpoint
 from holdfast.formats.reading import SavedState, read_state
+from holdfast.repository import records
+from holdfast.repository.moving import MovingRecord
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
@@ -439,6 +449,28 @@ def test_an_import_never_touches_an_existing_run(place: Path, state: dict[str, A
     with pytest.raises(UsageError, match="exists already"):
         imported(place, tmp_path / "m.pt", "digits")
     assert run.latest() == checkpoint
+
+
+def test_an_import_that_was_cut_short_is_simply_done_again(
+    place: Path, state: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, checkpoint = saved(place, state)
+    export_checkpoint(run, checkpoint, tmp_path / "m.pt")
+    with monkeypatch.context() as full:
+        full.setattr(importing, "commit", Mock(side_effect=StorageError("No space is left.")))
+        with pytest.raises(StorageError):
+            imported(place, tmp_path / "m.pt", "again")
+    assert imported(place, tmp_path / "m.pt", "again").checkpoint == run.repository.run("again").latest()
+
+
+def test_a_name_that_a_run_is_being_moved_to_is_taken(
+    place: Path, state: dict[str, Any], tmp_path: Path
+) -> None:
+    run, checkpoint = saved(place, state)
+    export_checkpoint(run, checkpoint, tmp_path / "m.pt")
+    run.storage.put(run.repository.run("new").layout.moving, [records.encode(MovingRecord("digits"))])
+    with pytest.raises(UsageError, match="exists already"):
+        imported(place, tmp_path / "m.pt", "new")
 
 
 def test_a_torch_model_is_not_offered_to_paddle(place: Path, state: dict[str, Any], tmp_path: Path) -> None:

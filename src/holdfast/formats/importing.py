@@ -76,14 +76,14 @@ def import_checkpoint(
     Raises
     ------
     UsageError
-        The run exists already, or the file is of no known kind.
+        The run has checkpoints already, or the file is of no known kind.
     UnsupportedError
         The file holds more than tensors and plain values; nothing was run.
     DamagedError
         The file is cut short, or not what its name says.
     """
     run = repository.run(run_name)
-    if run.exists():
+    if not _is_free(run):
         raise UsageError(
             f"The run {run_name} exists already; an import makes a new one.", do="Choose another name."
         )
@@ -97,6 +97,12 @@ def import_checkpoint(
         imported = committed(run, draft, source, foreign)
         run.record_end(attempt, draft.reason, progress.step, done=False)
     return imported
+
+
+def _is_free(run: Run) -> bool:
+    """Whether a name can be taken: what an import left there that was cut short takes none."""
+    markers = (run.layout.moving, run.layout.moved)
+    return not run.all_checkpoints() and all(run.storage.stat(marker) is None for marker in markers)
 
 
 def draft_of(
