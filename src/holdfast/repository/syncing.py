@@ -122,11 +122,22 @@ class _Syncing:
         while (best := self._candidate(attempts, tried)) is not None:
             tried.add(best)
             if best.identity in self._there:
-                self._target.settle(self._there[best.identity])
-                return True
+                return self._settled(best)
             if self._bring(best):
                 return True
         return not self._done.failed
+
+    def _settled(self, best: CheckpointId) -> bool:
+        """Make the point that is there durable; False if it is being deleted: no line may lead to it."""
+        local = self._there[best.identity]
+        if str(local) in self._target.condemned():
+            self._done.failed[str(best)] = (
+                f"{self._target.name}@{best.step}, which the run resumes from, is being deleted at the "
+                "destination; it comes back once it is gone, or another checkpoint takes its place."
+            )
+            return False
+        self._target.settle(local)
+        return True
 
     def _candidate(self, attempts: Sequence[Attempt], tried: Collection[CheckpointId]) -> CheckpointId | None:
         """By what is there now: retention of a live run may be at work."""

@@ -25,11 +25,13 @@ from holdfast.repository.forking import fork
 from holdfast.repository.pack import RAW
 from holdfast.repository.removing import remove_run
 from holdfast.repository.repository import Repository
+from holdfast.repository.retention import remove
 from holdfast.repository.run import Run
 from holdfast.repository.sync_plan import Route, plan
 from holdfast.repository.syncing import sync_run
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.base import Storage
+from simulated_store import SimulatedDisk, SimulatedStore
 from syncs import a_copy, another, expected, make_run, synced
 
 
@@ -275,6 +277,26 @@ def test_a_live_source_may_go_on_and_remove(run: Run, monkeypatch: pytest.Monkey
     point = Repository.open(target.storage).run("digits").latest()
     assert point is not None
     assert point.step == 600
+
+
+def test_no_line_is_recorded_that_leads_to_what_is_condemned_there(run: Run) -> None:
+    """A mirror's own rule has condemned what the run goes back to: it keeps the point that it had."""
+    disk = SimulatedDisk()
+    a_copy(run, SimulatedStore(disk))
+    here, there = (Repository.open(s).run("digits") for s in (run.storage, SimulatedStore(disk)))
+    synced(run, there.repository)
+    before = there.latest()
+    oldest = there.resolve(100)
+    there.remove_tag("paper")
+    remove(there, [oldest], may_delete=lambda checkpoint: True)
+    assert str(oldest) in there.condemned()
+    attempt = begin(run, here.resolve(100))
+    done = sync_run(Route(here.repository, there.repository), "digits")
+    assert "is being deleted at the destination" in done.failed[str(here.resolve(100))]
+    assert there.latest() == before
+    newer = save(run, attempt, 1, 150).id
+    assert not sync_run(Route(here.repository, there.repository), "digits").failed
+    assert there.latest() == newer
 
 
 def test_condemned_packs_there_are_not_relied_on(run: Run) -> None:
