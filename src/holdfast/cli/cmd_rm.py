@@ -47,7 +47,7 @@ def command(
         if not output.confirm(_question(run, one), yes=yes):
             output.note("Nothing was removed.")
             return
-        _report(which, _remove(run, one))
+        _report(which, _remove(run, one), whole=one is None)
 
 
 def _check(run: Run, one: CheckpointId | None, *, force: bool) -> None:
@@ -83,15 +83,17 @@ def _remove(run: Run, one: CheckpointId | None) -> Pruned:
     return removed
 
 
-def _report(what: str, pruned: Pruned) -> None:
+def _report(what: str, pruned: Pruned, *, whole: bool) -> None:
     from holdfast.errors import BusyError
 
     if pruned.busy:
         raise BusyError(
             "Another process was saving or reading all the time, so nothing was removed.", do="Try again."
         )
-    if pruned.waiting:
-        output.note(f"{what} is condemned; after a grace time of hours 'holdfast prune' deletes it.")
+    if pruned.waiting and not pruned.checkpoints:
+        records = f" its checkpoints; then 'holdfast rm {what}' its records" if whole else " it"
+        output.note(f"{what} is condemned; after a grace time of hours 'holdfast prune' deletes{records}.")
     else:
         gone = text.several(len(pruned.checkpoints), "checkpoint")
-        output.note(f"Removed {what}: {gone}, {text.size(pruned.freed_bytes)} freed.")
+        later = "; 'holdfast prune' frees the rest after a grace time of hours" if pruned.waiting else ""
+        output.note(f"Removed {what}: {gone}, {text.size(pruned.freed_bytes)} freed{later}.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 
 import msgspec
 
@@ -96,6 +97,18 @@ def sweep(repository: Repository, *, wait_seconds: float = 5.0, dry_run: bool = 
         return removal.result
 
 
+def finish(repository: Repository, *, wait_seconds: float = 5.0) -> Pruned:
+    """Delete checkpoints of all runs that were condemned before: who did that may never come again."""
+    with repository.excluding(wait_seconds) as held:
+        if not held:
+            return Pruned(busy=True)
+        removal = _Removal(repository)
+        for run in repository.runs():
+            if run.condemned():
+                removal.manifests(run, (), partial(_is_let_go, run))
+        return removal.result
+
+
 def remove_packs(repository: Repository, packs: set[str], *, wait_seconds: float = 5.0) -> Pruned:
     """Remove those of these packs that no manifest needs, as marked under the lock."""
     with repository.excluding(wait_seconds) as held:
@@ -124,8 +137,9 @@ class _Removal:
         run.tags(strict=True)
         self._learn_present()
         present = set(run.all_checkpoints())
-        unfinished = [c for c in present if str(c) in run.condemned()]
-        for checkpoint in sorted({*drop, *unfinished} & present, key=lambda c: c.order):
+        condemned = run.condemned()
+        unfinished = {c for c in present if str(c) in condemned}
+        for checkpoint in sorted({*drop} & present | unfinished, key=lambda c: c.order):
             if not may_delete(checkpoint):
                 continue
             packs = packs_of(run, checkpoint)
@@ -230,6 +244,15 @@ class _Removal:
         stat = self._storage.stat(key)
         age_seconds = self._storage.now_seconds() - stat.modified_seconds if stat is not None else 0.0
         return self._grace_seconds == 0.0 or age_seconds >= self._grace_seconds
+
+
+def _is_let_go(run: Run, checkpoint: CheckpointId) -> bool:
+    """Whether it is neither tagged nor what the newest launch starts from, which has saved nothing yet."""
+    head = run.head()
+    own = [c for c in run.checkpoints() if head is not None and c.attempt == head.id and c.kind == "full"]
+    if head is not None and head.base == checkpoint and not own:
+        return False
+    return checkpoint not in run.tags(strict=True).values()
 
 
 def _beside(run: Run) -> list[str]:

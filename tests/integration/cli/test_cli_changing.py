@@ -11,8 +11,9 @@ import pytest
 from holdfast import save
 from holdfast.domain.tensors import TensorRef
 from holdfast.domain.tree import Component
-from holdfast.repository import records
+from holdfast.repository import records, retention
 from holdfast.repository.layout import RunLayout
+from holdfast.storage.local import LocalStorage
 
 
 @pytest.fixture
@@ -88,6 +89,17 @@ def test_rm_removes_a_checkpoint_and_its_packs(place, digits, holdfast):
     assert len(place.packs()) == packs - 1
     assert holdfast("verify").code == 0
     assert place.run("digits").latest() == digits[400]
+
+
+def test_prune_finishes_what_rm_has_condemned(place, digits, holdfast, monkeypatch):
+    monkeypatch.setattr(LocalStorage, "exclusive_locks", False)
+    said = holdfast("rm", "digits@200", "--yes")
+    assert "digits@200 is condemned; after a grace time of hours 'holdfast prune' deletes it" in said.err
+    assert holdfast("prune", "--json").json["waiting"] == 1
+    monkeypatch.setattr(retention, "GRACE_SECONDS", 0.0)
+    assert holdfast("prune", "--json").json["checkpoints"] == 1
+    assert [c.step for c in place.run("digits").all_checkpoints()] == [100, 300, 400]
+    assert holdfast("verify").code == 0
 
 
 def test_rm_refuses_the_tagged_and_the_last(place, digits, holdfast):

@@ -20,8 +20,9 @@ from checkpoints import (
 )
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, NotFoundError, StorageError
-from holdfast.repository import layout
-from holdfast.repository.retention import GRACE_SECONDS, needed_packs, packs_of, remove, sweep
+from holdfast.repository import layout, records
+from holdfast.repository.removing import remove_run
+from holdfast.repository.retention import GRACE_SECONDS, finish, needed_packs, packs_of, remove, sweep
 from holdfast.repository.run import Run
 from holdfast.storage.memory import MemoryStorage
 from simulated_store import SimulatedDisk, SimulatedStore
@@ -32,9 +33,9 @@ def always(checkpoint: CheckpointId) -> bool:
 
 
 def filled(
-    store: SimulatedStore | MemoryStorage, count: int = 3
+    store: SimulatedStore | MemoryStorage, count: int = 3, name: str = "digits"
 ) -> tuple[Run, AttemptId, list[CheckpointId]]:
-    run = make_repository(store).run("digits")
+    run = make_repository(store).run(name)
     attempt = begin(run)
     return run, attempt, [save(run, attempt, n, n * 10).id for n in range(1, count + 1)]
 
@@ -229,6 +230,36 @@ def test_nothing_goes_before_its_grace_is_over(disk: SimulatedDisk) -> None:
     assert len(prune(run, 1, attempt).packs) == 1
     assert read(fresh(run), three) == make_state(30)
     assert orphans(run.repository) == set()
+
+
+def test_what_was_condemned_of_any_run_is_finished(disk: SimulatedDisk) -> None:
+    """Who asked for it, such as 'holdfast rm', may never come again."""
+    run, attempt, (_, two, three) = filled(SimulatedStore(disk))
+    other, _, _ = filled(SimulatedStore(disk), name="other")
+    assert remove_run(other).waiting == 3
+    prune(run, 1, attempt)
+    run.storage.put(run.layout.tag("kept"), [records.encode(records.TagRecord("kept", str(two)))])
+    disk.advance(GRACE_SECONDS)
+    assert len(finish(fresh(run).repository).checkpoints) == 4
+    assert run.all_checkpoints() == [two, three]
+    assert other.all_checkpoints() == []
+    sweep(fresh(run).repository)
+    disk.advance(GRACE_SECONDS)
+    assert sweep(fresh(run).repository).packs
+    assert remove_run(fresh(other)).checkpoints == []
+    assert not other.exists()
+    assert read(fresh(run), three) == make_state(30)
+
+
+def test_what_the_newest_launch_starts_from_is_not_finished(disk: SimulatedDisk) -> None:
+    """A zombie condemned it when its successor had just chosen it."""
+    run, _, (*_, three) = filled(SimulatedStore(disk))
+    attempt = begin(run, three)
+    run.storage.put_if_absent(run.layout.condemn(three), b"")
+    disk.advance(GRACE_SECONDS)
+    assert finish(fresh(run).repository).checkpoints == []
+    save(run, attempt, 1, 40)
+    assert finish(fresh(run).repository).checkpoints == [three]
 
 
 def test_packs_of_a_save_under_way_are_not_orphans_yet(disk: SimulatedDisk) -> None:
