@@ -71,10 +71,10 @@ def errands_of(hello: Hello) -> list[Errand]:
     """What a trainer asks for."""
     found = []
     for mirror in hello.mirrors:
-        commands = [["sync", hello.location, mirror.place, hello.run]]
-        if mirror.keep is not None:
-            keep = ["--keep", mirror.keep, "--yes"]
-            commands.append(["prune", hello.run, *keep, "--repository", mirror.place])
+        keep = ["--keep", mirror.keep] if mirror.keep is not None else []
+        commands = [["sync", hello.location, mirror.place, hello.run, *keep]]
+        if keep:
+            commands.append(["prune", hello.run, *keep, "--yes", "--repository", mirror.place])
         lags = f"{mirror.place} lags behind"
         found.append(Errand(lags, commands, 1, 256 << 20, hello.run, uploads_to=mirror.place))
     for wanted in hello.publish:

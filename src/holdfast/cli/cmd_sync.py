@@ -11,6 +11,7 @@ from holdfast.cli.options import JsonOption, as_dict, find_runs
 from holdfast.training.claiming import claimed
 
 if TYPE_CHECKING:
+    from holdfast.domain.keep_rules import KeepRule
     from holdfast.errors import HoldfastError
     from holdfast.repository.repository import Repository
     from holdfast.repository.sync_plan import Planned, Route
@@ -36,6 +37,15 @@ def command(
     latest: Annotated[
         bool, typer.Option("--latest", help="Of the checkpoints only what each run resumes from.")
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            "--keep",
+            metavar="RULE",
+            help="Of the checkpoints only those that 'holdfast prune --keep RULE' would keep at DEST.",
+            show_default=False,
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be moved.")] = False,
     plain: Annotated[
         bool, typer.Option("--plain", help="DEST may be open to everybody although a key is given.")
@@ -49,14 +59,18 @@ def command(
     goes on. A run that has gone on by itself at DEST is refused. What is sealed stays so: with a key
     given, DEST is created sealed, and one that is not is refused without --plain.
     """
+    from holdfast.domain.keep_rules import parse
+
+    rule = parse(keep) if keep is not None else None
     opened = _open(source, plain=True)
     found = [run for name in runs for run in find_runs(opened, name)] if runs else opened.runs()
     names = list(dict.fromkeys(run.name for run in found))
     if dry_run:
-        _tell_plan(_planned(opened, _open_if_there(target, plain=plain), names, latest=latest), json=json)
+        there = _open_if_there(target, plain=plain)
+        _tell_plan(_planned(opened, there, names, latest=latest, keep=rule), json=json)
     else:
         target_repository = _created(opened, target, plain=plain)
-        _sync(opened, target_repository, names, latest=latest, json=json)
+        _sync(opened, target_repository, names, latest=latest, keep=rule, json=json)
 
 
 def _open(place: str, *, plain: bool) -> Repository:
@@ -84,11 +98,11 @@ def _open_if_there(place: str, *, plain: bool) -> Repository | None:
 
 
 def _planned(
-    source: Repository, target: Repository | None, names: list[str], *, latest: bool
+    source: Repository, target: Repository | None, names: list[str], *, latest: bool, keep: KeepRule | None
 ) -> list[Planned]:
     from holdfast.repository.sync_plan import plan
 
-    return list(plan(source, target, names, latest=latest))
+    return list(plan(source, target, names, latest=latest, keep=keep))
 
 
 def _tell_plan(planned: list[Planned], *, json: bool) -> None:
@@ -106,14 +120,22 @@ def _amount(checkpoints: int, moved_bytes: int) -> str:
     return f"{text.several(checkpoints, 'checkpoint')}, {text.size(moved_bytes)}"
 
 
-def _sync(source: Repository, target: Repository, names: list[str], *, latest: bool, json: bool) -> None:
+def _sync(
+    source: Repository,
+    target: Repository,
+    names: list[str],
+    *,
+    latest: bool,
+    keep: KeepRule | None,
+    json: bool,
+) -> None:
     from holdfast.repository.sync_plan import Route
 
     route = Route(source, target)
     refused: dict[str, HoldfastError] = {}
-    total = sum(p.moved_bytes for p in _planned(source, target, names, latest=latest))
+    total = sum(p.moved_bytes for p in _planned(source, target, names, latest=latest, keep=keep))
     with output.progress("Syncing", total) as advance:
-        done = [_one(route, name, advance, refused, latest=latest) for name in names]
+        done = [_one(route, name, advance, refused, latest=latest, keep=keep) for name in names]
     damaged = _damaged_copies(route)
     _tell(done, refused, damaged, json=json)
     failures = [error.exit_code for error in refused.values()]
@@ -122,14 +144,22 @@ def _sync(source: Repository, target: Repository, names: list[str], *, latest: b
         raise typer.Exit(max(failures))
 
 
-def _one(route: Route, name: str, advance: Any, refused: dict[str, HoldfastError], *, latest: bool) -> Synced:
+def _one(
+    route: Route,
+    name: str,
+    advance: Any,
+    refused: dict[str, HoldfastError],
+    *,
+    latest: bool,
+    keep: KeepRule | None,
+) -> Synced:
     """One run; that it is refused must not keep the others."""
     from holdfast.errors import HoldfastError, StorageError
     from holdfast.repository.syncing import Synced, sync_run
 
     try:
         with claimed(route.target.run(name)):
-            return sync_run(route, name, advance, latest=latest)
+            return sync_run(route, name, advance, latest=latest, keep=keep)
     except StorageError:
         raise  # a full disk, a lost connection: the next run would fare no better
     except HoldfastError as error:

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from holdfast.domain.keep_rules import Decision, KeepRule, Kept, decide
-from holdfast.domain.names import CheckpointId
+from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.repository import retention
 from holdfast.repository.overview import Entry, entries
 from holdfast.repository.run import Run
@@ -34,7 +34,25 @@ class Plan(msgspec.Struct, frozen=True):
 
 def plan(run: Run, rule: KeepRule) -> Plan:
     """Decide, without touching anything."""
-    everything = sorted(entries(run), key=lambda e: e.on_line)  # dead branches count as older
+    return _decided(run, entries(run), rule)
+
+
+def kept_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[AttemptId, int, int, str]]:
+    """Those of a run that a rule would keep, whole or thin, beside what another repository has of it.
+
+    Without those of which the other has a thin copy, where the rule wants no more.
+    """
+    there = entries(other) if other is not None else []
+    known = {e.id.identity for e in there}
+    here = [e for e in entries(run) if e.id.identity not in known]
+    decided = _decided(run, sorted([*there, *here], key=lambda e: e.id.order), rule)
+    thinned = {c.identity[:-1] for c in decided.keep if c.kind == "thin"}
+    to_thin = {c.identity for c in decided.thin if c.identity[:-1] not in thinned}
+    return {c.identity for c in decided.keep} | to_thin
+
+
+def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
+    everything = sorted(found, key=lambda e: e.on_line)  # dead branches count as older
     usable = [e for e in everything if e.summary is not None and not e.rejected]
     base = _needed_base(run, usable)
     newest = {(e.id.step, e.id.attempt): e.id.sequence for e in usable}

@@ -7,9 +7,11 @@ from contextlib import suppress
 
 import msgspec
 
+from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.chunks import ChunkReader
+from holdfast.repository.pruning import kept_elsewhere
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
@@ -42,11 +44,20 @@ def rely_on_all(repository: Repository) -> None:
                 repository.dependable |= packs_of(run, checkpoint, condemned)
 
 
-def missing(source: Run, target: Run | None) -> list[CheckpointId]:
-    """Checkpoints to bring, newest first; rejected ones stay where they are."""
+def missing(source: Run, target: Run | None, keep: KeepRule | None = None) -> list[CheckpointId]:
+    """Checkpoints to bring, newest first; rejected ones stay where they are.
+
+    Parameters
+    ----------
+    keep : KeepRule, optional
+        That of the destination: what it would remove at once need not come.
+    """
     there = {c.identity for c in target.all_checkpoints()} if target is not None else set()
     rejected = source.rejected()
     lacking = [c for c in source.checkpoints() if c.identity not in there and str(c) not in rejected]
+    if keep is not None and lacking:
+        kept = kept_elsewhere(source, target, keep)
+        lacking = [c for c in lacking if c.identity in kept]
     return lacking[::-1]
 
 
@@ -71,13 +82,19 @@ class Planned(msgspec.Struct, frozen=True):
 
 
 def plan(
-    source: Repository, target: Repository | None, names: Sequence[str], *, latest: bool = False
+    source: Repository,
+    target: Repository | None,
+    names: Sequence[str],
+    *,
+    latest: bool = False,
+    keep: KeepRule | None = None,
 ) -> Iterator[Planned]:
     """Look at what each run would take, writing nothing; ``target`` is None where there is none yet."""
     met: set[bytes] = set()
     for name in names:
         run = source.run(name)
-        wanted = missing(run, target.run(name) if target is not None else None)[: 1 if latest else None]
+        wanted = missing(run, target.run(name) if target is not None else None, keep)
+        wanted = wanted[: 1 if latest else None]
         if wanted and target is not None:
             rely_on_all(target)
         lacking: dict[bytes, int] = {}

@@ -20,6 +20,7 @@ from contextlib import suppress
 
 import msgspec
 
+from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.lineage import Attempt, recovery_points
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, NotFoundError, SignatureError, UsageError
@@ -72,7 +73,12 @@ def _diverged(target: Run, attempt: AttemptId) -> UsageError:
 
 
 def sync_run(
-    route: Route, name: str, advance: Advance = lambda size: None, *, latest: bool = False
+    route: Route,
+    name: str,
+    advance: Advance = lambda size: None,
+    *,
+    latest: bool = False,
+    keep: KeepRule | None = None,
 ) -> Synced:
     """Bring what is committed of a run; the caller keeps trainers away from the destination.
 
@@ -80,6 +86,8 @@ def sync_run(
     ----------
     latest : bool
         Of the checkpoints only the one that the run resumes from.
+    keep : KeepRule, optional
+        Of the others only those that this rule keeps at the destination.
 
     Raises
     ------
@@ -91,7 +99,7 @@ def sync_run(
         if not source.all_checkpoints():  # it is being removed there, or was
             return Synced(name)
         raise _diverged(target, own[-1])
-    return _Syncing(route, source, target, advance).run(latest=latest)
+    return _Syncing(route, source, target, advance).run(latest=latest, keep=keep)
 
 
 class _Syncing:
@@ -103,12 +111,12 @@ class _Syncing:
         self._there = {c.identity: c for c in target.all_checkpoints()}
         self._done = Synced(source.name)
 
-    def run(self, *, latest: bool) -> Synced:
+    def run(self, *, latest: bool, keep: KeepRule | None) -> Synced:
         attempts = self._source.attempts()  # from now on it may go on: that is for the next sync
         self._reject()
         if self._bring_recovery_point(attempts):
             self._record(attempts)
-        for checkpoint in missing(self._source, self._target) if not latest else ():
+        for checkpoint in missing(self._source, self._target, keep) if not latest else ():
             if str(checkpoint) not in self._done.failed:
                 self._bring(checkpoint)
         self._tag()

@@ -12,25 +12,30 @@ from checkpoints import (
     assert_restores,
     begin,
     keys,
+    make_repository,
     make_state,
     orphans,
     packs,
     read,
     save,
 )
+from holdfast.domain.keep_rules import parse
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import UsageError
 from holdfast.repository import adopting, compact, layout, records
 from holdfast.repository.forking import fork
 from holdfast.repository.pack import RAW
+from holdfast.repository.pruning import apply
+from holdfast.repository.pruning import plan as pruning_plan
 from holdfast.repository.removing import remove_run
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import remove
 from holdfast.repository.run import Run
-from holdfast.repository.sync_plan import Route, plan
+from holdfast.repository.sync_plan import Route, missing, plan
 from holdfast.repository.syncing import sync_run
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.base import Storage
+from holdfast.storage.memory import MemoryStorage
 from simulated_store import SimulatedDisk, SimulatedStore
 from syncs import a_copy, another, expected, make_run, synced
 
@@ -277,6 +282,25 @@ def test_a_live_source_may_go_on_and_remove(run: Run, monkeypatch: pytest.Monkey
     point = Repository.open(target.storage).run("digits").latest()
     assert point is not None
     assert point.step == 600
+
+
+@pytest.mark.parametrize("rule", ["last 2", "last 1, best 1 loss min", "last 1, then thin every 300 steps"])
+def test_what_the_destination_would_remove_at_once_is_not_brought(rule: str) -> None:
+    run = make_repository(MemoryStorage()).run("digits")
+    attempt = begin(run)
+    knowing, other = a_copy(run).run("digits"), a_copy(run).run("digits")
+    for number in range(1, 8):
+        save(run, attempt, number, number * 100)
+        there = Repository.open(knowing.storage)
+        brought = sync_run(Route(Repository.open(run.storage), there), "digits", keep=parse(rule)).checkpoints
+        synced(run, other.repository)
+        for place in (knowing, other):
+            mirror = Repository.open(place.storage).run("digits")
+            apply(mirror, pruning_plan(mirror, parse(rule)), is_model=lambda value: True)
+        assert brought == 1
+        assert {c.identity for c in knowing.checkpoints()} == {c.identity for c in other.checkpoints()}
+    assert missing(run, knowing, parse(rule)) == []
+    assert missing(run, knowing)
 
 
 def test_no_line_is_recorded_that_leads_to_what_is_condemned_there(run: Run) -> None:
