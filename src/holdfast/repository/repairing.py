@@ -265,7 +265,8 @@ def _packs(repository: Repository) -> Iterator[Finding]:
     damaged = [p for p in sorted(repository.index.unreadable) if _is_damaged(repository, p)]
     if damaged:
         sizes = chunk_sizes_of(_sound_manifests(repository))
-        yield from (_mend_pack(repository, pack_id, sizes) for pack_id in damaged)
+        wanted = _packs_of_unreadable(repository)
+        yield from (_mend_pack(repository, pack_id, sizes, wanted) for pack_id in damaged)
 
 
 def _sound_manifests(repository: Repository) -> Iterator[Manifest]:
@@ -273,6 +274,20 @@ def _sound_manifests(repository: Repository) -> Iterator[Manifest]:
         for checkpoint in run.all_checkpoints():
             with suppress(DamagedError, NotFoundError, FormatError):
                 yield run.manifest(checkpoint)
+
+
+def _packs_of_unreadable(repository: Repository) -> dict[str, str]:
+    """Pack → a checkpoint whose hint names it, and whose manifest cannot be read: it may come back whole."""
+    found: dict[str, str] = {}
+    for run in repository.runs():
+        for checkpoint in run.all_checkpoints():
+            try:
+                run.manifest(checkpoint)
+            except (DamagedError, FormatError):
+                found |= dict.fromkeys(run.hints(checkpoint), f"{run.name}@{checkpoint.step}")
+            except NotFoundError:
+                continue
+    return found
 
 
 def _is_damaged(repository: Repository, pack_id: str) -> bool:
@@ -286,10 +301,15 @@ def _is_damaged(repository: Repository, pack_id: str) -> bool:
     return False
 
 
-def _mend_pack(repository: Repository, pack_id: str, sizes: dict[bytes, int]) -> Finding:
+def _mend_pack(
+    repository: Repository, pack_id: str, sizes: dict[bytes, int], wanted: dict[str, str]
+) -> Finding:
     storage, index = repository.storage, repository.index
     lacking = {d for d in sizes if not index.copies(d)}
     what = f"{index.unreadable[pack_id]} Chunks that checkpoints need from nowhere else: {len(lacking)}."
+    if not lacking and pack_id in wanted:
+        do = f"{wanted[pack_id]}, whose manifest cannot be read, may need it: mend or remove that first."
+        return Finding("pack", pack_id, what, do)
     if not lacking:
         do = "Delete it: no checkpoint needs it."
         return Finding("pack", pack_id, what, do, lambda: storage.delete(layout.pack(pack_id)))

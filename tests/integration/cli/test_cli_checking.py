@@ -229,6 +229,20 @@ def test_repair_unblocks_pruning_after_a_manifest_was_lost_to_damage(place, digi
     assert len(place.packs()) == len(packs) - 1
 
 
+def test_repair_keeps_a_pack_that_an_unreadable_checkpoint_may_need(place, digits, holdfast):
+    manifest, pack = place.manifest_path("digits", digits[300]), pack_of(place, "digits", digits[300])
+    whole = manifest.read_bytes()
+    flip(manifest, -1)
+    flip(pack, -1)
+    result = holdfast("repair", "--apply")
+    assert result.code == 4
+    assert "digits@300, whose manifest cannot be read, may need it" in " ".join(result.out.split())
+    manifest.write_bytes(whole)  # from a backup
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("repair", "--apply").code == 0
+    assert holdfast("verify").code == 0
+
+
 def test_rm_of_a_checkpoint_of_which_nothing_can_be_read(place, digits, holdfast):
     run = place.run("digits")
     flip(place.manifest_path("digits", digits[300]), -1)
