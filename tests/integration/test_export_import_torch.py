@@ -463,6 +463,12 @@ def test_an_import_that_was_cut_short_is_simply_done_again(
     assert imported(place, tmp_path / "m.pt", "again").checkpoint == run.repository.run("again").latest()
 
 
+def test_no_entry_of_a_file_takes_the_place_of_another(place: Path, tmp_path: Path) -> None:
+    torch.save({1: {"a": torch.ones(2)}, "1": {"a": torch.zeros(2)}}, tmp_path / "m.pt")
+    with pytest.raises(UsageError, match="would become the entry '1'"):
+        imported(place, tmp_path / "m.pt")
+
+
 def test_a_name_that_a_run_is_being_moved_to_is_taken(
     place: Path, state: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -85,7 +85,16 @@ class Foreign:
         return Progress(step=self.step or 0, epoch=self.epoch)
 
     def add(self, entry: str, framework: str, value: Any) -> None:
-        self.tree[entry] = _as_imported(f"{framework}.imported", value)
+        self.put(entry, _as_imported(f"{framework}.imported", value))
+
+    def put(self, entry: str, value: Any) -> None:
+        """Take an entry; one of that name must not take another's place."""
+        if entry in self.tree:
+            raise UsageError(
+                f"Two things in the file would become the entry {entry!r}.",
+                do="Give the model another name with --as, or the optimizer with --optimizer.",
+            )
+        self.tree[entry] = value
 
     def adder(self, entry: str, framework: str) -> Callable[[str, TensorSource], TensorRef]:
         """Takes tensors of an entry by their path within it."""
@@ -183,7 +192,7 @@ def _read_folder(foreign: Foreign, path: Path, options: Options, stack: ExitStac
         _take_safetensors(foreign, files, options)
     _take_trainer(foreign, path, options)
     if (config := huggingface.read_config(path)) is not None:
-        foreign.tree["config"] = config
+        foreign.put("config", config)
 
 
 def _take_trainer(foreign: Foreign, path: Path, options: Options) -> None:
@@ -222,7 +231,7 @@ def _take_safetensors(foreign: Foreign, files: list[SafetensorsFile], options: O
         if kind == "model":
             foreign.add(entry, framework, refs[entry])
         elif kind == "tensor" and "" in refs[entry]:
-            foreign.tree[entry] = refs[entry][""]
+            foreign.put(entry, refs[entry][""])
         else:
             foreign.left_out.append(entry)
     step = metadata.get(STEP, "")
