@@ -43,7 +43,7 @@ def put_object(repository: Repository, oid: str, path: Path, advance: Advance | 
     StorageError
     """
     run = _run(repository, oid)
-    if run.latest() is not None:
+    if _kept(run) is not None:
         return
     if sha256_of(path) != oid:
         raise DamagedError(f"{path} does not hold the object {oid}: its SHA-256 is another.")
@@ -79,30 +79,41 @@ def get_object(repository: Repository, oid: str, path: Path, advance: Advance | 
         What is there has not this SHA-256; no file is left.
     """
     run = _run(repository, oid)
-    checkpoint = run.latest()
+    checkpoint = _kept(run)
     if checkpoint is None:
         raise NotFoundError(
             f"The object {oid} is not in {repository.storage.location}.", do="Push it from where it is."
         )
-    hashed = hashlib.sha256()
     with told_plainly(f"writing {path.name}", str(path.parent)), run.repository.holding():
+        path.touch(exist_ok=False)
         try:
-            with path.open("xb") as file:
-                saved = SavedState(run, checkpoint)
-                for data in saved.stream([ref.name for ref in _content(saved)], advance):
-                    hashed.update(data.data)
-                    file.write(data.data)
-            if hashed.hexdigest() != oid:
-                raise DamagedError(f"What is kept as the object {oid} has another SHA-256.")
-        except HoldfastError:
-            path.unlink(missing_ok=True)
+            _write(SavedState(run, checkpoint), oid, path, advance)
+        except BaseException:
+            path.unlink(missing_ok=True)  # above all on a full disk
             raise
+
+
+def _write(saved: SavedState, oid: str, path: Path, advance: Advance | None) -> None:
+    hashed = hashlib.sha256()
+    with path.open("wb") as file:
+        for data in saved.stream([ref.name for ref in _content(saved)], advance):
+            hashed.update(data.data)
+            file.write(data.data)
+    if hashed.hexdigest() != oid:
+        raise DamagedError(f"What is kept as the object {oid} has another SHA-256.")
 
 
 def _run(repository: Repository, oid: str) -> Run:
     if not _OID.fullmatch(oid):
         raise UsageError(f"{oid[:100]!r} is not the name of an object of Git LFS.", do="It is a SHA-256.")
     return repository.run(f"lfs/sha256-{oid}")
+
+
+def _kept(run: Run) -> CheckpointId | None:
+    """What holds the object, of whichever push: one that was begun beside it and cut short hides nothing."""
+    rejected = run.rejected()
+    full = (c for c in reversed(run.checkpoints()) if c.kind == "full")
+    return next((c for c in full if str(c) not in rejected), None)
 
 
 def _content(saved: SavedState) -> list[TensorRef]:

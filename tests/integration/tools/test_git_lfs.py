@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import uuid
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -19,8 +21,9 @@ from tests import s3_server
 
 import holdfast
 from holdfast.cli import app
-from holdfast.errors import UsageError
+from holdfast.errors import StorageError, UsageError
 from holdfast.formats.lfs_objects import get_object, put_object, sha256_of
+from holdfast.formats.reading import SavedState
 from holdfast.integrations.git_lfs import serve
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
@@ -231,6 +234,31 @@ def test_a_push_killed_before_any_change_of_the_storage_is_done_again(tmp_path: 
         assert (tmp_path / f"got-{changes}").read_bytes() == path.read_bytes()
         changes += 1
     assert changes > 4
+
+
+def test_a_push_cut_short_beside_another_hides_nothing(tmp_path: Path) -> None:
+    """Both had seen that the object was not there; one was killed when it had begun."""
+    repository = Repository.create(open_storage(tmp_path / "checkpoints", create=True))
+    path = tmp_path / "object"
+    path.write_bytes(b"bytes" * 1000)
+    oid = sha256_of(path)
+    put_object(repository, oid, path)
+    run = repository.run(f"lfs/sha256-{oid}")
+    run.record_base(run.begin_attempt(), None)
+    get_object(Repository.open(repository.storage), oid, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_a_pull_on_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    repository = Repository.create(open_storage(tmp_path / "checkpoints", create=True))
+    path = tmp_path / "object"
+    path.write_bytes(b"bytes" * 1000)
+    put_object(repository, oid := sha256_of(path), path)
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    monkeypatch.setattr(SavedState, "stream", Mock(side_effect=full))
+    with pytest.raises(StorageError, match="no space is left"):
+        get_object(repository, oid, tmp_path / "again")
+    assert not (tmp_path / "again").exists()
 
 
 def test_an_object_with_another_hash_is_refused_both_ways(tmp_path: Path) -> None:
