@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from checkpoints import assert_restores, begin, make_repository, make_state, prune, read, save
-from holdfast.errors import DamagedError, FormatError, NotFoundError, SealedError, UsageError
+from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError, SealedError, UsageError
 from holdfast.repository import layout, records
 from holdfast.repository.keyring import entries, passphrase
 from holdfast.repository.keyring.passphrase import Passphrase
@@ -22,6 +22,7 @@ from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
 from holdfast.storage.sealed import at_rest
 from keys import KEY, OTHER_KEY, give
+from simulated_store import SimulatedDisk, SimulatedStore
 
 LARGE = random.Random(1).randbytes(200_000)
 WORDS = "correct horse battery staple"
@@ -155,6 +156,41 @@ def test_the_last_key_stays() -> None:
     with pytest.raises(NotFoundError):
         entries.remove(storage, config, "0" * 16)
     assert Repository.open(storage).is_sealed
+
+
+def test_of_two_removals_at_one_time_one_key_stays() -> None:
+    """Where nothing locks each of two people removes the other's key."""
+    disk = SimulatedDisk()
+    store, other = SimulatedStore(disk), SimulatedStore(disk)
+    make_repository(store)
+    config = read_config(store)
+    secret, mine = entries.opened(store, config, [RawKey(KEY)])
+    yours = entries.add(store, config, secret, RawKey(OTHER_KEY))
+
+    def before(number: int, verb: str, key: str) -> None:
+        if verb == "delete" and key == layout.keys(mine.id)[0]:
+            store.before = None
+            entries.remove(other, config, yours.id)
+
+    store.before = before
+    with pytest.raises(UsageError, match="is the only key"):
+        entries.remove(store, config, mine.id)
+    assert Repository.open(other).is_sealed
+    assert entries.half_lost(other) == []
+
+
+def test_no_key_is_removed_while_another_process_removes_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entries, "LOCK_SECONDS", 0.0)
+    storage = LocalStorage(tmp_path)
+    make_repository(storage)
+    config = read_config(storage)
+    secret, old = entries.opened(storage, config, [RawKey(KEY)])
+    entries.add(storage, config, secret, RawKey(OTHER_KEY))
+    with storage.lock("keys", shared=False, wait_seconds=0.0), pytest.raises(BusyError):
+        entries.remove(storage, config, old.id)
+    assert len(entries.entries(storage, config)) == 2
 
 
 def test_keys_of_another_copy_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

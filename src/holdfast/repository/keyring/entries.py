@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from holdfast.errors import NotFoundError, SealedError, UsageError
+from holdfast.errors import BusyError, NotFoundError, SealedError, UsageError
 from holdfast.repository import layout, records
 from holdfast.repository.keyring.base import GivenKey, Wrapping
 from holdfast.repository.records import RepositoryConfig, Sealing
@@ -26,6 +26,7 @@ from holdfast.storage.frames import SECRET_BYTES, derived
 SCHEME = "aes-256-gcm-64k"
 _ID = re.compile(r"[0-9a-f]{16}")
 _MOST_LABEL = 200
+LOCK_SECONDS = 30.0
 _HOW = "Give it in HOLDFAST_KEY_FILE, HOLDFAST_KEY_COMMAND or HOLDFAST_KEY."
 
 
@@ -158,23 +159,34 @@ def remove(storage: Storage, config: RepositoryConfig, key_id: str) -> None:
         There is no such key.
     UsageError
         It is the last one.
+    BusyError
+        Another process removes one.
     """
-    with storage.lock("keys", shared=False, wait_seconds=30.0):
+    with storage.lock("keys", shared=False, wait_seconds=LOCK_SECONDS) as held:
+        if not held and storage.exclusive_locks:
+            raise BusyError(f"Another process removes a key of {storage.location}.", do="Try again.")
         _remove(storage, config, key_id)
 
 
 def _remove(storage: Storage, config: RepositoryConfig, key_id: str) -> None:
-    ids = [entry.id for entry in entries(storage, config)]
-    if key_id not in ids:
+    found = {entry.id: entry for entry in entries(storage, config)}
+    if key_id not in found:
         raise NotFoundError(
             f"There is no key {key_id} of {storage.location}.", do="'holdfast key list' names all."
         )
-    if len(ids) == 1:
-        raise UsageError(
-            f"{key_id} is the only key of {storage.location}: nothing would open it any more.",
-            do="Add another one first.",
-        )
+    if len(found) == 1:
+        raise _last(storage, key_id)
     discard(storage, key_id)
+    if not entries(storage, config):  # nothing locks an object store: the others went at the same moment
+        put(storage, found[key_id])
+        raise _last(storage, key_id)
+
+
+def _last(storage: Storage, key_id: str) -> UsageError:
+    return UsageError(
+        f"{key_id} is the only key of {storage.location}: nothing would open it any more.",
+        do="Add another one first.",
+    )
 
 
 def _context(repository: str, secret: str, key_id: str) -> bytes:
