@@ -186,7 +186,10 @@ class Run:
         """
         rejected = self.rejected()
         line = [c for c in self.lineage() if str(c) not in rejected]
-        summaries = {c: self.summary(c) for c in line}
+        summaries: dict[CheckpointId, Summary] = {}
+        for c in line:
+            with suppress(NotFoundError):  # removed since it was listed: a live run has a newer one
+                summaries[c] = self.summary(c)
         if monitor is None:
             monitor, mode = self._monitored(summaries)
         values = {c: s.metrics[monitor] for c, s in summaries.items() if monitor in s.metrics}

@@ -15,7 +15,7 @@ from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 from holdfast.storage.memory import MemoryStorage
-from simulated_store import SimulatedStore
+from simulated_store import SimulatedDisk, SimulatedStore
 
 
 @pytest.fixture
@@ -145,6 +145,21 @@ def test_best_ignores_what_is_not_finite(run: Run) -> None:
     best = run.best()
     assert best is not None
     assert best.step == 20
+
+
+def test_best_is_found_while_a_live_run_removes_others() -> None:
+    disk = SimulatedDisk()
+    run = make_repository(SimulatedStore(disk)).run("digits")
+    attempt = begin(run)
+    one, _, three = (save(run, attempt, n, n * 10).id for n in (1, 2, 3))
+    store = SimulatedStore(disk)
+
+    def before(number: int, verb: str, key: str) -> None:
+        if verb == "get" and key.endswith(".manifest"):
+            run.storage.delete(run.layout.checkpoint(one))
+
+    store.before = before
+    assert Repository.open(store).run("digits").best("loss", "min") == three
 
 
 def test_tags_move_and_go(run: Run) -> None:
