@@ -278,11 +278,11 @@ def _kept_forever(rule: KeepRule, checkpoints: Sequence[Kept]) -> set[int]:
     steps, epochs, hours = rule.every_steps, rule.every_epochs, rule.every_hours
     result: set[int] = set()
     if steps is not None:
-        result |= _firsts(checkpoints, lambda c: c.step // steps)
+        result |= _firsts(rule, checkpoints, lambda c: c.step // steps)
     if epochs is not None:
-        result |= _firsts(checkpoints, lambda c: c.epoch // epochs)
+        result |= _firsts(rule, checkpoints, lambda c: c.epoch // epochs)
     if hours is not None:
-        result |= _firsts(checkpoints, lambda c: _period(c.saved_seconds, hours * _HOUR_SECONDS))
+        result |= _firsts(rule, checkpoints, lambda c: _period(c.saved_seconds, hours * _HOUR_SECONDS))
     if rule.thin and steps is epochs is hours is None:
         result = {i for i, c in enumerate(checkpoints) if not c.superseded}
     return result
@@ -292,8 +292,10 @@ def _period(saved_seconds: float, period_seconds: float) -> float:
     return saved_seconds // period_seconds if math.isfinite(saved_seconds) else 0
 
 
-def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
-    """Take the lowest step of every period; of several the highest epoch, then the newest (perhaps thin).
+def _firsts(rule: KeepRule, checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
+    """Take the lowest step of every period; of several the highest epoch, then the newest.
+
+    That may be a thin one, if the rule wants thin ones; else a full one comes before it.
 
     By step, not by position: a thin one is committed long after the full one it stands for.
     """
@@ -302,9 +304,13 @@ def _firsts(checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set
         number = period(kept)
         if number >= 1 and not kept.superseded:
             first = checkpoints[result.setdefault(number, position)]
-            if (kept.step, -kept.epoch) <= (first.step, -first.epoch):
+            if _precedence(rule, kept) <= _precedence(rule, first):
                 result[number] = position
     return set(result.values())
+
+
+def _precedence(rule: KeepRule, kept: Kept) -> tuple[int, int, bool]:
+    return kept.step, -kept.epoch, kept.kind == "thin" and not rule.thin
 
 
 def best(checkpoints: Sequence[Kept], monitor: str, mode: Mode, k: int) -> list[Kept]:

@@ -127,8 +127,8 @@ class CheckpointId(msgspec.Struct, frozen=True):
 
     @property
     def order(self) -> tuple[int, int, str]:
-        """Sorts checkpoints of a run by attempt, then by commit."""
-        return (self.attempt.number, self.sequence, self.digest)
+        """Sorts checkpoints of a run by attempt, then by commit; a thin one behind what it was made of."""
+        return (self.attempt.number, self.sequence, f"{self.kind}-{self.digest}")
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -45,14 +45,14 @@ def kept_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[Att
     there = entries(other) if other is not None else []
     known = {e.id.identity for e in there}
     here = [e for e in entries(run) if e.id.identity not in known]
-    decided = _decided(run, sorted([*there, *here], key=lambda e: e.id.order), rule)
+    decided = _decided(run, [*there, *here], rule)
     thinned = {c.identity[:-1] for c in decided.keep if c.kind == "thin"}
     to_thin = {c.identity for c in decided.thin if c.identity[:-1] not in thinned}
     return {c.identity for c in decided.keep} | to_thin
 
 
 def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
-    everything = sorted(found, key=lambda e: e.on_line)  # dead branches count as older
+    everything = sorted(found, key=lambda e: (e.on_line, e.id.order))  # dead branches count as older
     usable = [e for e in everything if e.summary is not None and not e.rejected]
     base = _needed_base(run, usable)
     newest = {(e.id.step, e.id.attempt): e.id.sequence for e in usable}

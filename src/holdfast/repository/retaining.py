@@ -80,9 +80,8 @@ class Retention:
         run = self._run
         rejected = run.rejected() | run.repository.doubtful
         present = [c for c in run.checkpoints() if str(c) not in rejected]
-        line = list(chain(run.attempts(), present))
-        on_line = set(line)
-        return [*(c for c in present if c not in on_line), *reversed(line)]
+        on_line = set(chain(run.attempts(), present))
+        return sorted(present, key=lambda c: c in on_line)  # each part in order of commits, as they came
 
     def _kept(self, present: list[CheckpointId]) -> list[Kept]:
         """What the rule decides on; those that cannot be read neither count nor go."""

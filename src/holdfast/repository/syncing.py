@@ -137,14 +137,20 @@ class _Syncing:
 
     def _settled(self, best: CheckpointId) -> bool:
         """Make the point that is there durable; False if it is being deleted: no line may lead to it."""
-        local = self._there[best.identity]
+        local, place = self._there[best.identity], self._target.storage.location
+        what = f"{self._target.name}@{best.step}, which the run resumes from, is"
         if str(local) in self._target.condemned():
             self._done.failed[str(best)] = (
-                f"{self._target.name}@{best.step}, which the run resumes from, is being deleted at the "
-                "destination; it comes back once it is gone, or another checkpoint takes its place."
+                f"{what} being deleted in {place}; it comes back once it is gone, "
+                "or another checkpoint takes its place."
             )
             return False
         self._target.settle(local)
+        if str(local) in self._target.rejected():
+            self._done.failed[str(best)] = (
+                f"{what} rejected as damaged in {place}: 'holdfast verify {self._target.name}@{best.step} "
+                f"-R {place} --repair-from {self._source.storage.location}' mends it."
+            )
         return True
 
     def _candidate(self, attempts: Sequence[Attempt], tried: Collection[CheckpointId]) -> CheckpointId | None:

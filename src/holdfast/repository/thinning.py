@@ -24,10 +24,10 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     Returns
     -------
     bool
-        Whether a thin copy stands; False if nothing in it is to be kept.
+        Whether a thin copy stands; False if nothing in it is to be kept, or if the copy is damaged.
     """
-    if any(_is_thin_of(c, checkpoint) for c in run.checkpoints()):
-        return True
+    if there := [c for c in run.checkpoints() if _is_thin_of(c, checkpoint)]:
+        return not run.rejected().issuperset(map(str, there))
     manifest, hints = trusted_manifest(run, checkpoint), run.hints(checkpoint)
     kept = {key: value for key, value in tree.decode(manifest.details.tree).items() if keeps(value)}
     names = {ref.name for ref in tree.references(kept)}

@@ -316,11 +316,22 @@ def test_no_line_is_recorded_that_leads_to_what_is_condemned_there(run: Run) -> 
     assert str(oldest) in there.condemned()
     attempt = begin(run, here.resolve(100))
     done = sync_run(Route(here.repository, there.repository), "digits")
-    assert "is being deleted at the destination" in done.failed[str(here.resolve(100))]
+    assert "is being deleted in" in done.failed[str(here.resolve(100))]
     assert there.latest() == before
     newer = save(run, attempt, 1, 150).id
     assert not sync_run(Route(here.repository, there.repository), "digits").failed
     assert there.latest() == newer
+
+
+def test_a_recovery_point_that_is_damaged_there_is_not_said_to_be_there(run: Run) -> None:
+    target = a_copy(run)
+    synced(run, target)
+    latest = run.latest()
+    assert latest is not None
+    target.run("digits").reject(latest, "two reads found it damaged")
+    assert "rejected as damaged" in synced(run, target).failed[str(latest)]
+    target.run("digits").readmit(latest)
+    assert synced(run, target).is_nothing
 
 
 def test_condemned_packs_there_are_not_relied_on(run: Run) -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
+import pytest
 
 from checkpoints import begin, draft, make_repository, make_state, read, save
+from holdfast.domain.keep_rules import parse
+from holdfast.repository import pruning, retaining
 from holdfast.repository.commit import commit
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.memory import MemoryStorage
@@ -22,6 +25,35 @@ def test_a_thin_checkpoint_descends_from_what_its_full_one_did() -> None:
     assert run.summary(thin).parent == run.summary(second).parent == str(first)
     assert read(run, thin) == {"weight": make_state(200)["weight"]}
     assert not make_thin(run, first, lambda value: False)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+@pytest.mark.parametrize("rule", ["last 1, then thin every 300 steps", "last 1, every 300 steps"])
+def test_of_a_copy_and_its_full_one_that_was_not_removed_one_stays(
+    rule: str, by_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader held the repository, or it was killed in between."""
+    monkeypatch.setattr(retaining, "is_model", lambda value: True)
+    for _ in range(6):  # digests are random
+        run = make_repository(MemoryStorage()).run("digits")
+        attempt = begin(run)
+        made = [save(run, attempt, n, n * 100).id for n in range(1, 8)]
+        assert make_thin(run, made[2], lambda value: True)
+        if by_hand:
+            pruning.apply(run, pruning.plan(run, parse(rule)), is_model=lambda value: True)
+        else:
+            retaining.Retention(run, attempt, parse(rule), pytest.fail)._apply()
+        kind = "thin" if "thin" in rule else "full"
+        left = [(c.step, c.kind) for c in run.checkpoints()]
+        assert left == [(300, kind), (600, "full"), (700, "full")]
+
+
+def test_a_full_one_whose_copy_is_damaged_stays() -> None:
+    run = make_repository(MemoryStorage()).run("digits")
+    full = save(run, begin(run), 1, 100).id
+    assert make_thin(run, full, lambda value: True)
+    run.reject(next(c for c in run.checkpoints() if c.kind == "thin"), "damaged")
+    assert not make_thin(run, full, lambda value: True)
 
 
 class Counting(MemoryStorage):
