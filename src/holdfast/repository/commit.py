@@ -50,6 +50,8 @@ class Draft(msgspec.Struct):
         Tensors that are as in the parent, so that they need not be read.
     compared : frozenset[str]
         Tensors that are read all the same, to see whether they are as in the parent.
+    saved_seconds : float or None
+        When it was saved; None means now.
     """
 
     attempt: AttemptId
@@ -68,6 +70,7 @@ class Draft(msgspec.Struct):
     monitor: str | None = None
     left_out: frozenset[str] = frozenset()
     compared: frozenset[str] = frozenset()
+    saved_seconds: float | None = None
 
 
 class Committed(msgspec.Struct, frozen=True):
@@ -232,7 +235,7 @@ def _summary(run: Run, draft: Draft, written: Written) -> Summary:
         kind=draft.kind,
         progress=draft.progress,
         parent=str(draft.parent) if draft.parent is not None else None,
-        saved_seconds=time.time(),
+        saved_seconds=draft.saved_seconds if draft.saved_seconds is not None else time.time(),
         reason=draft.reason,
         metrics=draft.metrics,
         size_bytes=sum(entry.spec.size_bytes for entry in written.tensors.values()),

@@ -47,6 +47,7 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
         done=summary.done,
         monitor=summary.monitor,
         environment=manifest.details.environment,
+        saved_seconds=summary.saved_seconds,
     )
     commit(run, draft, dedup=False)
     return True

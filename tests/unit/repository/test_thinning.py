@@ -56,6 +56,15 @@ def test_a_full_one_whose_copy_is_damaged_stays() -> None:
     assert not make_thin(run, full, lambda value: True)
 
 
+def test_a_copy_was_saved_when_its_full_one_was() -> None:
+    """Else one that is thinned hours later takes the place of that hour's own."""
+    run = make_repository(MemoryStorage()).run("digits")
+    made = draft(begin(run), 1, 100, make_state(100))
+    made.saved_seconds = 1000.0
+    assert make_thin(run, commit(run, made).id, lambda value: True)
+    assert [run.summary(c).saved_seconds for c in run.checkpoints()] == [1000.0, 1000.0]
+
+
 class Counting(MemoryStorage):
     """Counts how often each object is read."""
 
