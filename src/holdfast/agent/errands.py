@@ -167,6 +167,8 @@ class Rounds:
 
     def _begin(self, *, last_seconds: float) -> None:
         if not last_seconds and available_bytes() < self.errand.need_bytes + SPARE_BYTES:
+            if not self.errand.gently:  # what is done gently waits, and is missed by nobody
+                self._failed("there is too little memory to do it beside training")
             return
         said = tempfile.TemporaryFile()  # noqa: SIM115  # until it has ended
         try:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 import holdfast
-from holdfast.agent import errand
+from holdfast.agent import errand, errands
 from holdfast.agent.errands import Errand, Rounds
 from holdfast.node.commands import last_error
 from holdfast.node.lease import claiming
@@ -62,6 +62,26 @@ def silent() -> Iterator[str]:
     """A store that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"s3://bucket/silent-{server.getsockname()[1]}?endpoint=http://127.0.0.1:{server.getsockname()[1]}&region=r"
+
+
+def test_that_memory_is_too_short_for_an_upload_is_told(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[Message] = []
+    there = str(tmp_path / "there")
+    rounds = Rounds(sync(here, there), told.append)
+    rounds.committed(1)
+    with monkeypatch.context() as short:
+        short.setattr(errands, "available_bytes", lambda: 0)
+        rounds.look(idle=True)
+        rounds.look(idle=True)
+    assert [t.text for t in told if isinstance(t, Told)] == [
+        f"{there} lags behind: there is too little memory to do it beside training"
+    ]
+    rounds._not_before = 0.0
+    rounds.look(idle=True)
+    assert until(lambda: ended(rounds))
+    assert told[1:] == [Uploaded(1, there), Told("sync works again.")]
 
 
 def test_a_round_that_is_done_says_how_far(here: Path, tmp_path: Path) -> None:
