@@ -34,6 +34,7 @@ class Delivery:
         self._tasks: deque[Task] = deque()
         self._changed = threading.Condition()
         self._lost = self._failures = 0
+        self._refusal = ""
         self._is_closing = self._is_closed = False
         self._thread: threading.Thread | None = None
 
@@ -91,7 +92,9 @@ class Delivery:
             with self._changed:
                 self._tasks.popleft()
                 self._lost += 1
-            self._say(f"{self._name} refuses something: {why}")
+            if why != self._refusal:  # one key that is wrong refuses every metric of every step
+                self._say(f"{self._name} refuses something: {why}")
+            self._refusal = why
             return
         if not self._failures:
             self._say(f"{self._name} does not take what it is sent; training goes on. {why}")

@@ -70,6 +70,19 @@ def test_what_is_refused_is_left_out_and_the_rest_is_done(capsys: Said) -> None:
     assert "refuses something: no such thing" in capsys.readouterr().err
 
 
+def test_the_same_refusal_is_told_once(capsys: Said) -> None:
+    def refused() -> None:
+        raise ValueError("access denied")
+
+    sender = made()
+    for _ in range(20):
+        sender.put(refused)
+    sender.close(PATIENCE_SECONDS)
+    said = capsys.readouterr().err
+    assert said.count("refuses something: access denied") == 1
+    assert "20 messages to the server are lost" in said
+
+
 def test_more_than_fits_is_lost_and_counted_and_nobody_waits(
     monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
