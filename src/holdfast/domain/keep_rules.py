@@ -45,6 +45,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
         A newer checkpoint of the same step and attempt exists.
     protected : bool
         An attempt's base, being read, or otherwise needed now.
+    on_line : bool
+        It leads to the run's head; others are dead branches, which are never best.
     """
 
     id: str
@@ -57,6 +59,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     healthy: bool = False
     superseded: bool = False
     protected: bool = False
+    on_line: bool = True
 
 
 class Decision(msgspec.Struct, frozen=True):
@@ -295,7 +298,8 @@ def _period(saved_seconds: float, period_seconds: float) -> float:
 def _firsts(rule: KeepRule, checkpoints: Sequence[Kept], period: Callable[[Kept], float]) -> set[int]:
     """Take the lowest step of every period; of several the highest epoch, then the newest.
 
-    That may be a thin one, if the rule wants thin ones; else a full one comes before it.
+    One on the line comes before all others. It may be a thin one, if the rule wants thin ones; else a full
+    one comes before it.
 
     By step, not by position: a thin one is committed long after the full one it stands for.
     """
@@ -309,14 +313,14 @@ def _firsts(rule: KeepRule, checkpoints: Sequence[Kept], period: Callable[[Kept]
     return set(result.values())
 
 
-def _precedence(rule: KeepRule, kept: Kept) -> tuple[int, int, bool]:
-    return kept.step, -kept.epoch, kept.kind == "thin" and not rule.thin
+def _precedence(rule: KeepRule, kept: Kept) -> tuple[bool, int, int, bool]:
+    return not kept.on_line, kept.step, -kept.epoch, kept.kind == "thin" and not rule.thin
 
 
 def best(checkpoints: Sequence[Kept], monitor: str, mode: Mode, k: int) -> list[Kept]:
     """Rank the best ``k`` by a metric, best first; of equal ones the older.
 
-    Checkpoints without the metric, or whose value is not finite, are never among them.
+    Checkpoints without the metric, whose value is not finite, or of dead branches are never among them.
     """
     return [checkpoints[i] for i in _best_positions(checkpoints, monitor, mode, k)]
 
@@ -325,7 +329,7 @@ def _best_positions(checkpoints: Sequence[Kept], monitor: str, mode: Mode, k: in
     ranked = sorted(
         (_rank(c.metrics[monitor], mode), i)
         for i, c in enumerate(checkpoints)
-        if not c.superseded and math.isfinite(c.metrics.get(monitor, math.nan))
+        if c.on_line and not c.superseded and math.isfinite(c.metrics.get(monitor, math.nan))
     )
     return [i for _, i in ranked[:k]]
 

@@ -90,6 +90,7 @@ def _kept(entry: Entry, has_newer: bool, base: CheckpointId | None) -> Kept:
         healthy=True,
         superseded=has_newer,
         protected=entry.latest or identity == base,
+        on_line=entry.on_line,
     )
 
 

@@ -60,8 +60,8 @@ class Retention:
     def _apply(self) -> None:
         if self._rule.last is None:
             return
-        present = self._checkpoints()
-        decision = decide(self._rule, self._kept(present))
+        present, on_line = self._checkpoints()
+        decision = decide(self._rule, self._kept(present, on_line))
         by_name = {str(c): c for c in present}
         thinned = [by_name[name] for name in decision.thin if self._made_thin(by_name[name])]
         drop = [by_name[name] for name in decision.drop] + thinned
@@ -75,15 +75,15 @@ class Retention:
             self._failed(f"{self._run.name}@{checkpoint.step} could not be thinned: {error}")
             return False
 
-    def _checkpoints(self) -> list[CheckpointId]:
-        """Dead branches first, then the line that leads here, each oldest first."""
+    def _checkpoints(self) -> tuple[list[CheckpointId], set[CheckpointId]]:
+        """Dead branches first, then the line that leads here, each oldest first; and those on the line."""
         run = self._run
         rejected = run.rejected() | run.repository.doubtful
         present = [c for c in run.checkpoints() if str(c) not in rejected]
         on_line = set(chain(run.attempts(), present))
-        return sorted(present, key=lambda c: c in on_line)  # each part in order of commits, as they came
+        return sorted(present, key=lambda c: c in on_line), on_line  # each in order of commits, as they came
 
-    def _kept(self, present: list[CheckpointId]) -> list[Kept]:
+    def _kept(self, present: list[CheckpointId], on_line: set[CheckpointId]) -> list[Kept]:
         """What the rule decides on; those that cannot be read neither count nor go."""
         self._summaries = {c: self._summary(c) for c in present}
         tagged, base = set(self._run.tags().values()), self._needed_base(present)
@@ -103,6 +103,7 @@ class Retention:
                 healthy=True,
                 superseded=newest[c.attempt, c.step, c.kind] > c.sequence,
                 protected=c == base,
+                on_line=c in on_line,
             )
             for c in present
             if (summary := self._summaries[c]) is not None

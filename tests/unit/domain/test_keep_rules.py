@@ -218,6 +218,15 @@ def test_a_thin_one_takes_the_place_of_the_full_one_it_was_made_from() -> None:
         assert decide(rule, [old, newest, thin]) == Decision(ids("250 100t"), (), ids("100"))
 
 
+def test_the_line_comes_before_dead_branches() -> None:
+    dead = kept(100, id="dead", metrics={"acc": 9.0}, on_line=False)
+    history = [dead, kept(120, metrics={"acc": 2.0}), kept(190, metrics={"acc": 1.0}), kept(230)]
+    assert decide(keep(last=1, every_steps=100), history) == Decision(ids("120 230"), (), ids("dead 190"))
+    best_one = keep(last=1, best=1, monitor="acc", mode="max")
+    assert decide(best_one, history) == Decision(ids("120 230"), (), ids("dead 190"))
+    assert decide(keep(last=1, every_steps=100), [dead, kept(200), kept(230)]).keep == ids("dead 200 230")
+
+
 def test_a_superseded_one_goes_and_is_not_counted() -> None:
     history = [kept(1), kept(2, id="2a", superseded=True), kept(2), kept(3)]
     assert decide(keep(last=3), history) == Decision(ids("1 2 3"), (), ids("2a"))

@@ -9,6 +9,7 @@ import pytest
 from checkpoints import (
     assert_restores,
     begin,
+    draft,
     keys,
     make_repository,
     make_state,
@@ -18,10 +19,13 @@ from checkpoints import (
     read,
     save,
 )
+from holdfast.domain.keep_rules import parse
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, NotFoundError, StorageError
 from holdfast.repository import layout, records
+from holdfast.repository.commit import commit
 from holdfast.repository.removing import remove_run
+from holdfast.repository.retaining import Retention
 from holdfast.repository.retention import GRACE_SECONDS, finish, needed_packs, packs_of, remove, sweep
 from holdfast.repository.run import Run
 from holdfast.storage.memory import MemoryStorage
@@ -203,6 +207,26 @@ def refused_sweep(store: SimulatedStore, verb: str, failing: int) -> bool:
     finally:
         store.before = None
     return False
+
+
+def test_what_a_rollback_left_behind_takes_no_place_of_the_best() -> None:
+    run, rule = make_repository(MemoryStorage()).run("digits"), parse("last 1, best 1 val min")
+
+    def put(attempt: AttemptId, sequence: int, step: int, value: float) -> CheckpointId:
+        made = draft(attempt, sequence, step, make_state(step))
+        made.metrics = {"val": value}
+        done = commit(run, made)
+        Retention(run, attempt, rule, pytest.fail).after(done)
+        return done.id
+
+    first = begin(run)
+    one = put(first, 1, 100, 0.5)
+    put(first, 2, 200, 0.3)
+    second = begin(run, one)
+    best = put(second, 1, 150, 0.35)
+    for number in range(2, 6):
+        put(second, number, 100 + 50 * number, 0.4)
+        assert run.best("val", "min") == best
 
 
 # -- without locks: grace -------------------------------------------------------------------
