@@ -443,6 +443,21 @@ def test_broken_files_are_named(place: Path, state: dict[str, Any], tmp_path: Pa
         imported(place, tmp_path / "checkpoints" / "holdfast.json")
 
 
+@pytest.mark.parametrize("name", ["base.safetensors", "model-final.safetensors", "myconfig.json"])
+def test_a_folder_with_files_of_others_is_not_replaced(
+    place: Path, state: dict[str, Any], tmp_path: Path, name: str
+) -> None:
+    run, checkpoint = saved(place, state)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / name).write_bytes(b"years")
+    with pytest.raises(UsageError, match="which no export wrote"):
+        export_checkpoint(run, checkpoint, f"{tmp_path}/models/", only=["model"], overwrite=True)
+    assert (tmp_path / "models" / name).read_bytes() == b"years"
+    (tmp_path / "models" / name).unlink()
+    for _ in range(2):
+        export_checkpoint(run, checkpoint, f"{tmp_path}/models/", only=["model"], overwrite=True)
+
+
 def test_an_import_never_touches_an_existing_run(place: Path, state: dict[str, Any], tmp_path: Path) -> None:
     run, checkpoint = saved(place, state)
     export_checkpoint(run, checkpoint, tmp_path / "m.pt")

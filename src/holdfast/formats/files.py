@@ -13,6 +13,7 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO
 
@@ -83,7 +84,7 @@ def new_folder(path: Path, *, overwrite: bool, replaceable: Collection[str]) -> 
     Parameters
     ----------
     replaceable : collection of str
-        Endings of file names that an existing folder may hold and still be replaced: never
+        Names, with wildcards, of files that an existing folder may hold and still be replaced: never
         anything that looks like somebody's work.
     """
     check_target(path, overwrite=overwrite, folder=True)
@@ -155,10 +156,10 @@ def _move(temporary: Path, path: Path, *, overwrite: bool) -> None:
 _HERE = -100  # AT_FDCWD
 
 
-def _check_replaceable(path: Path, endings: Collection[str]) -> None:
+def _check_replaceable(path: Path, names: Collection[str]) -> None:
     if not path.is_dir():
         return
-    foreign = [f.name for f in path.iterdir() if not f.name.endswith(tuple(endings)) or f.is_dir()]
+    foreign = [f.name for f in path.iterdir() if f.is_dir() or not any(fnmatchcase(f.name, n) for n in names)]
     if foreign:
         raise UsageError(
             f"{path} holds {sorted(foreign)[0]!r}, which no export wrote, so it is not replaced.",

@@ -22,7 +22,7 @@ SHARD_BYTES = 5_000_000_000
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, PICKLED = "adapter_model.safetensors", "pytorch_model.bin"
 _CONFIG, _PROGRESS = "config.json", "trainer_state.json"
-_ENDINGS = (".safetensors", INDEX, _CONFIG, _PROGRESS)
+_WRITTEN = (WEIGHTS, "model-[0-9]*-of-[0-9]*.safetensors", INDEX, _CONFIG, _PROGRESS)
 _MAX_JSON_BYTES = 100_000_000
 _LARGEST_STEP = 10**18 - 1
 _LARGEST_EPOCH = 1e9
@@ -41,7 +41,7 @@ def save_folder(
     """Write one model's tensors, its config where the state or the run has one, and the progress."""
     table = flatten(view)
     shards = _shards(saved, table.tensors, shard_bytes)
-    with new_folder(path, overwrite=overwrite, replaceable=_ENDINGS) as folder:
+    with new_folder(path, overwrite=overwrite, replaceable=_WRITTEN) as folder:
         weights: dict[str, str] = {}
         for number, shard in enumerate(shards, start=1):
             name = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"

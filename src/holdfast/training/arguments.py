@@ -94,6 +94,22 @@ def _mirror_place(given: object) -> str:
     return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
+def check_elsewhere(mirrors: tuple[Mirror, ...], repository: str | os.PathLike[str]) -> tuple[Mirror, ...]:
+    """Refuse the repository itself as its mirror: what a mirror's rule lets go would go here."""
+    if any(_spelled_out(mirror.place) == _spelled_out(os.fspath(repository)) for mirror in mirrors):
+        raise UsageError(
+            f"{os.fspath(repository)} cannot be its own mirror.",
+            do="Give mirror= another place, or leave it out.",
+        )
+    return mirrors
+
+
+def _spelled_out(place: str) -> str:
+    if "://" in place:
+        return place.partition("?")[0].rstrip("/")
+    return os.path.realpath(Path(place).expanduser())
+
+
 def chosen_background(background: object, *, in_memory: bool) -> bool:
     """Whether to save in the background where that can be: as given, else ``$HOLDFAST_BACKGROUND``, else yes.
 

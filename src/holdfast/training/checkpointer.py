@@ -23,6 +23,7 @@ from holdfast.storage.urls import chosen_place, open_storage
 from holdfast.training import console, open_sessions
 from holdfast.training.announcing import launched
 from holdfast.training.arguments import (
+    check_elsewhere,
     check_grace,
     check_probe,
     check_staging_memory,
@@ -170,7 +171,7 @@ class Checkpointer:
             background=chosen_background(background, in_memory=in_memory is not None),
             on_busy=on_busy,
             compact=compact,
-            mirrors=overrides.mirrors(mirror, mirror_keep),
+            mirrors=check_elsewhere(overrides.mirrors(mirror, mirror_keep), self._location),
             publish=check_publish(publish, keep_rules.parse(keep)) if overrides.repository is None else (),
             findings=finding_rules.parse(overrides.on_finding or on_finding),
             probe=check_probe(probe),

@@ -280,6 +280,11 @@ def test_a_mirror_keeps_what_it_is_told(tmp_path: Path) -> None:
 def test_what_cannot_be_a_mirror_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no place for a mirror"):
         holdfast.Checkpointer(tmp_path, {}, mirror=3)  # type: ignore[arg-type]
+    for itself in (tmp_path, f"{tmp_path}/x/.."):
+        with pytest.raises(UsageError, match="cannot be its own mirror"):
+            holdfast.Checkpointer(tmp_path, {}, mirror=itself, mirror_keep="last 2")
+    with pytest.raises(UsageError, match="cannot be its own mirror"):
+        holdfast.Checkpointer("s3://bucket/x?region=r", {}, mirror="s3://bucket/x/?region=q")
     with pytest.raises(UsageError, match="there is none"):
         holdfast.Checkpointer(tmp_path, {}, mirror_keep="last 2")
     with pytest.raises(UsageError):

@@ -65,7 +65,7 @@ def test_a_folder_never_nests_in_an_existing_one(tmp_path: Path) -> None:
     (tmp_path / "out" / "model.safetensors").write_bytes(b"old")
     with pytest.raises(UsageError, match="exists already"):
         check_target(tmp_path / "out", overwrite=False, folder=True)
-    with new_folder(tmp_path / "out", overwrite=True, replaceable=[".safetensors"]) as folder:
+    with new_folder(tmp_path / "out", overwrite=True, replaceable=["*.safetensors"]) as folder:
         (folder / "model.safetensors").write_bytes(b"new")
     assert names(tmp_path) == ["out"]
     assert names(tmp_path / "out") == ["model.safetensors"]
@@ -77,7 +77,7 @@ def test_a_folder_with_somebodys_work_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.tex").write_bytes(b"years")
     with (
         pytest.raises(UsageError, match=r"'thesis\.tex', which no export wrote"),
-        new_folder(tmp_path / "out", overwrite=True, replaceable=[".safetensors"]),
+        new_folder(tmp_path / "out", overwrite=True, replaceable=["*.safetensors"]),
     ):
         pass
     assert (tmp_path / "out" / "thesis.tex").read_bytes() == b"years"
