@@ -123,8 +123,9 @@ def drill(how: Drill, faults: Sequence[Fault], say: Callable[[str], None]) -> Re
     """
     began = time.monotonic()
     whole = undisturbed(how, "undisturbed")
-    seconds, last = time.monotonic() - began, max(step for _, step in whole)
-    say(f"undisturbed: {len(whole)} steps saved, up to step {last}, in {seconds:.1f} s.")
+    seconds, steps = time.monotonic() - began, {step for _, step in whole}
+    last = max(steps)
+    say(f"undisturbed: {len(steps)} steps saved, up to step {last}, in {seconds:.1f} s.")
     again = cache(partial(undisturbed, how, "again"))
     dice, say_once = random.Random(how.seed), cache(say)
     outcomes = []

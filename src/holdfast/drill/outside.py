@@ -15,7 +15,7 @@ from holdfast.drill.course import Moment
 from holdfast.drill.disk import Disk
 from holdfast.errors import NotFoundError
 from holdfast.node import channel, groups
-from holdfast.node.pulse import Page, Phase, place_of
+from holdfast.node.pulse import PLACE_VARIABLE, Page, Phase, place_of
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
 
@@ -126,6 +126,8 @@ class Outside(ABC):
         """End everything of the present launch, at once."""
         if leader := self.leader:
             os.killpg(leader, signal.SIGKILL)
+        for pid in groups.ranks(PLACE_VARIABLE, self._place) if self._place else ():
+            groups.send(pid, signal.SIGKILL)  # each is in a group of its own
 
     def let_go(self) -> None:
         """Look no longer at the launch that was seen last."""

@@ -65,8 +65,8 @@ def prove(proof: Proof, say: Callable[[str], None]) -> Verdict:
         It fails although nobody kills it, it saves nothing, or it is over too soon to be killed.
     """
     whole = undisturbed(proof, "whole")
-    last = max(step for _, step in whole)
-    say(f"undisturbed: {len(whole)} steps saved, up to step {last}.")
+    last = max(steps := {step for _, step in whole})
+    say(f"undisturbed: {len(steps)} steps saved, up to step {last}.")
     killed = Training(proof, "killed")
     kills, failure = _kill_again_and_again(killed, proof, last, say)
     if not kills and not failure:

@@ -102,8 +102,8 @@ def storm(how: Storm, faults: Sequence[Fault], say: Callable[[str], None]) -> We
     """
     calm = Training(how, "undisturbed")
     whole = launched(calm)
-    last = max(step for _, step in whole)
-    say(f"undisturbed: {len(whole)} steps saved, up to step {last}, in {calm.seconds:.1f} s.")
+    last = max(steps := {step for _, step in whole})
+    say(f"undisturbed: {len(steps)} steps saved, up to step {last}, in {calm.seconds:.1f} s.")
     training = Supervised(how, "storm", how.way, faults)
     course = _Blowing(how, training, faults, say)
     on_line = any(fault.spoils_state for fault in faults)

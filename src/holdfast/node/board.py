@@ -19,6 +19,8 @@ import msgspec
 
 from holdfast.node.process import ProcessIdentity
 
+NAMES = "holdfast-ranks-"
+"""How the names of all boards begin."""
 TEXT_BYTES = 8 * 1024
 _MAGIC = 0x31_4B_4E_41_52_46_48  # "HFRANK1"
 _HEAD = struct.Struct("<QII")
@@ -153,7 +155,7 @@ def _size_bytes(world_size: int) -> int:
 
 
 def make_board(name: str, world_size: int) -> Board:
-    """Rank 0's: put the memory where the others find it; what lies there of a dead launch goes.
+    """Rank 0's: put the memory where the others find it; what lies there of dead launches goes.
 
     Raises
     ------
@@ -161,6 +163,7 @@ def make_board(name: str, world_size: int) -> Board:
         It cannot be put there.
     """
     path = _folder() / name
+    _remove_left(path.parent)
     descriptor, temporary = tempfile.mkstemp(prefix=f"{name}-", dir=path.parent)
     try:
         os.truncate(descriptor, _size_bytes(world_size))
@@ -173,6 +176,28 @@ def make_board(name: str, world_size: int) -> Board:
         raise
     board.path = path
     return board
+
+
+def _remove_left(folder: Path) -> None:
+    """Take away what launches left that were killed before all ranks had come."""
+    for path in folder.glob(f"{NAMES}*"):
+        with suppress(OSError, ValueError, msgspec.MsgspecError):
+            if _is_left(path):
+                path.unlink()
+
+
+def _is_left(path: Path) -> bool:
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+    status = os.fstat(descriptor)
+    world_size = status.st_size // _BLOCK_BYTES - 1
+    if status.st_uid != os.geteuid() or world_size < 1 or status.st_size != _size_bytes(world_size):
+        os.close(descriptor)
+        return False
+    board = Board(descriptor, 0, world_size)
+    try:
+        return board.is_of(world_size) and board.is_dead(0)
+    finally:
+        board.close()
 
 
 def find_board(name: str, rank: int, world_size: int) -> Board | None:

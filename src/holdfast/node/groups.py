@@ -13,6 +13,8 @@ from pathlib import Path
 from holdfast.errors import UsageError
 from holdfast.storage import linux
 
+RANK_VARIABLES = ("RANK", "PADDLE_TRAINER_ID")
+"""What launchers tell each rank, whoever's they are."""
 _STOPPED = "Tt"
 _DEAD = "ZXx"
 _GROUP, _USER, _SYSTEM = 2, 11, 12  # fields of /proc/PID/stat, counted after the command's name
@@ -133,6 +135,12 @@ def was_told(pid: int, names: Collection[str]) -> bool:
         words = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
         return any(word.partition(b"=")[0].decode(errors="replace") in names for word in words)
     return False
+
+
+def ranks(name: str, value: str) -> list[int]:
+    """Of processes that were started with this in their environment those that a launcher made a rank."""
+    names = [variable for variable in RANK_VARIABLES if variable not in os.environ]  # else all have it
+    return [pid for pid in given(name, value) if was_told(pid, names)]
 
 
 def parent(pid: int) -> int:

@@ -137,7 +137,10 @@ def first_to_fail(ranks: Sequence[Evidence]) -> Evidence:
 
     One that left by an exception of its own comes first, then one that left no word, being killed.
     """
-    if len(ranks) == 1 or ranks[0].code == 0 or ranks[0].stopped_for is not None:
+    if ranks[0].code == 0:  # of a pipe around them, perhaps
+        cut_short = sorted(filter(_is_cut_short, ranks), key=lambda rank: rank.ended is not None)
+        return msgspec.structs.replace((cut_short or ranks)[0], rank=None)
+    if len(ranks) == 1 or ranks[0].stopped_for is not None:
         return msgspec.structs.replace(ranks[0], rank=None)
     lost = (Cause.NODE_LOST, *_OF_SIGNALS.values())
     raised = (r for r in ranks if r.ending is not None and classify(r) not in lost)

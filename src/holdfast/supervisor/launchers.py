@@ -12,8 +12,6 @@ from holdfast.errors import UsageError
 _COUNTS = ("--nproc-per-node", "--nproc_per_node")
 _LAUNCHERS = ("torchrun", "torch.distributed.run", "torch.distributed.launch", "paddle.distributed.launch")
 MOST_RANKS = 1024
-RANK_VARIABLES = ("RANK", "PADDLE_TRAINER_ID")
-"""What launchers tell each rank, whoever's they are."""
 
 
 class Launcher(StrEnum):

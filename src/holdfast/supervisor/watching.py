@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +15,6 @@ from holdfast.node.memory import MemoryKills
 from holdfast.node.pulse import PLACE_VARIABLE, STACKS_SIGNAL, Page, Phase, Seen
 from holdfast.supervisor.causes import Cause, Evidence, classify, first_to_fail, signal_of, told
 from holdfast.supervisor.deciding import Launch
-from holdfast.supervisor.launchers import RANK_VARIABLES
 from holdfast.supervisor.losses import Losses
 from holdfast.supervisor.notices import Notices
 from holdfast.supervisor.signals import Signals
@@ -137,11 +135,8 @@ class Watch:
 
     def _scattered(self) -> list[int]:
         """Processes of ranks, wherever they are; those of one that is alone end with its group."""
-        given = groups.given(PLACE_VARIABLE, self._page.place)
-        if len(self._pages) > 1:
-            return given
-        names = [name for name in RANK_VARIABLES if name not in os.environ]  # else all have it
-        return [pid for pid in given if groups.was_told(pid, names)]
+        found = groups.given if len(self._pages) > 1 else groups.ranks
+        return found(PLACE_VARIABLE, self._page.place)
 
     def _kill(self) -> None:
         self._group.signal_all(signal.SIGKILL)

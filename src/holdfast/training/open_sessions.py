@@ -36,9 +36,16 @@ def remove(session: Open) -> None:
         _open.remove(session)
 
 
-def take_over(run: Run) -> None:
-    """Put an end to what this process, a notebook perhaps, left open of this very run."""
+def take_over(run: Run) -> bool:
+    """Put an end to what this process, a notebook perhaps, left open of this very run.
+
+    Returns
+    -------
+    bool
+        Whether no other is open: who comes now is the outermost.
+    """
     _open[:] = [session for session in _open if session.pid == os.getpid()]  # not those of a parent
     for other in list(_open):
         if (other.run.storage.location, other.run.name) == (run.storage.location, run.name):
             other.abandon()
+    return not any_open()

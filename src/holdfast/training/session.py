@@ -138,15 +138,10 @@ class Session:
         storage, layout = self._run.storage, self._run.layout
         with lease.claiming(storage, self._run.name):
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
-            self._take_place()
+            self._outermost = open_sessions.take_over(self._run)
             self._legacy = inherit_snapshots(self._run, self.warn)
             self._attempt = self._run.begin_attempt()
             self._lease = lease.take(storage, layout.lease(self._attempt))
-
-    def _take_place(self) -> None:
-        """Among the sessions of this process."""
-        open_sessions.take_over(self._run)
-        self._outermost = not open_sessions.any_open()
 
     def _record_base(self) -> None:
         self._run.record_base(self._attempt, self._base)

@@ -187,6 +187,14 @@ def test_refusals(tmp_path: Path, words: tuple[str, ...], said: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ranks_die_with_their_launcher_and_come_back(tmp_path: Path) -> None:
+    launcher = str(SCRIPT.with_name("launcher.py"))
+    words = ("--faults", "machine", "--save", "every 3 steps", "--", "numpy", "--seconds", "0.05")
+    found, said = drilled(tmp_path, *words, exits=0, python=(launcher,))
+    assert found["outcomes"][0]["recovery"]["seconds"] is not None, said
+    assert [pid for pid in psutil.pids() if belongs(pid, tmp_path)] == []
+
+
 def test_asked_to_end_it_leaves_nothing_running(tmp_path: Path) -> None:
     process = drill(tmp_path, "--faults", "kill", "--folder", "place", "--", "numpy", "--seconds", "0.2")
     while not list(tmp_path.glob("place/kill/runs/drilled/checkpoints/*")):

@@ -123,19 +123,9 @@ def test_the_folder_can_be_looked_at_afterwards(tmp_path: Path) -> None:
     assert {p.name for p in (tmp_path / "proof").iterdir()} == {"whole", "whole.log", "killed", "killed.log"}
 
 
-LAUNCHER = """
-import os, subprocess, sys
-told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-begin = lambda rank: subprocess.Popen(
-    [sys.executable, *sys.argv[1:]], env=os.environ | told | {"RANK": str(rank)}, start_new_session=True
-)
-sys.exit(max(abs(rank.wait()) for rank in [begin(0), begin(1)]))
-"""
-
-
 def test_ranks_are_killed_with_their_launcher(tmp_path: Path) -> None:
     """They are in sessions of their own, as torchrun's are."""
-    command = [sys.executable, "-c", LAUNCHER, str(SCRIPT), "numpy"]
+    command = [sys.executable, str(SCRIPT.with_name("launcher.py")), str(SCRIPT), "numpy"]
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", "prove", "--kills", "2", "--seed", "3", "--", *command],
         cwd=tmp_path,
@@ -147,6 +137,7 @@ def test_ranks_are_killed_with_their_launcher(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Exact: killed 2 times" in done.stdout
+    assert "Undisturbed: 19 steps saved, up to step 20." in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -95,19 +95,10 @@ def test_a_killed_rank_and_a_killed_launcher(start: Start, tmp_path: Path, whole
     assert {step: again[step] for step in rules} == {step: whole[step] for step in rules}
 
 
-LAUNCHER = """
-import os, subprocess, sys
-told = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-begin = lambda rank: subprocess.Popen(
-    [sys.executable, *sys.argv[1:]], env=os.environ | told | {"RANK": str(rank)}, start_new_session=True
-)
-sys.exit(max(abs(rank.wait()) for rank in [begin(0), begin(1)]))
-"""
-
-
 def test_ranks_of_a_launcher_that_nobody_knows_end_with_it(tmp_path: Path, whole: Made) -> None:
     """As torchrun's are, if it is told 'gpu' instead of a number: each in a session of its own."""
-    words = [sys.executable, "-c", LAUNCHER, str(TRAINEE), str(tmp_path / "r"), "0:16:launcher"]
+    launcher = TRAINEE.parents[1] / "drill" / "launcher.py"
+    words = [sys.executable, str(launcher), str(TRAINEE), str(tmp_path / "r"), "0:16:launcher"]
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", "run", "--", *words],
         env=os.environ | {"TRAINEE_OF": str(tmp_path)},

@@ -14,7 +14,6 @@ from tests.integration.training.launching import wait_until
 
 from checkpoints import begin, make_repository, read, save
 from holdfast.domain.names import CheckpointId
-from holdfast.drill.faults.base import catches
 from holdfast.drill.faults.held import held
 from holdfast.drill.faults.registry import ALWAYS, FAULTS, chosen
 from holdfast.drill.faults.storage import BitRot, TornPack, newest_copy, no_room
@@ -69,12 +68,6 @@ def test_with_one_checkpoint_there_is_nothing_to_fall_back_on(tmp_path: Path) ->
     save(run, begin(run), 1, 10)
     with pytest.raises(HoldfastError, match="no checkpoint to fall back on"):
         newest_copy(run.repository)
-
-
-def test_whether_a_process_catches_a_signal_is_known() -> None:
-    assert catches(os.getpid(), signal.SIGINT)
-    assert not catches(os.getpid(), signal.SIGRTMAX)
-    assert not catches(2**22 + 1, signal.SIGINT)
 
 
 INSIDE = Path(sys.modules[BitRot.__module__].__file__ or "").parents[1] / "inside"

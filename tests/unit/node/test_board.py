@@ -87,6 +87,23 @@ def test_a_board_of_a_dead_launch_is_not_taken_and_is_replaced(folder: Path) -> 
     assert not list(folder.iterdir())
 
 
+def test_what_a_killed_launch_left_goes_with_the_next_one_and_nothing_else(
+    board: Board, folder: Path
+) -> None:
+    code = (
+        "import sys; from pathlib import Path; from holdfast.node import board\n"
+        "board._folder = lambda: Path(sys.argv[1])\n"
+        f"board.make_board({f'{NAME}-killed'!r}, 64).path = None\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
+    (folder / f"{NAME}-short").write_bytes(b"short")
+    (folder / f"{NAME}-zeros").write_bytes(bytes((folder / NAME).stat().st_size))
+    (folder / f"{NAME}-link").symlink_to(folder / f"{NAME}-killed")
+    make_board(f"{NAME}-next", 2).close()
+    left = {path.name.removeprefix(NAME) for path in folder.iterdir()}
+    assert left == {"", "-short", "-zeros", "-link"}
+
+
 def test_what_is_no_board_of_ours_is_not_taken(board: Board, folder: Path) -> None:
     assert find_board(NAME, 1, 2) is None  # of another number of ranks
     (folder / "link").symlink_to(folder / NAME)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -22,3 +23,9 @@ def test_processes_are_found_by_their_environment() -> None:
     assert not groups.was_told(child.pid, ["GIVE"])
     child.communicate(b"\n")
     assert groups.given("GIVEN", value) == []
+
+
+def test_whether_a_process_catches_a_signal_is_known() -> None:
+    assert groups.catches(os.getpid(), signal.SIGINT)
+    assert not groups.catches(os.getpid(), signal.SIGRTMAX)
+    assert not groups.catches(2**22 + 1, signal.SIGINT)

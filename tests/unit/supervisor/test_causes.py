@@ -114,6 +114,9 @@ GONE = rank()
         ([rank(RankError("gone")), TOLD], Cause.NODE_LOST),
         ([TOLD, TOLD], Cause.PREEMPTED),
         ([rank(code=0, ended="finished")] * 2, Cause.FINISHED),
+        ([rank(RESET, code=0, ended="RuntimeError"), rank(code=0)], Cause.CRASH),  # below a pipe
+        ([rank(code=0, ended="SIGTERM"), rank(code=0)], Cause.CRASH),
+        ([rank(code=0, ended="SIGTERM")] * 2, Cause.PREEMPTED),
         ([rank(code=-9), rank(code=-9)], Cause.CRASH),
         ([rank(RESET, code=-9), TOLD], Cause.NODE_LOST),
     ],

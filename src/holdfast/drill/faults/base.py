@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, Protocol
 
@@ -154,12 +153,3 @@ def wait_gone(pids: list[int]) -> None:
     """
     if not ended(pids, _GONE_SECONDS):
         raise HoldfastError("A process that was killed does not end.", do="Look whether its disk answers.")
-
-
-def catches(pid: int, number: int) -> bool:
-    """Whether a process has something of its own to do on a signal, which else would end it."""
-    with suppress(OSError, StopIteration, ValueError):
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-        caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
-        return bool(int(caught, 16) >> (number - 1) & 1)
-    return False

@@ -10,7 +10,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-from holdfast.drill.faults.base import Fault, Scene, catches
+from holdfast.drill.faults.base import Fault, Scene
 from holdfast.errors import UnsupportedError
 from holdfast.node import groups
 
@@ -33,7 +33,7 @@ class Inside(Fault):
     """Asks the training by a signal."""
 
     def strike(self, scene: Scene) -> None:
-        if not catches(scene.trainer, self.inside_signal):
+        if not groups.catches(scene.trainer, self.inside_signal):
             raise UnsupportedError(
                 "The training has not loaded what a fault inside of it needs.",
                 do="Its Python must heed PYTHONPATH: start it without -I, -E and -S, and a run that is to be"

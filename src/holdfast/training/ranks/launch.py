@@ -10,6 +10,7 @@ from contextlib import suppress
 import msgspec
 
 from holdfast.errors import HoldfastError, UnsupportedError, UsageError
+from holdfast.node.board import NAMES
 from holdfast.node.groups import parent, was_given
 from holdfast.node.process import ProcessIdentity
 
@@ -79,7 +80,7 @@ def launch_name(variables: Mapping[str, str], location: str, run: str) -> str:
     who = (launcher.boot, launcher.pid_namespace, str(launcher.pid), str(launcher.started_seconds))
     told = [*who, *said]
     digest = hashlib.sha256("\0".join([*told, location, run]).encode()).hexdigest()
-    return f"holdfast-ranks-{digest[:24]}"
+    return f"{NAMES}{digest[:24]}"
 
 
 def _launcher(variables: Mapping[str, str]) -> int:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from holdfast.domain.names import AttemptId
+from holdfast.training import open_sessions
 from holdfast.training.opening import open_persister
 from holdfast.training.ranks.following import Follower
 from holdfast.training.ranks.launch import Place
@@ -51,7 +52,7 @@ class RankSession(Session):
 
     def _claim(self) -> None:
         if not self._role.leads:
-            self._take_place()  # rank 0 does as it claims the run
+            self._outermost = open_sessions.take_over(self._run)  # rank 0 does so as it claims the run
         self._attempt = self._role.attempt(self._claim_for_all)
 
     def _claim_for_all(self) -> AttemptId:
