@@ -35,6 +35,8 @@ MAY_END = {
     "mv": {DONE, NOT_FOUND, BUSY},
 }
 """Exit codes by kind of process; the others are to end well. To be killed is always allowed."""
+EXCUSES = {"sync": "it comes back once it is gone"}
+"""What excuses any code: a prune of the destination was killed amid the removal of what is to come."""
 
 Work = Callable[[], None]
 After = Callable[[int | None], None]
@@ -159,7 +161,9 @@ class Herd:
         if code == DONE:
             usual_seconds = self._usual_seconds.get(job.kind, 0.3)
             self._usual_seconds[job.kind] = 0.8 * usual_seconds + 0.2 * (time.monotonic() - child.begun)
-        if "Traceback" in said or (code is not None and code not in MAY_END.get(job.kind, {DONE})):
+        excused = job.kind in EXCUSES and EXCUSES[job.kind] in said
+        ends_well = code is None or code in MAY_END.get(job.kind, {DONE}) or excused
+        if "Traceback" in said or not ends_well:
             raise TortureError(f"{child.pid} {job.words} ended with {code}:\n{said}")
         child.output.unlink()
         job.after(code)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from holdfast.domain.events import Event
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.repository.commit import Join
 from holdfast.repository.persisting import Persister
@@ -15,6 +16,7 @@ from holdfast.repository.run import Run
 from holdfast.storage.urls import shared_place
 from holdfast.training.options import Options
 from holdfast.training.publishing import PublishingPersister
+from holdfast.training.saving import Saver
 from holdfast.training.ways import Blocking, Way
 from holdfast.version import __version__
 
@@ -45,6 +47,31 @@ def open_way(
     if options.memory is not None:
         warn(f"no snapshots are kept in memory: no other process can save to {run.storage.location}.")
     return Blocking(open_persister(run, attempt, base, options, warn))
+
+
+def open_saver(
+    run: Run,
+    attempt: AttemptId,
+    state: Mapping[str, Any],
+    way: Way,
+    options: Options,
+    emit: Callable[[Event], None],
+    given: dict[str, Any],
+    surroundings: dict[str, dict[str, str]],
+) -> Saver:
+    """What takes the state at safe points and hands it over."""
+    keep = options.keep
+    return Saver(
+        run.name,
+        attempt,
+        state,
+        way,
+        given=given,
+        environment=surroundings,
+        monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
+        on_fault=options.on_fault,
+        emit=emit,
+    )
 
 
 def open_persister(

@@ -23,7 +23,7 @@ from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
 from holdfast.training.health import Health
 from holdfast.training.loops import Loops
-from holdfast.training.opening import inherit_snapshots, open_way
+from holdfast.training.opening import inherit_snapshots, open_saver, open_way
 from holdfast.training.options import Options
 from holdfast.training.probing import Probe, rejoin
 from holdfast.training.pulsing import number_at_hand
@@ -32,7 +32,7 @@ from holdfast.training.reasons import Reasons
 from holdfast.training.reports import Reports, detached
 from holdfast.training.restoring import Restored, Restorer, restore_for_launch
 from holdfast.training.saves import Save
-from holdfast.training.saving import SavePoint, Saver, check_representable
+from holdfast.training.saving import SavePoint, check_representable
 from holdfast.training.stepping import StepWatch
 from holdfast.training.timing import Timing
 from holdfast.training.triggers import Triggers
@@ -187,21 +187,13 @@ class Session:
         return self.loops.steps_counted, self.loops.epochs_counted
 
     def _make_saver(self, given: dict[str, Any], surroundings: dict[str, dict[str, str]]) -> None:
-        keep = self._options.keep
-        self._saver = Saver(
-            self._run.name,
-            self._attempt,
-            self._state,
-            self._way(),
-            given=self.restored.given if self.restored is not None else given,
-            environment=surroundings,
-            monitor=f"{keep.monitor} {keep.mode}" if keep.best else None,
-            on_fault=self._options.on_fault,
-            emit=self._emit,
+        given = self.restored.given if self.restored is not None else given
+        self._saver = open_saver(
+            self._run, self._attempt, self._state, self._way(), self._options, self._emit, given, surroundings
         )
         self._legacy = None  # it has a new owner
         self._saver.durable = self._timing.saved_here
-        self._reports.monitored = monitored_so_far(self._run, keep)
+        self._reports.monitored = monitored_so_far(self._run, self._options.keep)
 
     def _way(self) -> Way:
         return open_way(self._run, self._attempt, self._base, self._options, self.warn, self._legacy)
