@@ -29,8 +29,17 @@ def step_back(location: str, run: str, back: int) -> int | None:
         text=True,
         check=False,
     )
-    steps = recovery_steps(json.loads(done.stdout)["checkpoints"]) if done.returncode == 0 else []
+    steps = recovery_steps(_told(done.stdout)) if done.returncode == 0 else []
     return steps[min(back, len(steps) - 1)] if len(steps) > 1 else None
+
+
+def _told(printed: str) -> list[dict[str, Any]]:
+    """Checkpoints as `ls` prints them, behind what a ``sitecustomize`` may have to say."""
+    try:
+        found: list[dict[str, Any]] = json.loads(printed[printed.index("{\n") :])["checkpoints"]
+    except (KeyError, TypeError, ValueError):
+        return []
+    return found
 
 
 def recovery_steps(checkpoints: list[dict[str, Any]]) -> list[int]:

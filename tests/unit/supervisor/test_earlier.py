@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import holdfast
 from holdfast.supervisor.earlier import recovery_steps, step_back
@@ -41,3 +42,13 @@ def test_where_nothing_can_be_seen_there_is_nothing(tmp_path: Path) -> None:
     assert step_back(str(tmp_path), "a", 1) is None
     holdfast.save(str(tmp_path), {"w": np.zeros(3)}, step=5, run="a")
     assert step_back(str(tmp_path), "a", 1) is None  # the newest is the only one
+
+
+def test_what_others_print_in_that_process_hides_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (5, 10):
+        holdfast.save(str(tmp_path / "r"), {"w": np.zeros(3)}, step=step, run="a")
+    (tmp_path / "sitecustomize.py").write_text("print('Welcome to this cluster {you}!')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert step_back(str(tmp_path / "r"), "a", 1) == 5
