@@ -216,6 +216,31 @@ def test_distributed_sampler_set_by_the_script() -> None:
     check(make, before=set_epoch)
 
 
+class EpochOfTheScript(KeepsState):
+    """Keeps its epoch with its place, and the script sets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return ((i + self.epoch) % SAMPLES for i in super().__iter__())
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.epoch = state["epoch"]
+
+
+def test_sampler_with_a_state_set_by_the_script() -> None:
+    check(lambda: DataLoader(Noisy(), 4, sampler=EpochOfTheScript()), before=set_epoch)
+
+
 def test_endless_sampler() -> None:
     def steps(current: BatchPass, count: int) -> list[bytes]:
         return [frozen(next(current)) for _ in range(count)]
@@ -328,6 +353,30 @@ def test_cut_stream_anywhere(name: str) -> None:
 @pytest.mark.parametrize("name", STREAM_WORKERS)
 def test_cut_stream_with_workers(name: str) -> None:
     check(STREAM_WORKERS[name], passes=2, cuts=6)
+
+
+class EpochOfTheScriptLines(Lines):
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        return (line + self.epoch for line in super().__iter__())
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.epoch = state["epoch"]
+
+
+def test_stream_set_by_the_script() -> None:
+    check(
+        lambda: DataLoader(EpochOfTheScriptLines(), batch_size=2),
+        before=lambda loader, number: loader.dataset.set_epoch(number),
+    )
 
 
 def test_stream_without_state_is_refused() -> None:

@@ -11,6 +11,7 @@ from holdfast.frameworks.data import packed
 from holdfast.frameworks.data.draws import Draws
 from holdfast.frameworks.data.held import Held
 from holdfast.frameworks.data.marked import Mark, Seeder
+from holdfast.frameworks.data.own_state import watched
 
 _DATA = frozenset({"dataset", "data_source"})
 
@@ -115,6 +116,7 @@ class MapLoader(ABC):
         chain = list(_chain(sampler))
         self._private = None if all(type(s).__module__ in known for s in chain) else seeders
         self._stateful = next((s for s in chain if keeps_state(s) and type(s).__module__ not in known), None)
+        self._own = None if self._stateful is None else watched(self._stateful)
         self.held = Held(sampler, _DATA)
         self.data = None if workers else Held(dataset, attributes=False)
 
@@ -129,6 +131,8 @@ class MapLoader(ABC):
     def finished(self, *, exhausted: bool) -> None:
         """The pass is over, or was given up."""
         self.held.end()
+        if self._own:
+            self._own.end()
         if self.data:
             self.data.end()
 
@@ -160,13 +164,22 @@ class MapLoader(ABC):
         short = last is not None and size is not None and last.samples < size
         # asked for a whole batch, a sampler that gave a part has already begun anew
         ended = short and self._stateful is not None and self._stateful is not self._sampler
-        return {"begin": begin, "after": draws.after, "ended": ended, "now": self.sampler_state()}
+        script = self._own.script() if self._own else None
+        return {
+            "begin": begin,
+            "after": draws.after,
+            "ended": ended,
+            "now": self.sampler_state(),
+            "script": script,
+        }
 
     def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> MapPass:
         resumes = saved is not None and saved["number"] == number
         if saved is not None:
             self._return_to(saved, resumes=resumes)
         self.held.begin()
+        if self._own:
+            self._own.begin()
         if self.data:
             self.data.begin()
         begin = saved["sampler"]["begin"] if resumes and saved else self.sampler_state()
@@ -190,6 +203,7 @@ class MapLoader(ABC):
 
     def _return_to(self, saved: dict[str, Any], *, resumes: bool) -> None:
         sampler = saved["sampler"]
+        script = sampler.get("script")
         if resumes:
             self.held.resume(saved["held"])
             state = sampler["begin"] if sampler["after"] is None else sampler["after"]
@@ -198,8 +212,8 @@ class MapLoader(ABC):
             state = sampler["now"]
             if self.data:
                 self.data.latest(saved["data"])
-        if self._stateful is not None and state is not None:
-            self._stateful.load_state_dict(packed.unpack(state))
+        if self._own is not None and state is not None:
+            (self._own.resume if resumes else self._own.carry)(state, script)
 
     def _advance(self, draws: Draws, saved: dict[str, Any]) -> str | None:
         if self._stateful is not None and saved["sampler"]["after"] is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import PositionedLoader
 from holdfast.frameworks.data import packed
+from holdfast.frameworks.data.own_state import OwnState, watched
 from holdfast.frameworks.data.passes import keeps_state
 
 
@@ -113,27 +114,40 @@ class _SequenceLoader:
 
 
 class _StatefulPass(_Pass):
-    def __init__(self, values: Any, number: int, saved: dict[str, Any] | None) -> None:
+    def __init__(self, values: Any, own: OwnState, number: int, saved: dict[str, Any] | None) -> None:
         super().__init__(number, saved)
         self._values = values
+        self._own = own
         self._iterator = iter(values) if not self._finished else iter(())
 
     def _take(self) -> Any:
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            self._own.end()
+            raise
+
+    def close(self) -> None:
+        if not self._finished:
+            self._own.end()
+        super().close()
 
     def state(self) -> dict[str, Any]:
-        return self._state("stateful", packed.pack(self._values.state_dict(), "the data's state"))
+        own = packed.pack(self._values.state_dict(), "the data's state")
+        return self._state("stateful", own) | {"script": self._own.script()}
 
 
 class _StatefulLoader:
     def __init__(self, values: Any) -> None:
         self._values = values
+        self._own = watched(values)
 
     def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> _StatefulPass:
-        if saved is not None:
-            self._values.load_state_dict(packed.unpack(saved["own"]))
         resumes = saved is not None and saved["number"] == number
-        return _StatefulPass(self._values, number, saved if resumes else None)
+        if saved is not None:
+            (self._own.resume if resumes else self._own.carry)(saved["own"], saved.get("script"))
+        self._own.begin()
+        return _StatefulPass(self._values, self._own, number, saved if resumes else None)
 
     def batches(self) -> int | None:
         try:
