@@ -32,6 +32,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from cut_passes import Cuts, Make, through_bytes
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks import rng
+from holdfast.frameworks.data.marked import Mark, Marked, SeededDataset
 from holdfast.training.position import BatchPass
 
 torch.set_num_threads(1)
@@ -239,6 +240,58 @@ class EpochOfTheScript(KeepsState):
 
 def test_sampler_with_a_state_set_by_the_script() -> None:
     check(lambda: DataLoader(Noisy(), 4, sampler=EpochOfTheScript()), before=set_epoch)
+
+
+class Reseeded(Noisy):
+    """The script gives it another generator for each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.own = np.random.default_rng(epoch)
+
+
+class ReseededInPlace(Noisy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = random.Random(0)  # type: ignore[assignment]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.own.seed(epoch)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [Reseeded, ReseededInPlace])
+def test_generator_of_a_dataset_set_by_the_script(kind: Any) -> None:
+    check(
+        lambda: DataLoader(kind(), 4, shuffle=True),
+        before=lambda loader, number: loader.dataset.set_epoch(number),
+    )
+
+
+class Late(Noisy):
+    """Makes its generator with the first sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = None  # type: ignore[assignment]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.own = self.own or np.random.default_rng(3)
+        return super().__getitem__(index)
+
+
+def test_generator_made_late_is_told_of() -> None:
+    first = BatchPass(DataLoader(Late(), 4), seed=1, number=0)
+    next(first)
+    again = BatchPass(DataLoader(Late(), 4), seed=1, number=0, saved=through_bytes(first.state()))
+    next(again)
+    assert "the generator own of the dataset is made only when it is needed" in str(again.inexact)
+
+
+def test_generator_made_late_in_a_worker_is_told_of() -> None:
+    dataset = SeededDataset(Late(), (torch.manual_seed,))
+    dataset[Marked(0, Mark(1, 0, 0))]
+    with pytest.warns(UserWarning, match="generator own of the dataset is made only when"):
+        second = dataset[Marked(1, Mark(1, 0, 1))]
+    assert torch.equal(dataset[Marked(1, Mark(1, 0, 1))], second)  # seeded by the batch from here on
 
 
 def test_endless_sampler() -> None:

@@ -199,6 +199,8 @@ class MapLoader(ABC):
             self.finished(exhausted=True)
         if resumes and saved and self.data:
             self.data.latest(saved["data"])
+        if saved and self.data:
+            begun.inexact = begun.inexact or self.data.lacks(saved["data"])
         return begun
 
     def _return_to(self, saved: dict[str, Any], *, resumes: bool) -> None:
@@ -211,7 +213,7 @@ class MapLoader(ABC):
             self.held.carry(saved["held"])
             state = sampler["now"]
             if self.data:
-                self.data.latest(saved["data"])
+                self.data.carry(saved["data"])
         if self._own is not None and state is not None:
             (self._own.resume if resumes else self._own.carry)(state, script)
 

@@ -300,7 +300,8 @@ class StreamLoader(ABC):
         begun.positions = self._positions(saved, resumes=resumes)
         if saved is not None and self._data is not None:
             (self._own.resume if resumes else self._own.carry)(saved["dataset"], saved.get("script"))
-            self._data.latest(saved["data"])
+            (self._data.latest if resumes else self._data.carry)(saved["data"])
+            begun.inexact = self._data.lacks(saved["data"])
         if not self.workers:
             self._own.begin()
         if resumes and begun.is_over():
