@@ -242,6 +242,28 @@ def test_sampler_with_a_state_set_by_the_script() -> None:
     check(lambda: DataLoader(Noisy(), 4, sampler=EpochOfTheScript()), before=set_epoch)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("delivered", range(5))
+def test_generator_shared_with_the_training_loop(workers: int, delivered: int) -> None:
+    def begun(seed: int, **saved: Any) -> Iterator[Any]:
+        begin(seed)
+        shared = generator()
+        loader = DataLoader(Noisy(), 4, shuffle=True, generator=shared, num_workers=workers)
+        current = BatchPass(loader, seed=1, number=0, **saved)
+        iter(current)
+        yield current
+        yield from ((frozen(batch), torch.rand((), generator=shared).item()) for batch in current)
+        yield current.inexact or torch.rand((), generator=shared).item()
+
+    whole = begun(1)
+    current = next(whole)
+    for _ in range(delivered):
+        next(whole)
+    saved, state = through_bytes(current.state()), through_bytes(rng.capture_rng())
+    rest = list(whole)
+    assert list(begun(99, saved=saved, resume_rng=state))[1:] == rest
+
+
 class Reseeded(Noisy):
     """The script gives it another generator for each epoch."""
 

@@ -189,6 +189,10 @@ class Held:
         """Bring along what an earlier pass left behind, except what the script sets itself."""
         self._put(saved, 2, self._left_alone)
 
+    def share(self, saved: dict[str, Any]) -> None:
+        """Put generators where the saved pass stood: the training loop may draw from them, too."""
+        self._put(saved, 2, lambda path, cell, entry: cell.generator)
+
     def latest(self, saved: dict[str, Any]) -> None:
         """Go to where the saved pass stood."""
         self._put(saved, 2, lambda path, cell, entry: True)

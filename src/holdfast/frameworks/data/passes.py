@@ -64,6 +64,7 @@ class MapPass:
             "delivered": draws.delivered,
             "samples": draws.samples,
             "check": draws.check(),
+            "ahead": draws.ahead(),
             "held": loader.held.state(),
             "sampler": loader.sampler_states(self._begin, draws),
             "data": loader.data.state() if loader.data else {},
@@ -222,8 +223,13 @@ class MapLoader(ABC):
             draws.jump(saved["delivered"], saved["samples"], saved["sampler"]["after"])
             return None
         whole = draws.skip(saved["samples"])
+        if draws.cut:
+            return None
         same = draws.delivered == saved["delivered"] and draws.check() == saved["check"]
-        return None if (whole and same) or draws.cut else "the sampler gives other samples than it did before"
+        if whole and same and "ahead" in saved:  # not in what earlier versions wrote
+            same = draws.draw_ahead(saved["ahead"])
+            self.held.share(saved["held"])
+        return None if whole and same else "the sampler gives other samples than it did before"
 
 
 def keeps_state(value: Any) -> bool:
