@@ -660,3 +660,16 @@ def test_going_back_within_one_process_with_workers_that_live_on() -> None:
     next(current)
     saved, rest = through_bytes(current.state()), [frozen(batch) for batch in current]
     assert [frozen(batch) for batch in BatchPass(loader, seed=1, number=1, saved=saved)] == rest
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_script_sets_of_a_loader_between_passes_counts(workers: int) -> None:
+    loader = DataLoader(Plain(), batch_size=4, num_workers=workers)
+    list(BatchPass(loader, seed=1, number=0))
+    loader.collate_fn = Doubled()
+    assert labels(next(BatchPass(loader, seed=1, number=1))) == [0, 2, 4, 6]
+
+
+class Doubled:
+    def __call__(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(samples) * 2
