@@ -238,3 +238,26 @@ def test_an_epoch_that_the_script_sets_is_not_taken_from_the_pass_before() -> No
 
 def test_an_epoch_that_counts_on_by_itself_goes_on() -> None:
     check(Ordered)
+
+
+@pytest.mark.parametrize("kind", [int, lambda i: (np.arange(3) + i, i)])
+def test_a_list_in_another_order_is_told_of(kind: Any) -> None:
+    items = [kind(i) for i in range(5)]
+    first = BatchPass(items, seed=1, number=0)
+    next(first)
+    saved = through_bytes(first.state())
+    same = BatchPass([kind(i) for i in range(5)], seed=1, number=0, saved=saved)
+    assert len(list(same)) == 4
+    assert same.inexact is None
+    again = BatchPass(items[::-1], seed=1, number=0, saved=saved)
+    next(again)
+    assert "the list is in another order" in str(again.inexact)
+
+
+def test_a_list_of_what_cannot_be_told_apart_goes_on() -> None:
+    items = [object(), object()]
+    first = BatchPass(items, seed=1, number=0)
+    next(first)
+    again = BatchPass([object(), object()], seed=1, number=0, saved=through_bytes(first.state()))
+    assert len(list(again)) == 1
+    assert again.inexact is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
@@ -84,10 +85,33 @@ class _Pass:
         }
 
 
+_CHECKED_BYTES = 64 * 1024
+
+
+def _check(values: Any, place: int) -> int | None:
+    """Tells an item of a list from others; None where it cannot, or only by running code or for long."""
+    if type(values) not in (list, tuple) or not 0 <= place < len(values):
+        return None
+    item = values[place]
+    held = item.values() if isinstance(item, dict) else item
+    parts = held if isinstance(item, dict | list | tuple) else (item,)
+    if sum(getattr(part, "nbytes", 0) for part in parts) > _CHECKED_BYTES:
+        return None
+    try:
+        return zlib.crc32(packed.pack(item, "an item"))
+    except UnsupportedError:
+        return None
+
+
 class _SequencePass(_Pass):
     def __init__(self, values: Any, number: int, saved: dict[str, Any] | None) -> None:
         super().__init__(number, saved)
         self._values = values
+        if saved and None not in (before := saved.get("check"), now := self._last()) and before != now:
+            self.inexact = "the list is in another order (one that is shuffled in place? shuffle a copy)"
+
+    def _last(self) -> int | None:
+        return _check(self._values, self.delivered - 1)
 
     def _take(self) -> Any:
         if self.delivered >= len(self._values):
@@ -95,7 +119,7 @@ class _SequencePass(_Pass):
         return self._values[self.delivered]
 
     def state(self) -> dict[str, Any]:
-        return self._state("sequence", None)
+        return self._state("sequence", None) | {"check": self._last()}
 
 
 class _SequenceLoader:
