@@ -137,6 +137,10 @@ class MapLoader(ABC):
         if self.data:
             self.data.end()
 
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """See `PositionedLoader.left`."""
+        return saved | {"held": self.held.state(), "data": self.data.state() if self.data else {}}
+
     def batches(self) -> int | None:
         try:
             return len(self._sampler)

@@ -130,6 +130,9 @@ class _SequenceLoader:
         resumes = saved is not None and saved["number"] == number
         return _SequencePass(self._values, number, saved if resumes else None)
 
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return saved
+
     def batches(self) -> int | None:
         return len(self._values)
 
@@ -172,6 +175,9 @@ class _StatefulLoader:
             (self._own.resume if resumes else self._own.carry)(saved["own"], saved.get("script"))
         self._own.begin()
         return _StatefulPass(self._values, self._own, number, saved if resumes else None)
+
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return saved
 
     def batches(self) -> int | None:
         try:

@@ -277,6 +277,10 @@ class StreamLoader(ABC):
         if not self.workers:
             self._own.end()
 
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """See `PositionedLoader.left`."""
+        return saved | ({"data": self._data.state()} if self._data else {})
+
     def facts(self) -> dict[str, Any]:
         return {"batch_size": self.size, "num_workers": self.workers}
 
