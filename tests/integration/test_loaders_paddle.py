@@ -364,3 +364,16 @@ def test_workers_die_with_a_killed_trainer() -> None:
     while alive := [pid for pid in workers if psutil.pid_exists(pid)]:
         assert time.monotonic() < deadline, alive
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_script_sets_of_a_loader_between_passes_counts(workers: int) -> None:
+    loader = DataLoader(Plain(), batch_size=4, num_workers=workers)
+    list(BatchPass(loader, seed=1, number=0))
+    loader.collate_fn = Doubled()
+    assert labels(next(BatchPass(loader, seed=1, number=1))) == [0, 2, 4, 6]
+
+
+class Doubled:
+    def __call__(self, samples: list[Any]) -> Any:
+        return [np.array([[int(sample[0]) * 2] for sample in samples])]

@@ -32,6 +32,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 from cut_passes import Cuts, Make, through_bytes
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks import rng
+from holdfast.frameworks.data.marked import Mark, Marked, SeededDataset
 from holdfast.training.position import BatchPass
 
 torch.set_num_threads(1)
@@ -216,6 +217,105 @@ def test_distributed_sampler_set_by_the_script() -> None:
     check(make, before=set_epoch)
 
 
+class EpochOfTheScript(KeepsState):
+    """Keeps its epoch with its place, and the script sets it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        return ((i + self.epoch) % SAMPLES for i in super().__iter__())
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.epoch = state["epoch"]
+
+
+def test_sampler_with_a_state_set_by_the_script() -> None:
+    check(lambda: DataLoader(Noisy(), 4, sampler=EpochOfTheScript()), before=set_epoch)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("delivered", range(5))
+def test_generator_shared_with_the_training_loop(workers: int, delivered: int) -> None:
+    def begun(seed: int, **saved: Any) -> Iterator[Any]:
+        begin(seed)
+        shared = generator()
+        loader = DataLoader(Noisy(), 4, shuffle=True, generator=shared, num_workers=workers)
+        current = BatchPass(loader, seed=1, number=0, **saved)
+        iter(current)
+        yield current
+        yield from ((frozen(batch), torch.rand((), generator=shared).item()) for batch in current)
+        yield current.inexact or torch.rand((), generator=shared).item()
+
+    whole = begun(1)
+    current = next(whole)
+    for _ in range(delivered):
+        next(whole)
+    saved, state = through_bytes(current.state()), through_bytes(rng.capture_rng())
+    rest = list(whole)
+    assert list(begun(99, saved=saved, resume_rng=state))[1:] == rest
+
+
+class Reseeded(Noisy):
+    """The script gives it another generator for each epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.own = np.random.default_rng(epoch)
+
+
+class ReseededInPlace(Noisy):
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = random.Random(0)  # type: ignore[assignment]
+
+    def set_epoch(self, epoch: int) -> None:
+        self.own.seed(epoch)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("kind", [Reseeded, ReseededInPlace])
+def test_generator_of_a_dataset_set_by_the_script(kind: Any) -> None:
+    check(
+        lambda: DataLoader(kind(), 4, shuffle=True),
+        before=lambda loader, number: loader.dataset.set_epoch(number),
+    )
+
+
+class Late(Noisy):
+    """Makes its generator with the first sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = None  # type: ignore[assignment]
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        self.own = self.own or np.random.default_rng(3)
+        return super().__getitem__(index)
+
+
+def test_generator_made_late_is_told_of() -> None:
+    first = BatchPass(DataLoader(Late(), 4), seed=1, number=0)
+    next(first)
+    again = BatchPass(DataLoader(Late(), 4), seed=1, number=0, saved=through_bytes(first.state()))
+    next(again)
+    assert "the generator own of the dataset is made only when it is needed" in str(again.inexact)
+
+
+def test_generator_made_late_in_a_worker_is_told_of() -> None:
+    dataset = SeededDataset(Late(), (torch.manual_seed,))
+    dataset[Marked(0, Mark(1, 0, 0))]
+    with pytest.warns(UserWarning, match="generator own of the dataset is made only when"):
+        second = dataset[Marked(1, Mark(1, 0, 1))]
+    assert torch.equal(dataset[Marked(1, Mark(1, 0, 1))], second)  # seeded by the batch from here on
+
+
 def test_endless_sampler() -> None:
     def steps(current: BatchPass, count: int) -> list[bytes]:
         return [frozen(next(current)) for _ in range(count)]
@@ -328,6 +428,30 @@ def test_cut_stream_anywhere(name: str) -> None:
 @pytest.mark.parametrize("name", STREAM_WORKERS)
 def test_cut_stream_with_workers(name: str) -> None:
     check(STREAM_WORKERS[name], passes=2, cuts=6)
+
+
+class EpochOfTheScriptLines(Lines):
+    epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        return (line + self.epoch for line in super().__iter__())
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"epoch": self.epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.epoch = state["epoch"]
+
+
+def test_stream_set_by_the_script() -> None:
+    check(
+        lambda: DataLoader(EpochOfTheScriptLines(), batch_size=2),
+        before=lambda loader, number: loader.dataset.set_epoch(number),
+    )
 
 
 def test_stream_without_state_is_refused() -> None:
@@ -536,3 +660,16 @@ def test_going_back_within_one_process_with_workers_that_live_on() -> None:
     next(current)
     saved, rest = through_bytes(current.state()), [frozen(batch) for batch in current]
     assert [frozen(batch) for batch in BatchPass(loader, seed=1, number=1, saved=saved)] == rest
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_the_script_sets_of_a_loader_between_passes_counts(workers: int) -> None:
+    loader = DataLoader(Plain(), batch_size=4, num_workers=workers)
+    list(BatchPass(loader, seed=1, number=0))
+    loader.collate_fn = Doubled()
+    assert labels(next(BatchPass(loader, seed=1, number=1))) == [0, 2, 4, 6]
+
+
+class Doubled:
+    def __call__(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack(samples) * 2

@@ -191,6 +191,13 @@ class PositionedLoader(Protocol):
         """
         ...
 
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """`LoaderPass.state` of the last pass, which is closed, with what has moved since.
+
+        An evaluation may have drawn from generators that samplers and datasets hold.
+        """
+        ...
+
     def batches(self) -> int | None:
         """Batches of a whole pass, where known."""
         ...

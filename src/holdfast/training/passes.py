@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from weakref import ref
 
+from holdfast.frameworks.base import PositionedLoader
 from holdfast.training.position import BatchPass, positioned
 
 
@@ -32,6 +34,8 @@ class Passes:
         self._last: dict[int, dict[str, Any]] = {}
         self._carried: dict[int, dict[str, Any]] = {}
         self._open: BatchPass | None = None
+        self._views: dict[int, ref[PositionedLoader]] = {}
+        self._last_views: dict[int, ref[PositionedLoader]] = {}
         self.trained = False
         self.cut_short = False
 
@@ -58,8 +62,16 @@ class Passes:
             "seed": self._seed,
             "pass_number": self._number,
             "passes": [*self._done, *open_state],
-            "last_passes": dict(self._last),
+            "last_passes": dict(self._last) if open_state or self._done else self._left(),
         }
+
+    def _left(self) -> dict[int, dict[str, Any]]:
+        """The last passes, and what their loaders' generators have moved since: between epochs."""
+        last = dict(self._last)
+        for ordinal, view in self._last_views.items():
+            if (live := view()) is not None and ordinal in last:
+                last[ordinal] = last[ordinal] | {"loader": live.left(last[ordinal]["loader"])}
+        return last
 
     def _state(self, batch_pass: BatchPass, *, over: bool) -> dict[str, Any]:
         return batch_pass.state() | {"over": over, "trained": self.trained}
@@ -71,6 +83,7 @@ class Passes:
         self._number = saved["pass_number"]
         self._resumed = list(saved["passes"])
         self._last = dict(saved["last_passes"])
+        self._views, self._last_views = {}, {}
         self._carried = dict(saved["last_passes"])
 
     # -- beginning ---------------------------------------------------------------------
@@ -138,6 +151,7 @@ class Passes:
         self.cut_short = cut is not None
         self._open = None
         batch_pass.close()
+        self._views[len(self._done)] = ref(batch_pass.loader_view())
         self._done.append(state)
         if state["over"]:
             self._samples += state["samples"]
@@ -146,11 +160,13 @@ class Passes:
     def end_epoch(self) -> None:
         """Keep of each pass what the one of the same place in the next epoch needs."""
         self._last |= dict(enumerate(self._done))
+        self._last_views, self._views = self._last_views | self._views, {}
         self._done, self._resumed = [], []
 
     def end_own_epoch(self, last: dict[str, Any]) -> bool:
         """Without `epochs()`, a pass in which steps were counted is an epoch: whether ``last`` was one."""
-        self._done, self._resumed = [], []
+        view = self._views.pop(len(self._done) - 1)
+        self._done, self._resumed, self._views = [], [], {}
         if last["trained"]:
-            self._last[0] = last
+            self._last[0], self._last_views[0] = last, view
         return bool(last["trained"])

@@ -106,6 +106,10 @@ class BatchPass:
             "loader": self._begun().state(),
         }
 
+    def loader_view(self) -> PositionedLoader:
+        """The positioned view of the loader, which lives as long as that."""
+        return self._loader
+
     def keeps_own_state(self) -> bool:
         """Whether the loader, once begun, holds a generator or state that moves from pass to pass."""
         if self._pass is None:

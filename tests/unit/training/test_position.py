@@ -208,3 +208,56 @@ def test_what_the_script_was_seen_to_set_is_left_alone() -> None:
     fresh, again = moved()  # and set_epoch(0) now
     again.carry(through_bytes(watch.state()))
     assert fresh.epoch == 0
+
+
+class Ordered:
+    """Keeps its place and the epoch, which the script sets."""
+
+    def __init__(self) -> None:
+        self.epoch, self.place, self.turn = 0, 0, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:
+        while self.place < 3:
+            self.place += 1
+            yield self.place, self.epoch, self.turn
+        self.place, self.turn = 0, self.turn + 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "place": self.place, "turn": self.turn}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch, self.place, self.turn = state["epoch"], state["place"], state["turn"]
+
+
+def test_an_epoch_that_the_script_sets_is_not_taken_from_the_pass_before() -> None:
+    check(Ordered, before=lambda data, number: data.set_epoch(number))
+
+
+def test_an_epoch_that_counts_on_by_itself_goes_on() -> None:
+    check(Ordered)
+
+
+@pytest.mark.parametrize("kind", [int, lambda i: (np.arange(3) + i, i)])
+def test_a_list_in_another_order_is_told_of(kind: Any) -> None:
+    items = [kind(i) for i in range(5)]
+    first = BatchPass(items, seed=1, number=0)
+    next(first)
+    saved = through_bytes(first.state())
+    same = BatchPass([kind(i) for i in range(5)], seed=1, number=0, saved=saved)
+    assert len(list(same)) == 4
+    assert same.inexact is None
+    again = BatchPass(items[::-1], seed=1, number=0, saved=saved)
+    next(again)
+    assert "the list is in another order" in str(again.inexact)
+
+
+def test_a_list_of_what_cannot_be_told_apart_goes_on() -> None:
+    items = [object(), object()]
+    first = BatchPass(items, seed=1, number=0)
+    next(first)
+    again = BatchPass([object(), object()], seed=1, number=0, saved=through_bytes(first.state()))
+    assert len(list(again)) == 1
+    assert again.inexact is None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from holdfast.frameworks import rng
@@ -60,12 +61,17 @@ class Draws:
         self._samples = samples
         self._private = private
         self._sampler_state = sampler_state
-        self._ahead: _Drawn | None = None
+        self._ahead: deque[_Drawn] = deque()
+        self._ended = False
         self._flight: deque[_Drawn] = deque()
         self._lost = 0
 
     def _draw(self) -> _Drawn:
-        batch = self._next() if self._private is None or self._mark.batch == 0 else self._next_private()
+        try:
+            batch = self._next() if self._private is None or self._mark.batch == 0 else self._next_private()
+        except StopIteration:
+            self._ended = True
+            raise
         self._mark = self._mark._replace(batch=self._mark.batch + 1)
         return _Drawn(batch, self._samples(batch), self._sampler_state() if self._sampler_state else None)
 
@@ -94,7 +100,7 @@ class Draws:
                 return False
             if self.samples + drawn.samples > samples:  # the batch size was changed: keep the tail
                 cut = samples - self.samples
-                self._ahead = _Drawn(list(drawn.indices)[cut:], drawn.samples - cut, drawn.sampler)
+                self._ahead.append(_Drawn(list(drawn.indices)[cut:], drawn.samples - cut, drawn.sampler))
                 self.samples, self.cut = samples, True
                 return True
             self._count(drawn)
@@ -102,18 +108,34 @@ class Draws:
 
     def prime(self) -> bool:
         """Draw the next batch now, so that its randomness is drawn now; False if there is none."""
-        if self._ahead is None:
+        if not self._ahead:
             try:
-                self._ahead = self._draw()
+                self._ahead.append(self._draw())
             except StopIteration:
                 return False
         return True
+
+    def ahead(self) -> dict[str, Any]:
+        """Plain: what is drawn and not delivered; what `draw_ahead` takes."""
+        waiting = [drawn.indices for drawn in (*self._flight, *self._ahead)]
+        return {
+            "batches": len(waiting),
+            "ended": self._ended,
+            "check": zlib.crc32(repr(waiting).encode()),
+        }
+
+    def draw_ahead(self, saved: dict[str, Any]) -> bool:
+        """Draw as far ahead as `ahead` says, so that the sampler stands where it stood; whether it does."""
+        with suppress(StopIteration):
+            while len(self._ahead) < saved["batches"] or (saved["ended"] and not self._ended):
+                self._ahead.append(self._draw())
+        return bool(self.ahead() == saved)
 
     def __iter__(self) -> Iterator[Any]:
         return self
 
     def __next__(self) -> Any:
-        drawn, self._ahead = self._ahead or self._draw(), None
+        drawn = self._ahead.popleft() if self._ahead else self._draw()
         self._flight.append(drawn)
         return self.wrap(drawn.indices, self._mark._replace(batch=self.delivered + len(self._flight) - 1))
 

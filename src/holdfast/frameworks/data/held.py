@@ -6,6 +6,7 @@ import random
 import sys
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any, NamedTuple
 
@@ -30,15 +31,14 @@ def reachable(root: Any, skip: frozenset[str] = frozenset()) -> Iterator[tuple[s
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, dict):
-        entries = list(value.items())
-    elif isinstance(value, list | tuple):
-        entries = list(enumerate(value))
-    elif is_generator(value) or hasattr(type(value), "dtype"):  # arrays and tensors hold no objects
+    if isinstance(value, dict | list | tuple):
+        if len(value) > MAX_ENTRIES:  # told before they are copied: there may be millions
+            return []
+        entries = value.items() if isinstance(value, dict) else enumerate(value)
+        return [(str(k), v) for k, v in entries]
+    if is_generator(value) or hasattr(type(value), "dtype"):  # arrays and tensors hold no objects
         return []
-    else:
-        return [(str(k), v) for k, v in getattr(value, "__dict__", {}).items()]
-    return [(str(k), v) for k, v in entries] if len(entries) <= MAX_ENTRIES else []
+    return [(str(k), v) for k, v in getattr(value, "__dict__", {}).items()]
 
 
 def is_generator(value: Any) -> bool:
@@ -131,10 +131,13 @@ class _Cell(NamedTuple):
     read: Callable[[], Any]
     write: Callable[[Any], None]
     unseeded: bool  # may differ from launch to launch before anyone used it
+    generator: bool
 
 
 class Held:
     """Watches what ``root`` holds, over the passes of one process.
+
+    It is looked for anew each time: scripts replace generators (``set_epoch``), or make them late.
 
     Parameters
     ----------
@@ -147,21 +150,21 @@ class Held:
     """
 
     def __init__(self, root: Any, skip: frozenset[str] = frozenset(), *, attributes: bool = True) -> None:
-        self._cells = dict(_cells(root, skip, attributes=attributes))
+        self._cells = partial(_cells, root, skip, attributes=attributes)
         self._first = self._now()
         self._start = self._first
         self._end: dict[str, Any] | None = None
         self._touched: dict[str, bool] = {}
 
     def _now(self) -> dict[str, Any]:
-        return {path: cell.read() for path, cell in self._cells.items()}
+        return {path: cell.read() for path, cell in self._cells()}
 
     def begin(self) -> None:
         """Note what is held as a pass begins, and whether the script changed it since the last."""
         self._start = self._now()
         if self._end is not None:
             for path, value in self._start.items():
-                self._touched[path] = self._touched.get(path, False) or value != self._end[path]
+                self._touched[path] = self._touched.get(path, False) or value != self._end.get(path)
 
     def end(self) -> None:
         """Note what is held as a pass ends."""
@@ -170,39 +173,53 @@ class Held:
     def state(self) -> dict[str, Any]:
         """Plain: ``[first seen, at the pass's start, now, touched by the script]`` of all that moved."""
         result = {}
-        for path, now in self._now().items():
-            first, start = self._first[path], self._start[path]
+        for path, cell in self._cells():
+            absent, now = None if cell.generator else _NOT_PLAIN, cell.read()
+            first, start = self._first.get(path, absent), self._start.get(path, absent)
             if not first == start == now and not any(v is _NOT_PLAIN for v in (first, start, now)):
                 result[path] = [first, start, now, self._touched.get(path)]
         return result
 
     def resume(self, saved: dict[str, Any]) -> None:
         """Go back to where the saved pass began."""
-        self._put(saved, 1, lambda path, entry: True)
+        self._put(saved, 1, lambda path, cell, entry: not (cell.generator and entry[1] is None))
         self._start = self._now()
 
     def carry(self, saved: dict[str, Any]) -> None:
         """Bring along what an earlier pass left behind, except what the script sets itself."""
         self._put(saved, 2, self._left_alone)
 
+    def share(self, saved: dict[str, Any]) -> None:
+        """Put generators where the saved pass stood: the training loop may draw from them, too."""
+        self._put(saved, 2, lambda path, cell, entry: cell.generator)
+
     def latest(self, saved: dict[str, Any]) -> None:
         """Go to where the saved pass stood."""
-        self._put(saved, 2, lambda path, entry: True)
+        self._put(saved, 2, lambda path, cell, entry: True)
 
-    def _left_alone(self, path: str, entry: list[Any]) -> bool:
-        first, _, _, touched = entry
-        cell = self._cells[path]
-        if touched is not None:
+    def lacks(self, saved: dict[str, Any]) -> str | None:
+        """Why what follows may differ: a generator was held when this was saved, and is not (yet) now."""
+        lost = sorted(saved.keys() - dict(self._cells()).keys())
+        made = "is made only when it is needed: make it in __init__()"
+        return f"the generator {lost[0]} of the dataset {made}" if lost else None
+
+    def _left_alone(self, path: str, cell: _Cell, entry: list[Any]) -> bool:
+        """Whether the script does not set it before each pass."""
+        first, start, _, touched = entry
+        if touched is not None and not cell.generator:
             return not touched
         live = cell.read()
-        return cell.unseeded or live == first or (self._end is not None and live == self._end[path])
+        if live == first:  # a script may set the same each time; one that only drew from it sets nothing
+            return not (touched and start == first)
+        return cell.unseeded or (self._end is not None and live == self._end.get(path))
 
-    def _put(self, saved: dict[str, Any], which: int, wanted: Callable[[str, list[Any]], bool]) -> None:
+    def _put(self, saved: dict[str, Any], which: int, wanted: Callable[..., bool]) -> None:
+        cells = dict(self._cells())
         for path, entry in saved.items():
-            if path not in self._cells:
+            if path not in cells:
                 continue
-            if wanted(path, entry):
-                self._cells[path].write(entry[which])
+            if wanted(path, cells[path], entry):
+                cells[path].write(entry[which])
             self._first[path] = entry[0]
             if entry[3] is not None:
                 self._touched[path] = entry[3]
@@ -223,8 +240,15 @@ def _cells(root: Any, skip: frozenset[str], *, attributes: bool) -> Iterator[tup
 
 def _generator(generator: Any, owner: Any) -> _Cell:
     # torchdata's samplers seed theirs from the global one; NumPy's are often made unseeded
-    unseeded = hasattr(generator, "bit_generator") or type(owner).__module__.startswith("torchdata")
-    return _Cell(lambda: read(generator), lambda state: write(generator, state), unseeded)
+    unseeded = _draws_of_the_system(generator) or type(owner).__module__.startswith("torchdata")
+    return _Cell(lambda: read(generator), lambda state: write(generator, state), unseeded, generator=True)
+
+
+def _draws_of_the_system(generator: Any) -> bool:
+    """Whether NumPy took its seed from the system, as far as its size tells."""
+    bits = getattr(generator, "bit_generator", None)
+    entropy = getattr(getattr(bits, "seed_seq", None), "entropy", 2**64)
+    return bits is not None and isinstance(entropy, int) and entropy >= 2**64
 
 
 def _attribute(owner: Any, name: str) -> _Cell:
@@ -235,4 +259,4 @@ def _attribute(owner: Any, name: str) -> _Cell:
     def put(value: Any) -> None:
         owner.__dict__[name] = value
 
-    return _Cell(get, put, unseeded=False)
+    return _Cell(get, put, unseeded=False, generator=False)

@@ -14,6 +14,7 @@ import signal
 import struct
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
@@ -62,16 +63,30 @@ class Seeding:
         self._dataset = dataset
         self._seeders = seeders
         self._generators: dict[str, Any] | None = None
+        self._looked_twice = False
 
     def __call__(self, mark: Mark) -> None:
         if self._generators is None:  # found in the worker: its init function may have made them
             self._generators = held.generators(self._dataset)
+        elif not self._looked_twice:
+            self._look_again(self._generators)
         seed_globals(mark.entropy(), self._seeders)
         for path, generator in self._generators.items():
             held.reseed(generator, mark.entropy(path[-64:]))
 
+    def _look_again(self, before: dict[str, Any]) -> None:
+        """Some are made with the first sample, which no batch's seed decides then."""
+        self._looked_twice, self._generators = True, held.generators(self._dataset)
+        late = sorted(self._generators.keys() - before.keys())
+        if late:
+            warnings.warn(
+                f"The generator {late[0]} of the dataset is made only when it is needed: a resume is exact "
+                "only if it is made in __init__() or in worker_init_fn.",
+                stacklevel=2,
+            )
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_generators": None}
+        return {**self.__dict__, "_generators": None, "_looked_twice": False}
 
 
 class SeededDataset:

@@ -11,6 +11,7 @@ from holdfast.frameworks.data import packed
 from holdfast.frameworks.data.draws import Draws
 from holdfast.frameworks.data.held import Held
 from holdfast.frameworks.data.marked import Mark, Seeder
+from holdfast.frameworks.data.own_state import watched
 
 _DATA = frozenset({"dataset", "data_source"})
 
@@ -63,6 +64,7 @@ class MapPass:
             "delivered": draws.delivered,
             "samples": draws.samples,
             "check": draws.check(),
+            "ahead": draws.ahead(),
             "held": loader.held.state(),
             "sampler": loader.sampler_states(self._begin, draws),
             "data": loader.data.state() if loader.data else {},
@@ -115,6 +117,7 @@ class MapLoader(ABC):
         chain = list(_chain(sampler))
         self._private = None if all(type(s).__module__ in known for s in chain) else seeders
         self._stateful = next((s for s in chain if keeps_state(s) and type(s).__module__ not in known), None)
+        self._own = None if self._stateful is None else watched(self._stateful)
         self.held = Held(sampler, _DATA)
         self.data = None if workers else Held(dataset, attributes=False)
 
@@ -129,8 +132,14 @@ class MapLoader(ABC):
     def finished(self, *, exhausted: bool) -> None:
         """The pass is over, or was given up."""
         self.held.end()
+        if self._own:
+            self._own.end()
         if self.data:
             self.data.end()
+
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """See `PositionedLoader.left`."""
+        return saved | {"held": self.held.state(), "data": self.data.state() if self.data else {}}
 
     def batches(self) -> int | None:
         try:
@@ -160,13 +169,22 @@ class MapLoader(ABC):
         short = last is not None and size is not None and last.samples < size
         # asked for a whole batch, a sampler that gave a part has already begun anew
         ended = short and self._stateful is not None and self._stateful is not self._sampler
-        return {"begin": begin, "after": draws.after, "ended": ended, "now": self.sampler_state()}
+        script = self._own.script() if self._own else None
+        return {
+            "begin": begin,
+            "after": draws.after,
+            "ended": ended,
+            "now": self.sampler_state(),
+            "script": script,
+        }
 
     def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> MapPass:
         resumes = saved is not None and saved["number"] == number
         if saved is not None:
             self._return_to(saved, resumes=resumes)
         self.held.begin()
+        if self._own:
+            self._own.begin()
         if self.data:
             self.data.begin()
         begin = saved["sampler"]["begin"] if resumes and saved else self.sampler_state()
@@ -186,10 +204,13 @@ class MapLoader(ABC):
             self.finished(exhausted=True)
         if resumes and saved and self.data:
             self.data.latest(saved["data"])
+        if saved and self.data:
+            begun.inexact = begun.inexact or self.data.lacks(saved["data"])
         return begun
 
     def _return_to(self, saved: dict[str, Any], *, resumes: bool) -> None:
         sampler = saved["sampler"]
+        script = sampler.get("script")
         if resumes:
             self.held.resume(saved["held"])
             state = sampler["begin"] if sampler["after"] is None else sampler["after"]
@@ -197,17 +218,22 @@ class MapLoader(ABC):
             self.held.carry(saved["held"])
             state = sampler["now"]
             if self.data:
-                self.data.latest(saved["data"])
-        if self._stateful is not None and state is not None:
-            self._stateful.load_state_dict(packed.unpack(state))
+                self.data.carry(saved["data"])
+        if self._own is not None and state is not None:
+            (self._own.resume if resumes else self._own.carry)(state, script)
 
     def _advance(self, draws: Draws, saved: dict[str, Any]) -> str | None:
         if self._stateful is not None and saved["sampler"]["after"] is not None:
             draws.jump(saved["delivered"], saved["samples"], saved["sampler"]["after"])
             return None
         whole = draws.skip(saved["samples"])
+        if draws.cut:
+            return None
         same = draws.delivered == saved["delivered"] and draws.check() == saved["check"]
-        return None if (whole and same) or draws.cut else "the sampler gives other samples than it did before"
+        if whole and same and "ahead" in saved:  # not in what earlier versions wrote
+            same = draws.draw_ahead(saved["ahead"])
+            self.held.share(saved["held"])
+        return None if whole and same else "the sampler gives other samples than it did before"
 
 
 def keeps_state(value: Any) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from holdfast.errors import UnsupportedError
 from holdfast.frameworks.base import PositionedLoader
 from holdfast.frameworks.data import packed
+from holdfast.frameworks.data.own_state import OwnState, watched
 from holdfast.frameworks.data.passes import keeps_state
 
 
@@ -83,10 +85,33 @@ class _Pass:
         }
 
 
+_CHECKED_BYTES = 64 * 1024
+
+
+def _check(values: Any, place: int) -> int | None:
+    """Tells an item of a list from others; None where it cannot, or only by running code or for long."""
+    if type(values) not in (list, tuple) or not 0 <= place < len(values):
+        return None
+    item = values[place]
+    held = item.values() if isinstance(item, dict) else item
+    parts = held if isinstance(item, dict | list | tuple) else (item,)
+    if sum(getattr(part, "nbytes", 0) for part in parts) > _CHECKED_BYTES:
+        return None
+    try:
+        return zlib.crc32(packed.pack(item, "an item"))
+    except UnsupportedError:
+        return None
+
+
 class _SequencePass(_Pass):
     def __init__(self, values: Any, number: int, saved: dict[str, Any] | None) -> None:
         super().__init__(number, saved)
         self._values = values
+        if saved and None not in (before := saved.get("check"), now := self._last()) and before != now:
+            self.inexact = "the list is in another order (one that is shuffled in place? shuffle a copy)"
+
+    def _last(self) -> int | None:
+        return _check(self._values, self.delivered - 1)
 
     def _take(self) -> Any:
         if self.delivered >= len(self._values):
@@ -94,7 +119,7 @@ class _SequencePass(_Pass):
         return self._values[self.delivered]
 
     def state(self) -> dict[str, Any]:
-        return self._state("sequence", None)
+        return self._state("sequence", None) | {"check": self._last()}
 
 
 class _SequenceLoader:
@@ -105,6 +130,9 @@ class _SequenceLoader:
         resumes = saved is not None and saved["number"] == number
         return _SequencePass(self._values, number, saved if resumes else None)
 
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return saved
+
     def batches(self) -> int | None:
         return len(self._values)
 
@@ -113,27 +141,43 @@ class _SequenceLoader:
 
 
 class _StatefulPass(_Pass):
-    def __init__(self, values: Any, number: int, saved: dict[str, Any] | None) -> None:
+    def __init__(self, values: Any, own: OwnState, number: int, saved: dict[str, Any] | None) -> None:
         super().__init__(number, saved)
         self._values = values
+        self._own = own
         self._iterator = iter(values) if not self._finished else iter(())
 
     def _take(self) -> Any:
-        return next(self._iterator)
+        try:
+            return next(self._iterator)
+        except StopIteration:
+            self._own.end()
+            raise
+
+    def close(self) -> None:
+        if not self._finished:
+            self._own.end()
+        super().close()
 
     def state(self) -> dict[str, Any]:
-        return self._state("stateful", packed.pack(self._values.state_dict(), "the data's state"))
+        own = packed.pack(self._values.state_dict(), "the data's state")
+        return self._state("stateful", own) | {"script": self._own.script()}
 
 
 class _StatefulLoader:
     def __init__(self, values: Any) -> None:
         self._values = values
+        self._own = watched(values)
 
     def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> _StatefulPass:
-        if saved is not None:
-            self._values.load_state_dict(packed.unpack(saved["own"]))
         resumes = saved is not None and saved["number"] == number
-        return _StatefulPass(self._values, number, saved if resumes else None)
+        if saved is not None:
+            (self._own.resume if resumes else self._own.carry)(saved["own"], saved.get("script"))
+        self._own.begin()
+        return _StatefulPass(self._values, self._own, number, saved if resumes else None)
+
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        return saved
 
     def batches(self) -> int | None:
         try:

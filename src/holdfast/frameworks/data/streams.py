@@ -17,6 +17,7 @@ from holdfast.errors import UnsupportedError
 from holdfast.frameworks.data import packed
 from holdfast.frameworks.data.held import Held
 from holdfast.frameworks.data.marked import Mark, Seeder, Seeding
+from holdfast.frameworks.data.own_state import watched
 from holdfast.frameworks.data.passes import keeps_state
 
 _PLACEHOLDER = object()
@@ -261,6 +262,7 @@ class StreamLoader(ABC):
         self._keeps_workers = keeps_workers
         self._kept: dict[int, list[Any]] = {}
         self._data = None if workers else Held(dataset, attributes=False)
+        self._own = watched(dataset)
 
     @abstractmethod
     def open(self, first: Mark, starts: list[Start]) -> Iterator[Any]:
@@ -272,6 +274,12 @@ class StreamLoader(ABC):
     def finished(self, positions: dict[int, list[Any]] | None) -> None:
         """The pass is over, or was given up (None)."""
         self._kept = self._earlier(positions) if positions is not None else {}
+        if not self.workers:
+            self._own.end()
+
+    def left(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """See `PositionedLoader.left`."""
+        return saved | ({"data": self._data.state()} if self._data else {})
 
     def facts(self) -> dict[str, Any]:
         return {"batch_size": self.size, "num_workers": self.workers}
@@ -281,7 +289,8 @@ class StreamLoader(ABC):
         if self._data is None:
             return {"dataset": None, "data": {}, "workers": self.workers}
         state = packed.pack(self._dataset.state_dict(), "the dataset's state")
-        return {"dataset": state, "data": self._data.state(), "workers": 0}
+        script = self._own.script()
+        return {"dataset": state, "data": self._data.state(), "workers": 0, "script": script}
 
     def start(self, *, seed: int, number: int, saved: dict[str, Any] | None) -> StreamPass:
         if saved is not None and saved["workers"] != self.workers:
@@ -294,8 +303,11 @@ class StreamLoader(ABC):
         begun = StreamPass(self, number, saved if resumes else None)
         begun.positions = self._positions(saved, resumes=resumes)
         if saved is not None and self._data is not None:
-            self._dataset.load_state_dict(packed.unpack(saved["dataset"]))
-            self._data.latest(saved["data"])
+            (self._own.resume if resumes else self._own.carry)(saved["dataset"], saved.get("script"))
+            (self._data.latest if resumes else self._data.carry)(saved["data"])
+            begun.inexact = self._data.lacks(saved["data"])
+        if not self.workers:
+            self._own.begin()
         if resumes and begun.is_over():
             return begun
         if saved is not None and not resumes and self._keeps_workers and not saved["finished"]:

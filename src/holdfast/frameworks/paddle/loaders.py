@@ -34,7 +34,7 @@ from holdfast.frameworks.data.streams import Carrying, Counting, Start, Stream, 
 
 _KNOWN = frozenset({"paddle.io.dataloader.sampler", "paddle.io.dataloader.batch_sampler"})
 Collate = Callable[[Any], Any]
-_LOADERS: WeakKeyDictionary[Any, PositionedLoader] = WeakKeyDictionary()
+_LOADERS: WeakKeyDictionary[Any, _PaddleMap | _PaddleStream] = WeakKeyDictionary()
 
 
 def positioned(loader: object) -> PositionedLoader | None:
@@ -51,10 +51,11 @@ def positioned(loader: object) -> PositionedLoader | None:
         _refuse(loader)
         iterable = isinstance(loader.dataset, paddle.io.IterableDataset)
         copies = _Copies(copy.copy(loader))
-        view: PositionedLoader = _PaddleStream(copies) if iterable else _PaddleMap(copies)
-        _LOADERS[loader] = view
+        _LOADERS[loader] = _PaddleStream(copies) if iterable else _PaddleMap(copies)
         finalize(loader, copies.drop_workers)  # Paddle's own reader thread would keep them for ever
-    return _LOADERS[loader]
+    view = _LOADERS[loader]
+    view.copies.follow(loader)
+    return view
 
 
 def _refuse(loader: Any) -> None:
@@ -97,12 +98,19 @@ class _Copies:
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self.batched = loader.batch_sampler is not None
-        self.collate: Collate = loader.collate_fn or default_collate_fn
-        if not self.batched:
-            self.collate = Single(loader.collate_fn or default_convert_fn)
+        self.collate: Collate = default_collate_fn
+        self.follow(loader)
         self._handover = Handover()
         self._kept: Any = None
         self._running: Callable[[], Any] = lambda: None
+
+    def follow(self, loader: Any) -> None:
+        """Take up what the script may set between passes."""
+        for name in ("collate_fn", "worker_init_fn", "timeout"):
+            setattr(self.loader, name, getattr(loader, name))
+        self.collate = loader.collate_fn or default_collate_fn
+        if not self.batched:
+            self.collate = Single(loader.collate_fn or default_convert_fn)
 
     def iterate(self, indices: Iterator[Any], first: Mark, **ours: Any) -> Iterator[Any]:
         """Iterate over a copy with workers; the one whose workers live on is used again."""
@@ -162,7 +170,7 @@ class _Here:
 
 class _PaddleMap(MapLoader):
     def __init__(self, copies: _Copies) -> None:
-        self._copies = copies
+        self.copies = copies
         loader = copies.loader
         super().__init__(
             loader.dataset,
@@ -178,23 +186,23 @@ class _PaddleMap(MapLoader):
         return size if type(size) is int else None
 
     def open(self, draws: Draws, first: Mark) -> Iterator[Any]:
-        if not self._copies.batched:
+        if not self.copies.batched:
             draws.wrap = lambda index, mark: [index]
         if not self._workers:
-            dataset, collate = self._dataset, self._copies.collate
-            return _Here(lambda: collate([dataset[i] for i in next(draws)]), self._copies.loader.places[0])
-        draws.wrap = _mark if self._copies.batched else lambda index, mark: _mark([index], mark)
-        return self._copies.iterate(draws, first, dataset=SeededDataset(self._dataset, self._seeders))
+            dataset, collate = self._dataset, self.copies.collate
+            return _Here(lambda: collate([dataset[i] for i in next(draws)]), self.copies.loader.places[0])
+        draws.wrap = _mark if self.copies.batched else lambda index, mark: _mark([index], mark)
+        return self.copies.iterate(draws, first, dataset=SeededDataset(self._dataset, self._seeders))
 
     def finished(self, *, exhausted: bool) -> None:
         super().finished(exhausted=exhausted)
         if not exhausted:
-            self._copies.drop_workers()
+            self.copies.drop_workers()
 
 
 class _PaddleStream(StreamLoader):
     def __init__(self, copies: _Copies) -> None:
-        self._copies = copies
+        self.copies = copies
         loader = copies.loader
         super().__init__(
             loader.dataset,
@@ -207,7 +215,7 @@ class _PaddleStream(StreamLoader):
         return None
 
     def open(self, first: Mark, starts: list[Start]) -> Iterator[Any]:
-        collate, loader = self._copies.collate, self._copies.loader
+        collate, loader = self.copies.collate, self.copies.loader
         if not self.workers:
             load = _gather(iter(self._dataset), self.size, Counting(collate), drop_last=loader.drop_last)
             return _Here(load, loader.places[0])
@@ -215,12 +223,12 @@ class _PaddleStream(StreamLoader):
         turns = iter(Turns(self.size, first))
         ours = {"dataset": stream, "collate_fn": Carrying(collate, stream)}
         # Paddle's persistent workers hang at the end of an iterable dataset
-        return self._copies.iterate(turns, first, _persistent_workers=False, **ours)
+        return self.copies.iterate(turns, first, _persistent_workers=False, **ours)
 
     def finished(self, positions: dict[int, list[Any]] | None) -> None:
         super().finished(positions)
         if positions is None:
-            self._copies.drop_workers()
+            self.copies.drop_workers()
 
 
 def _gather(samples: Iterator[Any], size: int, collate: Collate, *, drop_last: bool) -> Callable[[], Any]:

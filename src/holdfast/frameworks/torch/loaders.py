@@ -36,7 +36,9 @@ _KNOWN = frozenset(
         "torchdata.stateful_dataloader.sampler",
     }
 )
-_LOADERS: WeakKeyDictionary[Any, PositionedLoader] = WeakKeyDictionary()
+_SETTABLE = ("collate_fn", "worker_init_fn", "timeout", "pin_memory")
+"""What a script may set between passes, as torch takes it up with the next iterator."""
+_LOADERS: WeakKeyDictionary[Any, _TorchMap | _TorchStream] = WeakKeyDictionary()
 
 
 def positioned(loader: object) -> PositionedLoader | None:
@@ -53,7 +55,9 @@ def positioned(loader: object) -> PositionedLoader | None:
         _refuse(loader)
         iterable = isinstance(loader.dataset, TorchIterable)
         _LOADERS[loader] = _TorchStream(_Clones(loader)) if iterable else _TorchMap(_Clones(loader))
-    return _LOADERS[loader]
+    view = _LOADERS[loader]
+    view.clones.follow(loader)
+    return view
 
 
 def _refuse(loader: DataLoader[Any]) -> None:
@@ -108,6 +112,10 @@ class _Clones:
         self._running: Callable[[], Iterator[Any] | None] = lambda: None
         self._handover = Handover()
 
+    def follow(self, loader: DataLoader[Any]) -> None:
+        """Take up what the script has set since."""
+        self.settings |= {name: getattr(loader, name) for name in _SETTABLE}
+
     def iterate(self, indices: Iterator[Any], first: Mark, **ours: Any) -> Iterator[Any]:
         """Iterate over a clone; the one whose workers live on is used again."""
         self._handover.prepared = indices
@@ -146,7 +154,7 @@ class _Clones:
 
 class _TorchMap(MapLoader):
     def __init__(self, clones: _Clones) -> None:
-        self._clones = clones
+        self.clones = clones
         settings = clones.settings
         super().__init__(
             settings["dataset"],
@@ -158,23 +166,23 @@ class _TorchMap(MapLoader):
         )
 
     def batch_size(self) -> int | None:
-        size = self._clones.settings["batch_size"] or getattr(self._sampler, "batch_size", None)
+        size = self.clones.settings["batch_size"] or getattr(self._sampler, "batch_size", None)
         return size if type(size) is int else None
 
     def open(self, draws: Draws, first: Mark) -> Iterator[Any]:
         if not self._workers:
-            return self._clones.iterate(draws, first)
+            return self.clones.iterate(draws, first)
         draws.wrap = Marked
-        return self._clones.iterate(draws, first, dataset=_Dataset(self._dataset, self._seeders))
+        return self.clones.iterate(draws, first, dataset=_Dataset(self._dataset, self._seeders))
 
     def finished(self, *, exhausted: bool) -> None:
         super().finished(exhausted=exhausted)
-        self._clones.stop_workers()
+        self.clones.stop_workers()
 
 
 class _TorchStream(StreamLoader):
     def __init__(self, clones: _Clones) -> None:
-        self._clones = clones
+        self.clones = clones
         settings = clones.settings
         super().__init__(
             settings["dataset"],
@@ -188,21 +196,21 @@ class _TorchStream(StreamLoader):
             samples = len(self._dataset)
         except (TypeError, NotImplementedError):
             return None
-        whole = samples if self._clones.settings["drop_last"] else samples + self.size - 1
+        whole = samples if self.clones.settings["drop_last"] else samples + self.size - 1
         return whole // self.size
 
     def open(self, first: Mark, starts: list[Start]) -> Iterator[Any]:
-        collate = self._clones.settings["collate_fn"]
-        if not self._clones.batched:
+        collate = self.clones.settings["collate_fn"]
+        if not self.clones.batched:
             collate = Single(collate)
         turns = iter(Turns(self.size, first))
         if not self.workers:
-            return self._clones.iterate(turns, first, collate_fn=Counting(collate))
+            return self.clones.iterate(turns, first, collate_fn=Counting(collate))
         if starts:  # workers that live on would not hear of them (a restore within one process)
-            self._clones.forget_workers()
+            self.clones.forget_workers()
         stream = Stream(self._dataset, self.size, (seed,), _identity, starts)
-        return self._clones.iterate(turns, first, dataset=stream, collate_fn=Carrying(collate, stream))
+        return self.clones.iterate(turns, first, dataset=stream, collate_fn=Carrying(collate, stream))
 
     def finished(self, positions: dict[int, list[Any]] | None) -> None:
         super().finished(positions)
-        self._clones.stop_workers()
+        self.clones.stop_workers()
