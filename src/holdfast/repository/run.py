@@ -73,6 +73,12 @@ class Run:
     def condemned(self) -> set[str]:
         return {str(c) for c in self._listed(self.layout.condemned)}
 
+    def parts(self) -> list[str]:
+        """Keys of what ranks have handed over for saves under way, or left behind."""
+        folder = self.layout.parts
+        # Not all below it: the run 'sweep/parts' lies there, too.
+        return [key for key in self.storage.list(folder) if "/" not in key.removeprefix(folder)]
+
     def _listed(self, folder: str) -> Iterator[CheckpointId]:
         for key in self.storage.list(folder):
             name = key.rpartition("/")[2].removesuffix(".json")

@@ -128,6 +128,19 @@ def test_sweeping_takes_orphans_hints_and_condemnations_of_nothing() -> None:
     assert_restores(fresh(run), {two: make_state(20), three: make_state(30)})
 
 
+def test_sweeping_leaves_a_run_that_is_called_as_the_folder_of_parts() -> None:
+    run, _, made = filled(MemoryStorage())
+    nested, _, inside = filled(run.storage, name="digits/parts")
+    run.storage.put(run.layout.part(made[0], 1), [b"left by a killed save"])
+    sweep(run.repository)
+    assert run.storage.stat(run.layout.part(made[0], 1)) is None
+    assert nested.checkpoints() == inside
+    assert_restores(fresh(nested), {inside[-1]: make_state(30)})
+    remove_run(fresh(run))
+    assert fresh(nested).latest() == inside[-1]
+    assert_restores(fresh(nested), {inside[-1]: make_state(30)})
+
+
 def test_a_pack_condemned_though_needed_is_pardoned() -> None:
     run, attempt, (_, _, three) = filled(MemoryStorage())
     needed = packs_of(run, three)
