@@ -274,12 +274,12 @@ def needed_packs(repository: Repository, without: Collection[tuple[str, Checkpoi
     Raises
     ------
     DamagedError
-        A manifest cannot be read, so nobody knows what it needs.
+        A manifest cannot be read, so nobody knows what it needs; or a folder may be a run's.
     """
     condemned = repository.condemned_packs().keys()
     return {
         pack_id
-        for run in repository.runs()
+        for run in repository.every_run()
         for checkpoint in run.all_checkpoints()
         if (run.name, checkpoint) not in without
         for pack_id in packs_of(run, checkpoint, condemned)

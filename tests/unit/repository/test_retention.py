@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -24,6 +25,7 @@ from holdfast.repository import layout, records
 from holdfast.repository.removing import remove_run
 from holdfast.repository.retention import GRACE_SECONDS, finish, needed_packs, packs_of, remove, sweep
 from holdfast.repository.run import Run
+from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
 from simulated_store import SimulatedDisk, SimulatedStore
 
@@ -169,6 +171,19 @@ def test_a_damaged_manifest_without_hints_stops_all_removal() -> None:
     with pytest.raises(DamagedError):
         remove(fresh(run), [two], may_delete=always)
     assert keys(run.storage, layout.PACKS) == before
+
+
+def test_a_folder_that_may_be_a_run_stops_all_removal(tmp_path: Path) -> None:
+    run = make_repository(LocalStorage(tmp_path)).run("digits")
+    made = save(run, begin(run), 1, 10).id
+    renamed = (tmp_path / "runs/digits").rename(tmp_path / "runs/digits (old)")
+    before = packs(run.storage)
+    with pytest.raises(DamagedError, match="nothing was deleted"):
+        sweep(fresh(run).repository)
+    assert packs(run.storage) == before
+    renamed.rename(tmp_path / "runs/digits")
+    sweep(fresh(run).repository)
+    assert_restores(fresh(run), {made: make_state(10)})
 
 
 def test_a_pack_whose_index_is_damaged_is_kept() -> None:
