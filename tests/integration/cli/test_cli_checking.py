@@ -333,3 +333,20 @@ def test_diff_tells_nan_and_negative_zero_by_their_bits(place, holdfast):
     assert tensor["bit_equal"] == pytest.approx(1 / 3)
     assert tensor["max_abs"] == 0.0
     assert tensor["not_finite"] == 1
+
+
+def test_doctor_looks_into_a_repository_given_by_a_url(place, digits, holdfast):
+    url = f"file://{place.path}"
+    found = {c["subject"]: c["finding"] for c in holdfast("doctor", url, "--json").json["checks"]}
+    assert found["repository"] == "1 run (0 live), 4 checkpoints"
+    (place.path / "holdfast.json").write_text("{}")
+    assert holdfast("doctor", url).code == 1
+    above = holdfast("doctor", f"{url}-of-tomorrow").out
+    assert f"looking at {place.path.parent}." in above
+
+
+def test_doctor_counts_only_rejected_checkpoints_that_are_there(place, digits, holdfast):
+    place.run("digits").reject(digits[200], "test")
+    assert "1 checkpoint rejected" in holdfast("doctor").out
+    assert holdfast("rm", "digits@200", "--yes").code == 0
+    assert "rejected as damaged" not in holdfast("doctor").out
