@@ -26,7 +26,8 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     bool
         Whether a thin copy stands; False if nothing in it is to be kept.
     """
-    if any(_is_thin_of(c, checkpoint) for c in run.checkpoints()):
+    rejected = run.rejected()
+    if any(_is_thin_of(c, checkpoint) and str(c) not in rejected for c in run.checkpoints()):
         return True
     manifest, hints = trusted_manifest(run, checkpoint), run.hints(checkpoint)
     kept = {key: value for key, value in tree.decode(manifest.details.tree).items() if keeps(value)}

@@ -24,6 +24,17 @@ def test_a_thin_checkpoint_descends_from_what_its_full_one_did() -> None:
     assert not make_thin(run, first, lambda value: False)
 
 
+def test_a_thin_copy_that_is_rejected_is_made_again_while_the_full_one_stands() -> None:
+    run = make_repository(MemoryStorage()).run("digits")
+    full = save(run, begin(run), 1, 100).id
+    assert make_thin(run, full, lambda value: value.name == "weight")
+    (damaged,) = (c for c in run.checkpoints() if c.kind == "thin")
+    run.reject(damaged, "test")
+    assert make_thin(run, full, lambda value: value.name == "weight")
+    (thin,) = (c for c in run.checkpoints() if c.kind == "thin" and c != damaged)
+    assert read(run, thin) == {"weight": make_state(100)["weight"]}
+
+
 class Counting(MemoryStorage):
     """Counts how often each object is read."""
 
