@@ -126,6 +126,10 @@ def _copy(run: Run, target: Run, *, resumed: bool) -> tuple[int, int]:
     storage = run.storage
     if not resumed:
         storage.put(target.layout.moving, [records.encode(MovingRecord(run.name))])
+    for key in list(
+        storage.list(target.layout.tags)
+    ):  # of a move cut short: they may have been set anew since
+        storage.delete(key)
     there = set(storage.list(target.layout.root))
     copied = unsigned = 0
     for key in _in_copying_order(run):
