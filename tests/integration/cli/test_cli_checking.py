@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 
 import numpy as np
 import pytest
 
+from holdfast.errors import StorageError
 from holdfast.repository.layout import CONFIG
+from holdfast.storage.local import LocalStorage
 
 
 def flip(path, at):
@@ -333,6 +336,23 @@ def test_diff_tells_nan_and_negative_zero_by_their_bits(place, holdfast):
     assert tensor["bit_equal"] == pytest.approx(1 / 3)
     assert tensor["max_abs"] == 0.0
     assert tensor["not_finite"] == 1
+
+
+def test_salvage_leaves_out_what_the_disk_cannot_read(place, holdfast, tmp_path, monkeypatch):
+    arrays = {"good": np.arange(5000), "bad": np.arange(5000, 10_000), "fine": np.ones(5000)}
+    place.save("digits", place.attempt("digits"), 1, arrays)
+    read, sector = LocalStorage.read_into, 60_000
+
+    def read_into(self, key, start, buffer):
+        if start <= sector < start + len(buffer):
+            raise StorageError("Reading failed: the device reported an I/O error.", errno=errno.EIO)
+        return read(self, key, start, buffer)
+
+    monkeypatch.setattr(LocalStorage, "read_into", read_into)
+    result = holdfast("repair", "digits@1", "--salvage", str(tmp_path / "rescued"), "--apply", "--json")
+    assert result.code == 0
+    assert result.json["intact"] == ["model/good", "model/fine"]
+    assert "I/O error" in result.json["lost"]["model/bad"]
 
 
 def test_doctor_looks_into_a_repository_given_by_a_url(place, digits, holdfast):
