@@ -321,6 +321,15 @@ def test_a_fresh_start_leaves_no_checkpoints_behind_that_lost_their_line(reposit
     assert "holdfast repair" in str(caught.value)
 
 
+def test_a_fresh_start_where_something_was_to_be_resumed_says_so(repository: Path, capsys: Said) -> None:
+    fork = run_of(repository, "fork")  # as one leaves it that is killed before its manifest
+    fork.record_origin(fork.begin_attempt(), newest(repository))
+    count(repository, run="fork")
+    assert "step 4, from which fork was to go on, is not there" in capsys.readouterr().err
+    count(repository, run="fresh")
+    assert "is not there" not in capsys.readouterr().err
+
+
 def test_a_fresh_start_takes_no_name_that_a_run_is_half_way_to(repository: Path) -> None:
     other = Repository.open(LocalStorage(repository)).run("other")
     other.storage.put(other.layout.moving, [records.encode(MovingRecord("main"))])
