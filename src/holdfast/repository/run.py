@@ -192,7 +192,10 @@ class Run:
         """
         rejected = self.rejected()
         line = [c for c in self.lineage() if str(c) not in rejected]
-        summaries = {c: self.summary(c) for c in line}
+        summaries: dict[CheckpointId, Summary] = {}
+        for checkpoint in line:
+            with suppress(NotFoundError):  # a live run has removed it since
+                summaries[checkpoint] = self.summary(checkpoint)
         if monitor is None:
             monitor, mode = self._monitored(summaries)
         values = {c: s.metrics[monitor] for c, s in summaries.items() if monitor in s.metrics}

@@ -61,6 +61,15 @@ def test_one_that_is_removed_meanwhile_is_not_found(live: Run) -> None:
         entry(live, only(live))
 
 
+def test_the_best_is_one_of_those_that_are_left(live: Run) -> None:
+    storage = live.storage
+    assert isinstance(storage, Hooked)
+    saves, storage.before = storage.before, None
+    left = save(live, only(live).attempt, 3, 5).id
+    storage.before = saves
+    assert live.best("loss", "min") == left
+
+
 def test_space_counts_none_that_is_removed_meanwhile(live: Run) -> None:
     survey = Survey(live.repository)
     assert survey.by_run() == {}
