@@ -338,6 +338,22 @@ def test_diff_tells_nan_and_negative_zero_by_their_bits(place, holdfast):
     assert tensor["not_finite"] == 1
 
 
+def test_repair_names_a_folder_that_may_be_a_run_and_deletes_no_pack_beside_it(place, digits, holdfast):
+    renamed = (place.path / "runs/digits").rename(place.path / "runs/digits (old)")
+    pack = place.packs()[0]
+    whole = pack.read_bytes()
+    pack.write_bytes(whole[:-100] + bytes(100))
+    found = holdfast("repair", "--apply", "--json")
+    assert found.code == 4
+    assert {f["kind"] for f in found.json["findings"]} == {"folder", "pack"}
+    assert found.json["applied"] == 0
+    assert holdfast("prune").code == 4
+    pack.write_bytes(whole)
+    renamed.rename(place.path / "runs/digits")
+    assert holdfast("repair").code == 0
+    assert holdfast("verify").code == 0
+
+
 def test_salvage_leaves_out_what_the_disk_cannot_read(place, holdfast, tmp_path, monkeypatch):
     arrays = {"good": np.arange(5000), "bad": np.arange(5000, 10_000), "fine": np.ones(5000)}
     place.save("digits", place.attempt("digits"), 1, arrays)
