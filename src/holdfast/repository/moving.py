@@ -183,7 +183,7 @@ def _delete(run: Run) -> int:
 def files_beside(run: Run) -> Iterator[str]:
     """Everything of a run but readable manifests' files, attempts last; nothing of runs nested below it."""
     layout = run.layout
-    yield from run.parts()
+    yield from list(run.keys_in(layout.parts))
     folders = (layout.checkpoints, layout.hints, layout.tags, layout.rejected, layout.condemned)
     for folder in (*folders, layout.requests, layout.leases, layout.attempts):
         for key in list(run.storage.list(folder)):

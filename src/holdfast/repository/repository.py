@@ -135,7 +135,8 @@ class Repository:
         Raises
         ------
         DamagedError
-            A folder has a run's contents, but not a name that a run can have: people rename and copy them.
+            A folder has a run's contents, but not a name that a run can have: people rename and copy them,
+            or put manifests aside within a run.
         """
         names = self._names()
         stray = next((n for n in names if not _is_run(n)), None)
@@ -148,12 +149,14 @@ class Repository:
         return [self.run(n) for n in names]
 
     def _names(self) -> list[str]:
-        """Names below which attempts or checkpoints lie, sorted."""
+        """Names below which attempts or checkpoints lie, sorted; also those that no run can have."""
         names = set()
         for key in self.storage.list(layout.RUNS):
             parts = key.removeprefix(layout.RUNS).split("/")
             if len(parts) >= 3 and parts[-2] in _INSIDE_RUN:
                 names.add("/".join(parts[:-2]))
+            elif parts[-1].endswith(".manifest"):
+                names.add("/".join(parts[:-1]))  # moved aside
         return sorted(names)
 
     def condemned_packs(self) -> dict[str, records.CondemnedRecord]:

@@ -258,8 +258,8 @@ def _is_let_go(run: Run, checkpoint: CheckpointId) -> bool:
 def _beside(run: Run) -> list[str]:
     """What accompanies manifests: hints, condemnations, signatures; and parts, which are of none for long."""
     signed = (key for key in run.storage.list(run.layout.checkpoints) if key.endswith(".signature"))
-    folders = (run.layout.hints, run.layout.condemned)
-    return [*(key for folder in folders for key in run.storage.list(folder)), *run.parts(), *signed]
+    folders = (run.layout.hints, run.layout.condemned, run.layout.parts)
+    return [*(key for folder in folders for key in run.keys_in(folder)), *signed]
 
 
 @collector_paused()

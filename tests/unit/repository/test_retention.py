@@ -131,8 +131,9 @@ def test_sweeping_takes_orphans_hints_and_condemnations_of_nothing() -> None:
 
 
 def test_sweeping_leaves_a_run_that_is_called_as_the_folder_of_parts() -> None:
-    run, _, made = filled(MemoryStorage())
-    nested, _, inside = filled(run.storage, name="digits/parts")
+    storage = MemoryStorage()
+    run, _, made = filled(storage)
+    nested, _, inside = filled(storage, name="digits/parts")
     run.storage.put(run.layout.part(made[0], 1), [b"left by a killed save"])
     sweep(run.repository)
     assert run.storage.stat(run.layout.part(made[0], 1)) is None
@@ -184,6 +185,21 @@ def test_a_folder_that_may_be_a_run_stops_all_removal(tmp_path: Path) -> None:
     renamed.rename(tmp_path / "runs/digits")
     sweep(fresh(run).repository)
     assert_restores(fresh(run), {made: make_state(10)})
+
+
+def test_manifests_put_aside_within_a_run_are_no_checkpoints_and_stop_all_removal() -> None:
+    run, _, (one, two, three) = filled(MemoryStorage())
+    aside = f"{run.layout.checkpoints}later/{three}.manifest"
+    run.storage.put(aside, [run.storage.get(run.layout.checkpoint(three))])
+    run.storage.delete(run.layout.checkpoint(three))
+    assert run.checkpoints() == [one, two]
+    assert run.latest() == two
+    before = packs(run.storage)
+    with pytest.raises(DamagedError, match=r"runs/digits/checkpoints/later .* nothing was deleted"):
+        sweep(fresh(run).repository)
+    assert packs(run.storage) == before
+    run.storage.delete(aside)
+    assert sweep(fresh(run).repository).packs
 
 
 def test_a_pack_whose_index_is_damaged_is_kept() -> None:
