@@ -12,7 +12,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.repository import retention
 from holdfast.repository.overview import Entry, entries
 from holdfast.repository.run import Run
-from holdfast.repository.thinning import make_thin
+from holdfast.repository.thinning import make_thin, without_copies
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -63,10 +63,12 @@ def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
     decision: Decision = decide(rule, kept)
     by_id = {str(e.id): e.id for e in everything}
     counted = {*decision.keep, *decision.thin, *decision.drop}
+    thin = [by_id[i] for i in decision.thin]
+    drop = without_copies((by_id[i] for i in decision.drop), thin)
     return Plan(
-        keep=[by_id[i] for i in decision.keep],
-        thin=[by_id[i] for i in decision.thin],
-        drop=[by_id[i] for i in decision.drop],
+        keep=[by_id[i] for i in by_id if i in counted and by_id[i] not in {*thin, *drop}],
+        thin=thin,
+        drop=drop,
         set_aside=[c for i, c in by_id.items() if i not in counted],
         rule=rule,
     )

@@ -15,7 +15,7 @@ from holdfast.errors import DamagedError, HoldfastError, NotFoundError
 from holdfast.repository.commit import Committed
 from holdfast.repository.retention import remove, sweep
 from holdfast.repository.run import Run
-from holdfast.repository.thinning import make_thin
+from holdfast.repository.thinning import make_thin, without_copies
 
 MODEL_KINDS = frozenset({"torch.module", "paddle.layer"})
 PRUNE_WAIT_SECONDS = 2.0
@@ -63,8 +63,9 @@ class Retention:
         present = self._checkpoints()
         decision = decide(self._rule, self._kept(present))
         by_name = {str(c): c for c in present}
-        thinned = [by_name[name] for name in decision.thin if self._made_thin(by_name[name])]
-        drop = [by_name[name] for name in decision.drop] + thinned
+        thin = [by_name[name] for name in decision.thin]
+        thinned = [checkpoint for checkpoint in thin if self._made_thin(checkpoint)]
+        drop = without_copies((by_name[name] for name in decision.drop), thin) + thinned
         if drop:
             remove(self._run, drop, may_delete=self._may_delete, wait_seconds=PRUNE_WAIT_SECONDS)
 

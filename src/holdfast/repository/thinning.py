@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from holdfast.domain import tree
@@ -51,6 +51,12 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     )
     commit(run, draft, dedup=False)
     return True
+
+
+def without_copies(drop: Iterable[CheckpointId], thin: Iterable[CheckpointId]) -> list[CheckpointId]:
+    """Those to be dropped, but no copy of what is to be made thin: the full one goes, and it stays."""
+    saves = {full.identity[:-1] for full in thin}
+    return [c for c in drop if c.kind != "thin" or c.identity[:-1] not in saves]
 
 
 def _is_thin_of(candidate: CheckpointId, full: CheckpointId) -> bool:

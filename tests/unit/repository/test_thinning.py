@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import msgspec
+import pytest
 
 from checkpoints import begin, draft, make_repository, make_state, read, save
+from holdfast.domain.keep_rules import parse
 from holdfast.repository.commit import commit
+from holdfast.repository.pruning import apply, plan
+from holdfast.repository.retaining import Retention
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.memory import MemoryStorage
 
@@ -33,6 +37,21 @@ def test_a_thin_copy_that_is_rejected_is_made_again_while_the_full_one_stands() 
     assert make_thin(run, full, lambda value: value.name == "weight")
     (thin,) = (c for c in run.checkpoints() if c.kind == "thin" and c != damaged)
     assert read(run, thin) == {"weight": make_state(100)["weight"]}
+
+
+@pytest.mark.parametrize("turn", range(6))  # names are random, and they decide which of the two sorts first
+@pytest.mark.parametrize("live", [True, False])
+def test_a_thin_copy_stays_where_its_full_one_could_not_go_at_once(live: bool, turn: int) -> None:
+    run = make_repository(MemoryStorage()).run("digits")
+    attempt, rule = begin(run), parse("last 1, then thin every 20 steps")
+    made = [save(run, attempt, number, number * 10) for number in range(1, 7)]
+    assert make_thin(run, made[1].id, lambda value: value.name == "weight")  # and then somebody was reading
+    if live:
+        Retention(run, attempt, rule, warn=print).after(made[-1])
+    else:
+        apply(run, plan(run, rule), is_model=lambda value: value.name == "weight")
+    (thin,) = (c for c in run.checkpoints() if c.step == 20)
+    assert read(run, thin) == {"weight": make_state(20)["weight"]}
 
 
 class Counting(MemoryStorage):
