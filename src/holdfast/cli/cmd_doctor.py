@@ -121,12 +121,15 @@ def _version(package: str) -> str | None:
 
 def _place(where: str) -> Iterator[Check]:
     from holdfast.errors import HoldfastError, NotFoundError
-    from holdfast.storage.urls import open_storage
+    from holdfast.storage.urls import folder_of, open_storage
 
+    is_there = True
     try:
         storage = open_storage(where)
     except NotFoundError:
-        above = next(p for p in Path(where).expanduser().absolute().parents if p.is_dir())
+        is_there = False
+        folder = folder_of(where) or Path(where)
+        above = next(p for p in folder.absolute().parents if p.is_dir())
         yield Check("ok", "place", f"{where} is not there yet; looking at {above}.")
         storage = open_storage(above)
     except HoldfastError as error:
@@ -140,9 +143,8 @@ def _place(where: str) -> Iterator[Check]:
         yield from _clock(storage)
     except HoldfastError as error:
         yield Check("problem", "place", str(error))
-    if storage.location not in (where, str(Path(where).expanduser().absolute())):
-        return
-    yield from _contents(storage)
+    if is_there:
+        yield from _contents(storage)
 
 
 def _features(storage: Storage) -> Iterator[Check]:
@@ -206,10 +208,16 @@ def _repository(repository: Repository) -> Iterator[Check]:
     if damaged:
         packs = text.several(damaged, "pack")
         yield Check("note", "repository", f"{packs} recorded as damaged in part: run 'holdfast verify'.")
-    rejected = sum(len(run.rejected()) for run in runs)
+    rejected = sum(_rejected(run) for run in runs)
     if rejected:
         told = text.several(rejected, "checkpoint")
         yield Check("note", "repository", f"{told} rejected as damaged: 'holdfast repair' may mend them.")
+
+
+def _rejected(run: Run) -> int:
+    """How many checkpoints are rejected; records of those that are removed since stay."""
+    rejected = run.rejected()
+    return sum(str(checkpoint) in rejected for checkpoint in run.checkpoints())
 
 
 def _memory(runs: list[Run]) -> Iterator[Check]:

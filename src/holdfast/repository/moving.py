@@ -126,6 +126,10 @@ def _copy(run: Run, target: Run, *, resumed: bool) -> tuple[int, int]:
     storage = run.storage
     if not resumed:
         storage.put(target.layout.moving, [records.encode(MovingRecord(run.name))])
+    for key in list(
+        storage.list(target.layout.tags)
+    ):  # of a move cut short: they may have been set anew since
+        storage.delete(key)
     there = set(storage.list(target.layout.root))
     copied = unsigned = 0
     for key in _in_copying_order(run):
@@ -179,8 +183,9 @@ def _delete(run: Run) -> int:
 def files_beside(run: Run) -> Iterator[str]:
     """Everything of a run but readable manifests' files, attempts last; nothing of runs nested below it."""
     layout = run.layout
+    yield from list(run.keys_in(layout.parts))
     folders = (layout.checkpoints, layout.hints, layout.tags, layout.rejected, layout.condemned)
-    for folder in (*folders, layout.parts, layout.requests, layout.leases, layout.attempts):
+    for folder in (*folders, layout.requests, layout.leases, layout.attempts):
         for key in list(run.storage.list(folder)):
             if not (folder == layout.checkpoints and _is_manifest(key)):
                 yield key

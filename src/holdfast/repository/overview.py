@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 
 import msgspec
 
 from holdfast.domain.lineage import chain
 from holdfast.domain.manifest import Summary
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import DamagedError, FormatError, NotFoundError
+from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError
 from holdfast.repository.records import EndRecord
 from holdfast.repository.run import Run
+
+LOOKS = 5
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -71,8 +74,17 @@ def entries(run: Run) -> list[Entry]:
 
 
 def entry(run: Run, checkpoint: CheckpointId) -> Entry:
-    """One checkpoint as listings show it."""
-    return _entries(run, run.checkpoints(), {checkpoint})[0]
+    """One checkpoint as listings show it.
+
+    Raises
+    ------
+    NotFoundError
+        It was removed meanwhile.
+    """
+    found = _entries(run, run.checkpoints(), {checkpoint})
+    if not found:
+        raise NotFoundError(f"{run.name}@{checkpoint.step} was removed meanwhile.", do="Look again.")
+    return found[0]
 
 
 def _entries(
@@ -114,13 +126,23 @@ def overview(run: Run) -> RunOverview:
         attempts = run.attempts()
     except DamagedError as error:
         return RunOverview(run.name, checkpoints=len(run.checkpoints()), damage=error.what)
-    latest = run.latest()
     head = run.head()
     return RunOverview(
         run=run.name,
-        latest=entry(run, latest) if latest is not None else None,
+        latest=_latest(run),
         checkpoints=len(run.checkpoints()),
         attempts=len(attempts),
         head=head.id if head is not None else None,
         end=run.ends().get(head.id) if head is not None else None,
     )
+
+
+def _latest(run: Run) -> Entry | None:
+    """What it would resume from; looked for again where a live run has replaced it meanwhile."""
+    for _ in range(LOOKS):
+        latest = run.latest()
+        if latest is None:
+            return None
+        with suppress(NotFoundError):
+            return entry(run, latest)
+    raise BusyError(f"The run {run.name} replaces its checkpoints faster than they can be read.")

@@ -24,12 +24,15 @@ class Plan(msgspec.Struct, frozen=True):
         Dead branches first, else in order of commits.
     set_aside : list[CheckpointId]
         Rejected or unreadable: no rule counts or removes them.
+    rule : KeepRule
+        By which it was decided.
     """
 
     keep: list[CheckpointId]
     thin: list[CheckpointId]
     drop: list[CheckpointId]
     set_aside: list[CheckpointId]
+    rule: KeepRule
 
 
 def plan(run: Run, rule: KeepRule) -> Plan:
@@ -65,6 +68,7 @@ def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
         thin=[by_id[i] for i in decision.thin],
         drop=[by_id[i] for i in decision.drop],
         set_aside=[c for i, c in by_id.items() if i not in counted],
+        rule=rule,
     )
 
 
@@ -97,17 +101,21 @@ def _kept(entry: Entry, has_newer: bool, base: CheckpointId | None) -> Kept:
 def apply(
     run: Run, decided: Plan, *, is_model: Callable[[Any], bool], wait_seconds: float = 60.0
 ) -> retention.Pruned:
-    """Thin and remove as planned; a checkpoint tagged since then stays.
+    """Thin and remove as planned; what was tagged since then stays, and what is needed by now.
+
+    The caller sees to it that nobody launches or restarts the run meanwhile.
 
     Parameters
     ----------
     is_model : callable
         Which top-level entries of a state a thin checkpoint keeps.
     """
-    thinned = [checkpoint for checkpoint in decided.thin if make_thin(run, checkpoint, is_model)]
+    now = plan(run, decided.rule)  # somebody may have thought it over for long
+    thin = [checkpoint for checkpoint in decided.thin if checkpoint in now.thin]
+    thinned = [checkpoint for checkpoint in thin if make_thin(run, checkpoint, is_model)]
     return retention.remove(
         run,
-        [*decided.drop, *thinned],
+        [*(checkpoint for checkpoint in decided.drop if checkpoint in now.drop), *thinned],
         may_delete=lambda checkpoint: checkpoint not in run.tags(strict=True).values(),
         wait_seconds=wait_seconds,
     )

@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 SEALED_FORMAT_VERSION = 2
 """Of a sealed repository: who knows nothing of these must not take one for damaged."""
 MAX_RECORD_BYTES = 1 << 20
+_DO = "'holdfast repair' says what can be mended."
 T = TypeVar("T")
 
 
@@ -143,10 +144,10 @@ def decode(data: bytes, key: str, kind: type[T]) -> T:
         found = msgspec.json.decode(data, type=_Digested)
         body = bytes(found.record)
         if blake3.blake3(body).hexdigest() != found.blake3:
-            raise DamagedError(f"The record {key} does not match its digest.")
+            raise DamagedError(f"The record {key} does not match its digest.", do=_DO)
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise DamagedError(f"The record {key} does not parse: {error}.") from error
+        raise DamagedError(f"The record {key} does not parse: {error}.", do=_DO) from error
 
 
 def read_or_none(storage: Storage, key: str, kind: type[T]) -> T | None:

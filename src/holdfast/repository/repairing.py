@@ -89,6 +89,7 @@ def find_config_damage(storage: Storage) -> tuple[Repository | None, list[Findin
 def inspect(repository: Repository, is_live: Callable[[Run], bool]) -> Iterator[Finding]:
     """Look at everything but the bytes of sound packs (that is what 'verify' does)."""
     yield from _keys(repository)
+    yield from _folders(repository)
     for run in repository.runs():
         yield from _bases(run)
         yield from _tags(run)
@@ -117,6 +118,14 @@ def _keys(repository: Repository) -> Iterator[Finding]:
             "Write it anew from the other one.",
             lambda entry=entry: entries.put(repository.storage, entry),  # type: ignore[misc]
         )
+
+
+def _folders(repository: Repository) -> Iterator[Finding]:
+    """A folder that may be a run's under a name that none can have: nothing is removed beside it."""
+    try:
+        repository.every_run()
+    except DamagedError as error:
+        yield Finding("folder", layout.RUNS, error.what, error.do or "")
 
 
 # -- records of a run ----------------------------------------------------------------------
@@ -266,6 +275,8 @@ def _packs(repository: Repository) -> Iterator[Finding]:
     if damaged:
         sizes = chunk_sizes_of(_sound_manifests(repository))
         wanted = _packs_of_unreadable(repository)
+        if any(_folders(repository)):
+            wanted = dict.fromkeys(damaged, "A folder that may be a run's") | wanted
         yield from (_mend_pack(repository, pack_id, sizes, wanted) for pack_id in damaged)
 
 
@@ -277,14 +288,15 @@ def _sound_manifests(repository: Repository) -> Iterator[Manifest]:
 
 
 def _packs_of_unreadable(repository: Repository) -> dict[str, str]:
-    """Pack → a checkpoint whose hint names it, and whose manifest cannot be read: it may come back whole."""
+    """Pack → who may need it: a checkpoint whose manifest cannot be read, but may come back whole."""
     found: dict[str, str] = {}
     for run in repository.runs():
         for checkpoint in run.all_checkpoints():
             try:
                 run.manifest(checkpoint)
             except (DamagedError, FormatError):
-                found |= dict.fromkeys(run.hints(checkpoint), f"{run.name}@{checkpoint.step}")
+                name = f"{run.name}@{checkpoint.step}, whose manifest cannot be read,"
+                found |= dict.fromkeys(run.hints(checkpoint), name)
             except NotFoundError:
                 continue
     return found
@@ -308,7 +320,7 @@ def _mend_pack(
     lacking = {d for d in sizes if not index.copies(d)}
     what = f"{index.unreadable[pack_id]} Chunks that checkpoints need from nowhere else: {len(lacking)}."
     if not lacking and pack_id in wanted:
-        do = f"{wanted[pack_id]}, whose manifest cannot be read, may need it: mend or remove that first."
+        do = f"{wanted[pack_id]} may need it: mend or remove that first."
         return Finding("pack", pack_id, what, do)
     if not lacking:
         do = "Delete it: no checkpoint needs it."

@@ -127,12 +127,37 @@ class Repository:
 
     def runs(self, pattern: str = "*") -> list[Run]:
         """Runs whose names match a shell pattern (``sweep/*``), by name."""
+        return [self.run(n) for n in self._names() if fnmatch.fnmatchcase(n, pattern) and _is_run(n)]
+
+    def every_run(self) -> list[Run]:
+        """All runs, for who removes what none of them needs.
+
+        Raises
+        ------
+        DamagedError
+            A folder has a run's contents, but not a name that a run can have: people rename and copy them,
+            or put manifests aside within a run.
+        """
+        names = self._names()
+        stray = next((n for n in names if not _is_run(n)), None)
+        if stray is not None:
+            raise DamagedError(
+                f"The folder {layout.RUNS}{stray} in {self.storage.location} is like a run's, but no run can "
+                "have that name. Nobody knows whether it is still needed, so nothing was deleted.",
+                do="Move it out of the repository, or give it a name of letters, digits and _ . + = - only.",
+            )
+        return [self.run(n) for n in names]
+
+    def _names(self) -> list[str]:
+        """Names below which attempts or checkpoints lie, sorted; also those that no run can have."""
         names = set()
         for key in self.storage.list(layout.RUNS):
             parts = key.removeprefix(layout.RUNS).split("/")
             if len(parts) >= 3 and parts[-2] in _INSIDE_RUN:
                 names.add("/".join(parts[:-2]))
-        return [self.run(n) for n in sorted(names) if fnmatch.fnmatchcase(n, pattern) and _is_run(n)]
+            elif parts[-1].endswith(".manifest"):
+                names.add("/".join(parts[:-1]))  # moved aside
+        return sorted(names)
 
     def condemned_packs(self) -> dict[str, records.CondemnedRecord]:
         """Packs that nothing new may rely on. A record that cannot be read still condemns."""

@@ -259,7 +259,7 @@ def _beside(run: Run) -> list[str]:
     """What accompanies manifests: hints, condemnations, signatures; and parts, which are of none for long."""
     signed = (key for key in run.storage.list(run.layout.checkpoints) if key.endswith(".signature"))
     folders = (run.layout.hints, run.layout.condemned, run.layout.parts)
-    return [*(key for folder in folders for key in run.storage.list(folder)), *signed]
+    return [*(key for folder in folders for key in run.keys_in(folder)), *signed]
 
 
 @collector_paused()
@@ -274,12 +274,12 @@ def needed_packs(repository: Repository, without: Collection[tuple[str, Checkpoi
     Raises
     ------
     DamagedError
-        A manifest cannot be read, so nobody knows what it needs.
+        A manifest cannot be read, so nobody knows what it needs; or a folder may be a run's.
     """
     condemned = repository.condemned_packs().keys()
     return {
         pack_id
-        for run in repository.runs()
+        for run in repository.every_run()
         for checkpoint in run.all_checkpoints()
         if (run.name, checkpoint) not in without
         for pack_id in packs_of(run, checkpoint, condemned)

@@ -74,10 +74,14 @@ class Run:
         return {str(c) for c in self._listed(self.layout.condemned)}
 
     def _listed(self, folder: str) -> Iterator[CheckpointId]:
-        for key in self.storage.list(folder):
-            name = key.rpartition("/")[2].removesuffix(".json")
+        for key in self.keys_in(folder):
+            name = key.removeprefix(folder).removesuffix(".json")
             if (checkpoint := CheckpointId.parse(name)) is not None:
                 yield checkpoint
+
+    def keys_in(self, folder: str) -> Iterator[str]:
+        """Keys in one of its folders, and not in others below that, such as those of a run 'sweep/parts'."""
+        return (key for key in self.storage.list(folder) if "/" not in key.removeprefix(folder))
 
     def attempts(self) -> list[Attempt]:
         """Every attempt with the base that it recorded."""

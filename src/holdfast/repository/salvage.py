@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import msgspec
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.domain.tensors import ITEM_BYTES, TensorSpec
-from holdfast.errors import DamagedError, UsageError
+from holdfast.errors import DamagedError, StorageError, UsageError
 from holdfast.repository.difference import Side
 from holdfast.repository.run import Run
 from holdfast.storage.faults import told_plainly
@@ -72,8 +73,10 @@ def salvage(
     for number, (name, entry) in enumerate(side.manifest.tensors.items(), start=1):
         try:
             data = side.read(name)
-        except DamagedError as error:
-            lost[name] = error.what.strip()
+        except (DamagedError, StorageError) as error:
+            if isinstance(error, StorageError) and error.errno != errno.EIO:
+                raise
+            lost[name] = error.what.strip()  # of a dying disk the rest is wanted all the more
         else:
             files[name] = f"{number:06d}.npy"
             _write(folder / files[name], data, entry.spec)

@@ -9,7 +9,7 @@ from contextlib import suppress
 import msgspec
 
 from holdfast.domain.names import CheckpointId
-from holdfast.errors import DamagedError
+from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository import layout
 from holdfast.repository.collecting import collector_paused
 from holdfast.repository.index import present_packs
@@ -65,18 +65,20 @@ class Survey:
         stat = at_rest(run.storage).stat(run.layout.checkpoint(checkpoint))
         if stat is None:
             return
-        self._manifest_bytes[key] = stat.size_bytes
         try:
             needs = run.needs(checkpoint)
             self._logical_bytes[key] = needs.summary.size_bytes
             self.needs[key] = packs_of(run, checkpoint, condemned, needs.digests)
+        except NotFoundError:
+            return  # deleted since it was listed
         except DamagedError:
             self._look_at_damaged(run, checkpoint, condemned)
+        self._manifest_bytes[key] = stat.size_bytes
 
     def _look_at_damaged(self, run: Run, checkpoint: CheckpointId, condemned: Collection[str]) -> None:
         key = (run.name, checkpoint)
         self.needs[key] = None
-        with suppress(DamagedError):
+        with suppress(DamagedError, NotFoundError):
             self.needs[key] = packs_of(run, checkpoint, condemned)  # what its hint names
             self._logical_bytes[key] = run.summary(checkpoint).size_bytes
 

@@ -41,17 +41,24 @@ def open_storage(place: str | os.PathLike[str], *, create: bool = False) -> Stor
     """
     if not isinstance(place, str | os.PathLike):
         raise UsageError(f"{place!r} is no place for a repository.", do=_PLACES)
-    found = _SCHEME.match(place) if isinstance(place, str) else None
-    if found is None:
-        return _folder(Path(place).expanduser(), create=create)
-    scheme = found[1].lower()
-    if scheme == "file":
-        return _folder(_path_of(str(place)), create=create)
+    folder = folder_of(place)
+    if folder is not None:
+        return _folder(folder, create=create)
+    scheme, _, rest = str(place).partition("://")
+    scheme = scheme.lower()
     if scheme == "memory":
-        return _memory(str(place)[found.end() :])
+        return _memory(rest)
     if scheme in SCHEMES:
         return open_bucket(str(place))
     raise UsageError(f"{place} cannot be used: this version knows no {scheme}:// storage.", do=_PLACES)
+
+
+def folder_of(place: str | os.PathLike[str]) -> Path | None:
+    """The folder that a path or ``file:///...`` means, whether or not it is there; None for any other URL."""
+    found = _SCHEME.match(place) if isinstance(place, str) else None
+    if found is None:
+        return Path(place).expanduser()
+    return _path_of(str(place)) if found[1].lower() == "file" else None
 
 
 def _path_of(url: str) -> Path:

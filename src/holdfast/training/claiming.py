@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from holdfast.errors import DamagedError
+from holdfast.errors import DamagedError, UsageError
 
 if TYPE_CHECKING:
     from holdfast.repository.run import Run
@@ -58,4 +58,22 @@ def refuse_without_line(run: Run) -> None:
             "to them: a sync or a move to there was cut short, or records are lost.",
             do="Do that again, or let 'holdfast repair' write the records anew; "
             f"'holdfast restart {run.name}' starts afresh.",
+        )
+
+
+def refuse_half_moved(run: Run) -> None:
+    """Refuse a launch under a name that a run is half way to: it would start afresh, and be in the way.
+
+    Raises
+    ------
+    UsageError
+    """
+    from holdfast.repository import records
+    from holdfast.repository.moving import MovingRecord
+
+    moving = records.read_or_none(run.storage, run.layout.moving, MovingRecord)
+    if moving is not None and run.latest() is None:
+        raise UsageError(
+            f"The run {moving.source} is half way to the name {run.name}: a move was cut short.",
+            do=f"Finish that first: holdfast mv {moving.source} {run.name}",
         )

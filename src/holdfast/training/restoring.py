@@ -179,12 +179,19 @@ class Restorer:
                 last = last or error
                 self._emit(Rejected(self._run.name, checkpoint.step, str(error), recorded=False))
         if last is None and not any(c.kind == "full" for c in self._run.lineage()):
+            self._warn_of_lost_base()
             return None
         if last is None and self._candidate(tried) is not None:
             return self._newest(only, strict=strict)  # another launch has committed it since we looked
         if isinstance(last, StorageError | SignatureError):
             raise last  # nothing is known to be damaged
         raise self._nothing_left(last)
+
+    def _warn_of_lost_base(self) -> None:
+        head = self._run.head()
+        if head is not None and head.base is not None:  # such as of a fork that was cut short
+            gone = f"step {head.base.step}, from which {self._run.name} was to go on, is not there"
+            self._warn(f"{gone}, nor any step before it: nothing is resumed.")
 
     def _compare_with_seen(self, checkpoint: CheckpointId, before: CheckpointId | None) -> None:
         """Say so if what is resumed from is not the newest that was seen here."""

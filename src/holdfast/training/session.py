@@ -19,6 +19,7 @@ from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import monitored_so_far
 from holdfast.training import open_sessions, poison
 from holdfast.training.asking import Asked
+from holdfast.training.claiming import refuse_half_moved
 from holdfast.training.endings import cause_of
 from holdfast.training.environment import environment
 from holdfast.training.health import Health
@@ -138,6 +139,7 @@ class Session:
         storage, layout = self._run.storage, self._run.layout
         with lease.claiming(storage, self._run.name):
             lease.refuse_if_held(storage, layout.leases, f"The run {self._run.name}")
+            refuse_half_moved(self._run)
             self._outermost = open_sessions.take_over(self._run)
             self._legacy = inherit_snapshots(self._run, self.warn)
             self._attempt = self._run.begin_attempt()

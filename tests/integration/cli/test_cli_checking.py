@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 import re
 
 import numpy as np
 import pytest
 
+from holdfast.errors import StorageError
 from holdfast.repository.layout import CONFIG
+from holdfast.storage.local import LocalStorage
 
 
 def flip(path, at):
@@ -333,3 +336,53 @@ def test_diff_tells_nan_and_negative_zero_by_their_bits(place, holdfast):
     assert tensor["bit_equal"] == pytest.approx(1 / 3)
     assert tensor["max_abs"] == 0.0
     assert tensor["not_finite"] == 1
+
+
+def test_repair_names_a_folder_that_may_be_a_run_and_deletes_no_pack_beside_it(place, digits, holdfast):
+    renamed = (place.path / "runs/digits").rename(place.path / "runs/digits (old)")
+    pack = place.packs()[0]
+    whole = pack.read_bytes()
+    pack.write_bytes(whole[:-100] + bytes(100))
+    found = holdfast("repair", "--apply", "--json")
+    assert found.code == 4
+    assert {f["kind"] for f in found.json["findings"]} == {"folder", "pack"}
+    assert found.json["applied"] == 0
+    assert holdfast("prune").code == 4
+    pack.write_bytes(whole)
+    renamed.rename(place.path / "runs/digits")
+    assert holdfast("repair").code == 0
+    assert holdfast("verify").code == 0
+
+
+def test_salvage_leaves_out_what_the_disk_cannot_read(place, holdfast, tmp_path, monkeypatch):
+    arrays = {"good": np.arange(5000), "bad": np.arange(5000, 10_000), "fine": np.ones(5000)}
+    place.save("digits", place.attempt("digits"), 1, arrays)
+    read, sector = LocalStorage.read_into, 60_000
+
+    def read_into(self, key, start, buffer):
+        if start <= sector < start + len(buffer):
+            raise StorageError("Reading failed: the device reported an I/O error.", errno=errno.EIO)
+        return read(self, key, start, buffer)
+
+    monkeypatch.setattr(LocalStorage, "read_into", read_into)
+    result = holdfast("repair", "digits@1", "--salvage", str(tmp_path / "rescued"), "--apply", "--json")
+    assert result.code == 0
+    assert result.json["intact"] == ["model/good", "model/fine"]
+    assert "I/O error" in result.json["lost"]["model/bad"]
+
+
+def test_doctor_looks_into_a_repository_given_by_a_url(place, digits, holdfast):
+    url = f"file://{place.path}"
+    found = {c["subject"]: c["finding"] for c in holdfast("doctor", url, "--json").json["checks"]}
+    assert found["repository"] == "1 run (0 live), 4 checkpoints"
+    (place.path / "holdfast.json").write_text("{}")
+    assert holdfast("doctor", url).code == 1
+    above = holdfast("doctor", f"{url}-of-tomorrow").out
+    assert f"looking at {place.path.parent}." in above
+
+
+def test_doctor_counts_only_rejected_checkpoints_that_are_there(place, digits, holdfast):
+    place.run("digits").reject(digits[200], "test")
+    assert "1 checkpoint rejected" in holdfast("doctor").out
+    assert holdfast("rm", "digits@200", "--yes").code == 0
+    assert "rejected as damaged" not in holdfast("doctor").out

@@ -107,6 +107,23 @@ def test_a_removal_killed_anywhere_is_finished_by_the_next(kill_at):
     assert list(storage.list("")) == ["holdfast.json"]
 
 
+@pytest.mark.parametrize("kill_at", range(changes_of(moving)))
+def test_tags_that_change_while_a_move_is_half_done_are_moved_as_they_are(kill_at):
+    storage, made = built()
+    Repository.open(storage).run("old").set_tag("gone", made[1])
+    storage.left = kill_at
+    with pytest.raises(Killed):
+        moving(Repository.open(storage))
+    storage.left = 10**9
+    run = Repository.open(storage).run("old")
+    if storage.stat(run.layout.moved) is not None:
+        return  # from here on the new name counts
+    run.set_tag("mine", made[2])
+    run.remove_tag("gone")
+    moving(Repository.open(storage))
+    assert Repository.open(storage).run("new/name").tags() == {"mine": made[2]}
+
+
 def test_a_move_is_not_finished_over_a_run_that_went_on():
     storage, _ = built()
     storage.left = changes_of(moving) - 12

@@ -16,7 +16,10 @@ from tests.integration.training.launching import count, run_of, steps_in
 import holdfast
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import PoisonedError
-from holdfast.repository import layout
+from holdfast.repository import layout, records
+from holdfast.repository.moving import MovingRecord, move
+from holdfast.repository.repository import Repository
+from holdfast.storage.local import LocalStorage
 
 torch.set_num_threads(1)
 Said = pytest.CaptureFixture[str]
@@ -316,3 +319,26 @@ def test_a_fresh_start_leaves_no_checkpoints_behind_that_lost_their_line(reposit
     with pytest.raises(holdfast.DamagedError, match="no record of a launch leads to them") as caught:
         count(repository)
     assert "holdfast repair" in str(caught.value)
+
+
+def test_a_fresh_start_where_something_was_to_be_resumed_says_so(repository: Path, capsys: Said) -> None:
+    fork = run_of(repository, "fork")  # as one leaves it that is killed before its manifest
+    fork.record_origin(fork.begin_attempt(), newest(repository))
+    count(repository, run="fork")
+    assert "step 4, from which fork was to go on, is not there" in capsys.readouterr().err
+    count(repository, run="fresh")
+    assert "is not there" not in capsys.readouterr().err
+
+
+def test_a_fresh_start_takes_no_name_that_a_run_is_half_way_to(repository: Path) -> None:
+    other = Repository.open(LocalStorage(repository)).run("other")
+    other.storage.put(other.layout.moving, [records.encode(MovingRecord("main"))])
+    with pytest.raises(holdfast.UsageError, match="The run main is half way to the name other") as caught:
+        count(repository, run="other", size=SIZE)
+    assert "holdfast mv main other" in str(caught.value)
+    move(run_of(repository), other)
+    count(repository, run="other", size=SIZE)
+    head = other.head()
+    assert head is not None
+    assert head.base is not None
+    assert head.base.step == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -28,6 +29,7 @@ from holdfast.repository.removing import remove_run
 from holdfast.repository.retaining import Retention
 from holdfast.repository.retention import GRACE_SECONDS, finish, needed_packs, packs_of, remove, sweep
 from holdfast.repository.run import Run
+from holdfast.storage.local import LocalStorage
 from holdfast.storage.memory import MemoryStorage
 from simulated_store import SimulatedDisk, SimulatedStore
 
@@ -132,6 +134,20 @@ def test_sweeping_takes_orphans_hints_and_condemnations_of_nothing() -> None:
     assert_restores(fresh(run), {two: make_state(20), three: make_state(30)})
 
 
+def test_sweeping_leaves_a_run_that_is_called_as_the_folder_of_parts() -> None:
+    storage = MemoryStorage()
+    run, _, made = filled(storage)
+    nested, _, inside = filled(storage, name="digits/parts")
+    run.storage.put(run.layout.part(made[0], 1), [b"left by a killed save"])
+    sweep(run.repository)
+    assert run.storage.stat(run.layout.part(made[0], 1)) is None
+    assert nested.checkpoints() == inside
+    assert_restores(fresh(nested), {inside[-1]: make_state(30)})
+    remove_run(fresh(run))
+    assert fresh(nested).latest() == inside[-1]
+    assert_restores(fresh(nested), {inside[-1]: make_state(30)})
+
+
 def test_a_pack_condemned_though_needed_is_pardoned() -> None:
     run, attempt, (_, _, three) = filled(MemoryStorage())
     needed = packs_of(run, three)
@@ -160,6 +176,34 @@ def test_a_damaged_manifest_without_hints_stops_all_removal() -> None:
     with pytest.raises(DamagedError):
         remove(fresh(run), [two], may_delete=always)
     assert keys(run.storage, layout.PACKS) == before
+
+
+def test_a_folder_that_may_be_a_run_stops_all_removal(tmp_path: Path) -> None:
+    run = make_repository(LocalStorage(tmp_path)).run("digits")
+    made = save(run, begin(run), 1, 10).id
+    renamed = (tmp_path / "runs/digits").rename(tmp_path / "runs/digits (old)")
+    before = packs(run.storage)
+    with pytest.raises(DamagedError, match="nothing was deleted"):
+        sweep(fresh(run).repository)
+    assert packs(run.storage) == before
+    renamed.rename(tmp_path / "runs/digits")
+    sweep(fresh(run).repository)
+    assert_restores(fresh(run), {made: make_state(10)})
+
+
+def test_manifests_put_aside_within_a_run_are_no_checkpoints_and_stop_all_removal() -> None:
+    run, _, (one, two, three) = filled(MemoryStorage())
+    aside = f"{run.layout.checkpoints}later/{three}.manifest"
+    run.storage.put(aside, [run.storage.get(run.layout.checkpoint(three))])
+    run.storage.delete(run.layout.checkpoint(three))
+    assert run.checkpoints() == [one, two]
+    assert run.latest() == two
+    before = packs(run.storage)
+    with pytest.raises(DamagedError, match=r"runs/digits/checkpoints/later .* nothing was deleted"):
+        sweep(fresh(run).repository)
+    assert packs(run.storage) == before
+    run.storage.delete(aside)
+    assert sweep(fresh(run).repository).packs
 
 
 def test_a_pack_whose_index_is_damaged_is_kept() -> None:

@@ -257,3 +257,11 @@ def test_strangers_in_the_folders_are_no_checkpoints(run: Run) -> None:
         run.storage.put(f"{run.layout.checkpoints}{name}", [b"x"])
     assert run.all_checkpoints() == [checkpoint]
     assert isinstance(run.latest(), CheckpointId)
+
+
+def test_a_base_that_cannot_be_read_says_what_to_do(run: Run) -> None:
+    attempt = begin(run)
+    run.storage.put(run.layout.base(attempt), [b""])
+    with pytest.raises(DamagedError, match=f"{attempt}.base does not parse") as caught:
+        run.latest()
+    assert "holdfast repair" in str(caught.value)
