@@ -81,8 +81,11 @@ def secure(s3: str, authority: Path) -> Iterator[str]:
                 while True:
                     threading.Thread(target=forward, args=(listening.accept()[0],), daemon=True).start()
 
-        threading.Thread(target=serve, daemon=True).start()
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
         yield f"https://127.0.0.1:{listening.getsockname()[1]}"
+        listening.shutdown(socket.SHUT_RDWR)  # wakes it: tests that fork want no thread left
+        server.join()
 
 
 def pipe(one: socket.socket, other: socket.socket) -> None:
