@@ -101,7 +101,7 @@ soak: setup system  ## Thousands of random kills, of forged bytes, and a storm o
 	@PYTHONPATH=tests $(BIN)/python -m crash.fuzz $(FUZZ_SECONDS)
 	@PYTHONPATH=tests $(BIN)/python -m crash.soak $(SOAK_SECONDS)
 	@$(BIN)/holdfast drill --storm $(STORM_SECONDS) --faults $(STORM) -- $(BIN)/python \
-		tests/integration/drill/drillable.py torch --seconds 0.1 --steps $$((3 * $(STORM_SECONDS)))
+		tests/integration/drill/drillable.py torch --seconds 0.1 --steps $$((4 * $(STORM_SECONDS)))
 
 torture: setup  ## Processes of all kinds killed at random in one repository, compared with a model
 	@$(BIN)/python tests/crash/torture.py --seconds $(TORTURE_SECONDS)
