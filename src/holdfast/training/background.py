@@ -22,6 +22,7 @@ from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing, chosen_mode
 from holdfast.training.flights import Flight, landed, late, newest, outcome, record_of, torn, uncopied
+from holdfast.training.landing import hand_over
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
 from holdfast.training.staging import Fence, Versions, stage
@@ -381,8 +382,7 @@ class Background:
         self._warn(f"{why}; saves hold up training from now on.")
         self._agent.end()
         self._instead = Blocking(self._persister(self._newest_durable()))
-        for flight in list(self._flights.values()):
-            self._instead.submit(flight.draft, flight.staged.tags, urgent=True, details=flight.details)
+        hand_over(list(self._flights.values()), self._instead, self._run, self._newest_durable())
         self._flights.clear()
         self._newest = self._spared = None
         self._slots.close()
