@@ -126,10 +126,8 @@ def _copy(run: Run, target: Run, *, resumed: bool) -> tuple[int, int]:
     storage = run.storage
     if not resumed:
         storage.put(target.layout.moving, [records.encode(MovingRecord(run.name))])
-    for key in list(
-        storage.list(target.layout.tags)
-    ):  # of a move cut short: they may have been set anew since
-        storage.delete(key)
+    for key in list(storage.list(target.layout.tags)):
+        storage.delete(key)  # of a move cut short: they may have been set anew since
     there = set(storage.list(target.layout.root))
     copied = unsigned = 0
     for key in _in_copying_order(run):
