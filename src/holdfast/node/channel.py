@@ -115,6 +115,12 @@ class Channel:
                 os.close(descriptor)
             raise ChannelClosedError from error
 
+    def hung_up(self, wait_seconds: float) -> bool:
+        """Whether the other side is gone, or goes within this time; what it has said stays to be heard."""
+        poll = select.poll()
+        poll.register(self._socket, 0)  # the end of a connection is told all the same
+        return bool(poll.poll(wait_seconds * 1000))
+
     def close(self) -> None:
         _open_channels.discard(self)
         self._socket.close()

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from holdfast.node.channel import Channel, ChannelClosedError, ChannelFullError, connect, listen
+from holdfast.node.legacy import LOOK_SECONDS, look
 from holdfast.node.messages import Hello, Refused, ToTrainer, Welcome
 from holdfast.node.spawning import spawn_agent
 
@@ -166,6 +167,15 @@ class Link:
         received = self._channel.receive(wait_seconds)
         message: Message | None = received[0] if received is not None else None
         return message
+
+    def survives(self) -> bool:
+        """Whether the agent answers, or at least does not hang up.
+
+        One that has been killed keeps its connection open for as long as it gives back its memory.
+        """
+        if self._channel is None:
+            return False
+        return look(self._address) is not None or not self._channel.hung_up(LOOK_SECONDS)
 
     def kill(self) -> None:
         """End an agent that does not come to an end by itself."""

@@ -135,8 +135,8 @@ class Background:
 
     def before_step(self) -> None:
         fenced, started = self._fenced, time.monotonic()
+        self._close_fence()
         if fenced is not None:
-            self._close_fence()
             fenced[0].stall_seconds += time.monotonic() - started
 
     def outcomes(self, wait_seconds: float = 0.0) -> list[Outcome]:
@@ -161,15 +161,17 @@ class Background:
     def close(self, *, done: bool) -> None:
         self._close_fence()
         self._listen(0.0)  # the agent may have died since, and nobody has noticed
-        while self._is_owed() and self._agent.begun and not self._is_linked(_WAIT_SECONDS):
-            pass  # what is staged must have an owner before this one lets go
+        while self._is_owed() and self._agent.begun and not self._has_heir():
+            self._listen(0.0)
         self._agent.end(done=done)
         self._newest = self._spared = None
         self._slots.close()
         self._closed = True
 
+    def _has_heir(self) -> bool:  # what is staged must have an owner before this one lets go
+        return self._is_linked(_WAIT_SECONDS) and self._agent.survives()
+
     def _is_owed(self) -> bool:
-        """Whether the agent has to know of a snapshot."""
         return bool(self._flights) or (self._newest is not None and not self._newest.durable)
 
     # -- staging -----------------------------------------------------------------------
@@ -200,8 +202,7 @@ class Background:
         staged = messages.Staged(
             draft.sequence, draft.progress.step, number, tensors_bytes, len(record), tuple(tags), durable
         )
-        now = time.monotonic()
-        flight = Flight(draft, details, staged, urgent, now - started, now)
+        flight = Flight(draft, details, staged, urgent, time.monotonic() - started, time.monotonic())
         if durable:
             self._flights[draft.sequence] = flight
         self._fenced = flight, fence  # known before anybody may have to save it here
@@ -270,7 +271,6 @@ class Background:
         return self._newest.slot if self._newest is not None else self._spared
 
     def _reclaim(self, number: int) -> None:
-        """Say that the snapshot in this slot is going to be written over."""
         if number == self._spared_slot():
             self._newest = self._spared = None
             self._say(messages.Reclaim(number))

@@ -92,6 +92,10 @@ class Conversation:
         """
         return self._link.receive(wait_seconds) if self._link is not None else None
 
+    def survives(self) -> bool:
+        """Whether the agent, which is `ready`, lives: what it was told has an owner besides this process."""
+        return self._link is not None and self._link.survives()
+
     def kill(self) -> None:
         """Put an end to an agent that does not answer."""
         if self._link is not None:

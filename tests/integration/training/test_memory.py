@@ -209,6 +209,22 @@ def test_an_exception_leaves_it_to_another_agent_where_the_one_that_had_it_is_de
     assert wait_until(lambda: steps_in(tmp_path) == [7])
 
 
+def test_an_exception_leaves_it_to_an_agent_that_is_stopped_and_goes_on_later(tmp_path: Path) -> None:
+    agents: list[int] = []
+
+    def fail(ckpt: holdfast.Checkpointer) -> None:
+        agents.append(agent_of(ckpt))
+        os.kill(agents[0], signal.SIGSTOP)
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        count(tmp_path, until=20, each=at(7, fail), save=RULE, size=SIZE)
+    assert steps_in(tmp_path) == []
+    os.kill(agents[0], signal.SIGCONT)
+    assert wait_until(lambda: steps_in(tmp_path) == [7])
+    assert agents_of(tmp_path) == agents
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_leaving_by_a_signal_saves_and_leaves_no_memory(number: int, tmp_path: Path) -> None:
     code, _ = ended(
