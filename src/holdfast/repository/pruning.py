@@ -117,5 +117,6 @@ def apply(
         run,
         [*(checkpoint for checkpoint in decided.drop if checkpoint in now.drop), *thinned],
         may_delete=lambda checkpoint: checkpoint not in run.tags(strict=True).values(),
+        resting_on=now.keep,
         wait_seconds=wait_seconds,
     )

@@ -15,6 +15,7 @@ from holdfast.errors import DamagedError, HoldfastError, NotFoundError
 from holdfast.repository.commit import Committed
 from holdfast.repository.retention import remove, sweep
 from holdfast.repository.run import Run
+from holdfast.repository.summaries import Summaries
 from holdfast.repository.thinning import make_thin
 
 MODEL_KINDS = frozenset({"torch.module", "paddle.layer"})
@@ -66,7 +67,13 @@ class Retention:
         thinned = [by_name[name] for name in decision.thin if self._made_thin(by_name[name])]
         drop = [by_name[name] for name in decision.drop] + thinned
         if drop:
-            remove(self._run, drop, may_delete=self._may_delete, wait_seconds=PRUNE_WAIT_SECONDS)
+            remove(
+                self._run,
+                drop,
+                may_delete=self._may_delete,
+                resting_on=[by_name[name] for name in decision.keep],
+                wait_seconds=PRUNE_WAIT_SECONDS,
+            )
 
     def _made_thin(self, checkpoint: CheckpointId) -> bool:
         try:
@@ -131,9 +138,11 @@ class Retention:
 def monitored_so_far(run: Run, rule: KeepRule) -> list[float]:
     """Values of the monitored metric on the line that leads to the head, as far as they can be read."""
     values = []
-    for checkpoint in chain(run.attempts(), run.checkpoints()) if rule.best else ():
+    line = list(chain(run.attempts(), run.checkpoints())) if rule.best else []
+    summaries = Summaries(run, line)
+    for checkpoint in line:
         with suppress(DamagedError, NotFoundError):
-            metrics = run.summary(checkpoint).metrics
+            metrics = summaries.of(checkpoint).metrics
             values += [metrics[rule.monitor]] if rule.monitor in metrics else []
     return values
 

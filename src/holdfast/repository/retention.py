@@ -43,7 +43,7 @@ class Pruned(msgspec.Struct):
     waiting : int
         Things condemned whose grace has not passed yet.
     busy : bool
-        Nothing was done, because another process was saving or reading.
+        Nothing was done, because another process was saving, reading or removing.
     """
 
     checkpoints: list[CheckpointId] = []
@@ -58,6 +58,7 @@ def remove(
     drop: Sequence[CheckpointId],
     *,
     may_delete: Callable[[CheckpointId], bool],
+    resting_on: Collection[CheckpointId] = (),
     wait_seconds: float = 5.0,
     sweep: bool = False,
 ) -> Pruned:
@@ -69,6 +70,8 @@ def remove(
     drop : sequence of CheckpointId
     may_delete : callable
         Asked again right before each deletion.
+    resting_on : collection of CheckpointId
+        Those because of which the others may go: if one is gone by now, or rejected, nothing is done.
     wait_seconds : float
         How long to wait for savers and readers to finish.
     sweep : bool
@@ -76,7 +79,7 @@ def remove(
         killed saves left behind.
     """
     with run.repository.excluding(wait_seconds) as held:
-        if not held:
+        if not held or not _there(run, resting_on):
             return Pruned(busy=True)
         removal = _Removal(run.repository)
         freed = removal.manifests(run, drop, may_delete)
@@ -84,6 +87,10 @@ def remove(
         if sweep:
             removal.leavings()
         return removal.result
+
+
+def _there(run: Run, checkpoints: Collection[CheckpointId]) -> bool:
+    return set(checkpoints) <= set(run.checkpoints()) and run.rejected().isdisjoint(map(str, checkpoints))
 
 
 def sweep(repository: Repository, *, wait_seconds: float = 5.0, dry_run: bool = False) -> Pruned:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,32 @@ def filled(
 
 def fresh(run: Run) -> Run:
     return make_repository(run.storage).run(run.name)
+
+
+@pytest.mark.parametrize("how", ["rejected", "removed"])
+def test_a_rule_decides_anew_if_what_it_kept_is_gone_before_it_has_the_lock(
+    how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, attempt, (one, two) = filled(MemoryStorage(), 2)
+    excluding = run.repository.excluding
+
+    @contextmanager
+    def late(wait_seconds: float) -> Iterator[bool]:
+        if how == "rejected":
+            run.reject(two, "it is damaged")
+        else:
+            run.storage.delete(run.layout.checkpoint(two))
+        with excluding(wait_seconds) as held:
+            yield held
+
+    monkeypatch.setattr(run.repository, "excluding", late)
+    done = commit(run, draft(attempt, 3, 30, make_state(30)))
+    rule = parse("last 2")
+    Retention(run, attempt, rule, pytest.fail).after(done)
+    assert one in run.checkpoints()
+    monkeypatch.undo()
+    Retention(run, attempt, rule, pytest.fail).after(done)
+    assert [c for c in run.checkpoints() if str(c) not in run.rejected()] == [one, done.id]
 
 
 def test_removing_gives_back_what_only_the_removed_needed() -> None:
