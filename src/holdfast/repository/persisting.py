@@ -13,6 +13,7 @@ from holdfast.errors import (
     DamagedError,
     HoldfastError,
     NotFoundError,
+    SignatureError,
     StorageError,
     SupersededError,
     UsageError,
@@ -20,6 +21,7 @@ from holdfast.errors import (
 from holdfast.repository.commit import Committed, Draft, Join, commit
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 
 SPARE_BYTES = 16 * 1024 * 1024
 
@@ -126,8 +128,8 @@ class Persister:
         if not draft.is_unchanged_in(self._parent):
             return {}
         if said and self._table is None and self._parent is not None:
-            with suppress(DamagedError, NotFoundError):  # they are read, or cannot be: then this save fails
-                self._table = self._run.manifest(self._parent).tensors
+            with suppress(DamagedError, NotFoundError, SignatureError):  # they are read, or this save fails
+                self._table = trusted_manifest(self._run, self._parent).tensors
         table = self._table or {}
         return {n: table[n] for n in said & table.keys() if table[n].spec == draft.sources[n].spec}
 

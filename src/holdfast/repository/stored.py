@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 from holdfast.domain.manifest import Manifest
 from holdfast.domain.names import CheckpointId
 from holdfast.domain.tensors import TensorSpec
-from holdfast.errors import DamagedError, NotFoundError, StorageError
+from holdfast.errors import DamagedError, NotFoundError, SignatureError, StorageError
 from holdfast.repository.reading import read_tensors
 from holdfast.repository.run import Run
+from holdfast.repository.signatures import trusted_manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,9 +67,9 @@ class ParentsTensor:
 
     def read(self) -> npt.NDArray[np.uint8]:
         try:
-            manifest = self._run.manifest(self._parent)
+            manifest = trusted_manifest(self._run, self._parent)
             return StoredTensor(self._run, manifest, self._run.hints(self._parent), self._name).read()
-        except (DamagedError, NotFoundError) as error:
+        except (DamagedError, NotFoundError, SignatureError) as error:
             raise StorageError(
                 f"{self._name} was the same in {self._run.name}@{self._parent.step}, so that the snapshot "
                 f"was taken without it, and cannot be read there any more: {error.what}",

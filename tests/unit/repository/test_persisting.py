@@ -11,6 +11,7 @@ import pytest
 from checkpoints import BytesTensor, begin, draft, make_repository, make_state, packs, read
 from holdfast.domain.keep_rules import KeepRule
 from holdfast.errors import StorageError
+from holdfast.repository import signatures
 from holdfast.repository.persisting import Persister
 from holdfast.repository.repository import Repository
 from holdfast.repository.retaining import Retention
@@ -147,3 +148,22 @@ def test_a_parent_that_cannot_be_read_fails_no_training(damaged: bool) -> None:
     said.left_out = FROZEN
     persisted = trainer.persister.persist(said).committed
     assert read(trainer.run, persisted.id) == make_state(3)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_a_parent_that_nobody_trusted_signed_is_not_believed(
+    signed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or what somebody else has put there would be signed by who goes on with the attempt."""
+    private, public = signatures.generate()
+    monkeypatch.setenv(signatures.SIGNING_KEY, private if signed else signatures.generate()[0])
+    trainer = Trainer()
+    trainer.persister.persist(trainer.draft(1))
+    monkeypatch.setenv(signatures.SIGNING_KEY, private)
+    monkeypatch.setenv(signatures.SIGNED_BY, public)
+    trainer.begin()
+    if signed:
+        trainer.persister.persist(trainer.without(2))
+    else:
+        with pytest.raises(StorageError, match="it is not here"):
+            trainer.persister.persist(trainer.without(2))
