@@ -12,6 +12,9 @@ from typing import Any
 
 from holdfast.node.commands import command, environment
 
+LOOK_SECONDS = 120.0
+"""A store that does not answer for so long is not waited for: the newest recovery point will do."""
+
 
 def step_back(location: str, run: str, back: int) -> int | None:
     """The step of the recovery point so many before the newest, of the oldest if there are fewer.
@@ -21,14 +24,18 @@ def step_back(location: str, run: str, back: int) -> int | None:
     int or None
         None if there is no earlier one, or none can be seen.
     """
-    done = subprocess.run(
-        command("ls", run, "--json", "--repository", location),
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    try:
+        done = subprocess.run(
+            command("ls", run, "--json", "--repository", location),
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=LOOK_SECONDS,
+        )
+    except subprocess.TimeoutExpired:
+        return None
     steps = recovery_steps(_told(done.stdout)) if done.returncode == 0 else []
     return steps[min(back, len(steps) - 1)] if len(steps) > 1 else None
 

@@ -44,6 +44,15 @@ def test_where_nothing_can_be_seen_there_is_nothing(tmp_path: Path) -> None:
     assert step_back(str(tmp_path), "a", 1) is None  # the newest is the only one
 
 
+def test_a_store_that_does_not_answer_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(100)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("holdfast.supervisor.earlier.LOOK_SECONDS", 0.2)
+    assert step_back(str(tmp_path), "a", 1) is None
+
+
 def test_what_others_print_in_that_process_hides_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
