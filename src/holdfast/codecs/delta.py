@@ -21,7 +21,7 @@ from holdfast.codecs.base import (
     size_with_bases,
     unsealed,
 )
-from holdfast.codecs.planes import USUAL, aligned, blocks, is_body, layout_in, layout_of, packed, unpack
+from holdfast.codecs.planes import NEAR, aligned, blocks, is_body, layout_in, layout_of, packed, unpack
 from holdfast.codecs.scratch import Scratch
 from holdfast.domain.tensors import DIGEST_BYTES
 
@@ -42,7 +42,7 @@ class Delta:
     name = "delta"
     rotations: Sequence[int] = (0,)
 
-    def __init__(self, options: Mapping[int, int] = USUAL) -> None:
+    def __init__(self, options: Mapping[int, int] = NEAR) -> None:
         self._options = options
 
     def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
@@ -84,7 +84,7 @@ class Delta:
         probe = sample(differences, PROBES, PROBE_BYTES)
 
         def packed_bytes(rotation: int) -> int:
-            body = packed(probe, width, USUAL, flag=0, rotation=rotation)
+            body = packed(probe, width, NEAR, flag=0, rotation=rotation)
             return sum(len(part) for part in body)
 
         return min(self.rotations, key=packed_bytes)

@@ -8,6 +8,7 @@ Huffman coder (docs/design/011-codecs-and-compaction.md).
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,7 @@ faster than by one byte would store literals as they are."""
 USUAL: Mapping[int, int] = {
     zstd.CompressionParameter.strategy: zstd.Strategy.fast,
     zstd.CompressionParameter.min_match: 7,
-    zstd.CompressionParameter.target_length: 8,
+    zstd.CompressionParameter.target_length: 64,
     _LITERALS: _ALWAYS,
     zstd.CompressionParameter.hash_log: 6,
     zstd.CompressionParameter.window_log: WINDOW_LOG,
@@ -50,6 +51,8 @@ HARD: Mapping[int, int] = {
     zstd.CompressionParameter.window_log: WINDOW_LOG,
 }
 """Fifty times slower to encode, as fast to decode: for what is written once and seldom read."""
+NEAR: Mapping[int, int] = {**USUAL, zstd.CompressionParameter.target_length: 8}
+"""For differences, in which more repeats than in numbers."""
 _PLANES, _MOVED = Scratch(), Scratch()
 _BOUNDS: dict[int, int] = {zstd.DecompressionParameter.window_log_max: WINDOW_LOG}
 
@@ -152,7 +155,7 @@ def _packed(plane: Bytes, options: Mapping[int, int]) -> tuple[int, bytes | memo
         return CONSTANT, plane[:1].tobytes()
     if _is_noise(plane):
         return RAW, plane.data
-    frame = zstd.compress(plane.data, options=options)
+    frame = _compressed(plane.data, options)
     return (ZSTD, frame) if is_worth(len(frame), len(plane)) else (RAW, plane.data)
 
 
@@ -162,7 +165,33 @@ def _is_constant(plane: Bytes) -> bool:
 
 def _is_noise(plane: Bytes) -> bool:
     probe = sample(plane, PROBES, PROBE_BYTES)
-    return len(probe) < len(plane) and len(zstd.compress(probe.data, options=USUAL)) > NOISE * len(probe)
+    return len(probe) < len(plane) and len(_compressed(probe.data, USUAL)) > NOISE * len(probe)
+
+
+class _Compressors(threading.local):
+    """One per thread and setting: making one takes as long as a probe does."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[tuple[int, int], ...], zstd.ZstdCompressor] = {}
+
+    def take(self, options: Mapping[int, int]) -> zstd.ZstdCompressor:
+        """One that is at the start of a frame, until `keep` gives it back."""
+        return self._made.pop(tuple(options.items()), None) or zstd.ZstdCompressor(options=options)
+
+    def keep(self, options: Mapping[int, int], compressor: zstd.ZstdCompressor) -> None:
+        self._made[tuple(options.items())] = compressor
+
+
+_COMPRESSORS = _Compressors()
+
+
+def _compressed(data: memoryview, options: Mapping[int, int]) -> bytes:
+    """One frame, which says how long it is decoded."""
+    compressor = _COMPRESSORS.take(options)
+    compressor.set_pledged_input_size(len(data))
+    frame = compressor.compress(data, compressor.FLUSH_FRAME)
+    _COMPRESSORS.keep(options, compressor)
+    return frame
 
 
 def _unpacked(kind: int, data: memoryview, count: int) -> Bytes:
@@ -210,8 +239,11 @@ def _rotate_lowest(block: Words, moved: Words, plane: Bytes, spare: Bytes, rotat
     """The lowest byte of each word, shifted, with the word's highest bits."""
     import numpy as np
 
-    np.right_shift(block, 8 * block.itemsize - rotation, out=moved)
-    np.copyto(spare, moved, casting="unsafe")
+    if rotation == 1:  # the sign, in one pass instead of two
+        np.less(block.view(f"<i{block.itemsize}"), 0, out=spare.view(bool))
+    else:
+        np.right_shift(block, 8 * block.itemsize - rotation, out=moved)
+        np.copyto(spare, moved, casting="unsafe")
     np.copyto(plane, block, casting="unsafe")
     for _ in range(rotation):
         np.add(plane, plane, out=plane)  # shifting bytes is not vectorised
@@ -228,14 +260,14 @@ def _join(planes: list[Bytes], out: Bytes, rotation: int) -> None:
     joined = aligned(out, width).view(f"<u{width}")
     for start, stop, moved in blocks(len(joined), joined.dtype):
         block = joined[start:stop]
-        np.copyto(block, planes[0][start:stop])
+        np.copyto(block, planes[-1][start:stop])
+        for plane in reversed(planes[:-1]):
+            np.copyto(moved, plane[start:stop])
+            np.left_shift(block, 8, out=block)
+            np.bitwise_or(block, moved, out=block)
         if rotation:
             np.left_shift(block, 8 * width - rotation, out=moved)
             np.right_shift(block, rotation, out=block)
-            np.bitwise_or(block, moved, out=block)
-        for number in range(1, width):
-            np.copyto(moved, planes[number][start:stop])
-            np.left_shift(moved, 8 * number - rotation, out=moved)
             np.bitwise_or(block, moved, out=block)
     if not np.may_share_memory(joined, out):
         np.copyto(out, joined.view(np.uint8))
