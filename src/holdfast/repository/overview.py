@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 
 import msgspec
@@ -14,6 +14,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import BusyError, DamagedError, FormatError, NotFoundError
 from holdfast.repository.records import EndRecord
 from holdfast.repository.run import Run
+from holdfast.repository.summaries import Summaries
 
 LOOKS = 5
 
@@ -81,14 +82,14 @@ def entry(run: Run, checkpoint: CheckpointId) -> Entry:
     NotFoundError
         It was removed meanwhile.
     """
-    found = _entries(run, run.checkpoints(), {checkpoint})
+    found = _entries(run, run.checkpoints(), [checkpoint])
     if not found:
         raise NotFoundError(f"{run.name}@{checkpoint.step} was removed meanwhile.", do="Look again.")
     return found[0]
 
 
 def _entries(
-    run: Run, checkpoints: list[CheckpointId], wanted: Iterable[CheckpointId] | None = None
+    run: Run, checkpoints: list[CheckpointId], wanted: Sequence[CheckpointId] | None = None
 ) -> list[Entry]:
     rejected = run.rejected()
     line = list(chain(run.attempts(), checkpoints))
@@ -97,10 +98,12 @@ def _entries(
     tags: dict[CheckpointId, list[str]] = defaultdict(list)
     for tag, checkpoint in sorted(run.tags().items()):
         tags[checkpoint].append(tag)
+    wanted = checkpoints if wanted is None else wanted
+    summaries = Summaries(run, wanted)
     found = []
-    for checkpoint in checkpoints if wanted is None else wanted:
+    for checkpoint in wanted:
         try:
-            summary, damage = run.summary(checkpoint), None
+            summary, damage = summaries.of(checkpoint), None
         except NotFoundError:
             continue  # deleted since it was listed
         except (DamagedError, FormatError) as error:

@@ -31,6 +31,7 @@ from holdfast.errors import (
 )
 from holdfast.repository import layout, records
 from holdfast.repository.layout import RunLayout
+from holdfast.repository.summaries import Summaries
 from holdfast.repository.vouching import counting, is_vouched, require_vouched, vouched
 
 if TYPE_CHECKING:
@@ -190,13 +191,13 @@ class Run:
         """
         rejected = self.rejected()
         line = [c for c in self.lineage() if str(c) not in rejected]
-        summaries: dict[CheckpointId, Summary] = {}
+        ahead, summaries = Summaries(self, line), dict[CheckpointId, Summary]()
         for c in line:
             with suppress(NotFoundError):  # removed since it was listed: a live run has a newer one
-                summaries[c] = self.summary(c)
+                summaries[c] = ahead.of(c)
         if monitor is None:
             monitor, mode = self._monitored(summaries)
-        values = {c: s.metrics[monitor] for c, s in summaries.items() if monitor in s.metrics}
+        values = {c: s.metrics.get(monitor, math.nan) for c, s in summaries.items()}
         finite = {c: v for c, v in values.items() if math.isfinite(v)}
         choose = max if mode == "max" else min
         return choose(finite, key=lambda c: finite[c], default=None)

@@ -13,6 +13,7 @@ from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.forking import fork
 from holdfast.repository.repository import Repository
 from holdfast.repository.run import Run
+from holdfast.repository.summaries import Summaries
 from holdfast.repository.verify import Verifier
 from holdfast.storage.urls import open_storage
 from holdfast.training import console
@@ -24,10 +25,18 @@ from holdfast.training.restoring import Restorer
 class Checkpoint:
     """One checkpoint of a run."""
 
-    def __init__(self, run: Run, checkpoint: CheckpointId, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        checkpoint: CheckpointId,
+        manifest: Manifest | None = None,
+        *,
+        beside: Summaries | None = None,
+    ) -> None:
         self._run = run
         self._id = checkpoint
         self._manifest = manifest
+        self._beside = beside or Summaries(run, [checkpoint])
         self._summary: Summary | None = manifest.summary if manifest is not None else None
 
     def __repr__(self) -> str:
@@ -55,7 +64,7 @@ class Checkpoint:
     def summary(self) -> Summary:
         """Progress, metrics, size, reason and parent."""
         if self._summary is None:
-            self._summary = self._run.summary(self._id)
+            self._summary = self._beside.of(self._id)
         return self._summary
 
     @property
@@ -166,7 +175,9 @@ class RunView:
         return Checkpoint(self._run, self._run.resolve(at))
 
     def __iter__(self) -> Iterator[Checkpoint]:
-        return (Checkpoint(self._run, c) for c in self._run.checkpoints())
+        found = self._run.checkpoints()
+        summaries = Summaries(self._run, found)
+        return (Checkpoint(self._run, c, beside=summaries) for c in found)
 
     def __len__(self) -> int:
         return len(self._run.checkpoints())
