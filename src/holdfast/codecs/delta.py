@@ -18,7 +18,6 @@ from holdfast.codecs.base import (
     not_decodable,
     sample,
     sealed,
-    size_with_bases,
     unsealed,
 )
 from holdfast.codecs.planes import NEAR, aligned, blocks, is_body, layout_in, layout_of, packed, unpack
@@ -51,11 +50,16 @@ class Delta:
             return None
         width, floats = layout_of(dtype)
         differences = _differences(raw, bases[0].raw, width, floats)
-        rotation = self._best_rotation(differences, width)
-        flag = floats | rotation << 1
-        body = packed(differences, width, self._options, flag=flag, rotation=rotation)
-        stored_bytes = size_with_bases(1, sum(len(part) for part in body))
-        return sealed(len(raw), [bases[0].digest, *body]) if is_worth(stored_bytes, len(raw)) else None
+        made = [
+            self._sealed(differences, width, floats, rotation, bases[0].digest)
+            for rotation in self._rotations(differences, width)
+        ]
+        stored = min(made, key=len)
+        return stored if is_worth(len(stored) + DIGEST_BYTES, len(raw)) else None
+
+    def _sealed(self, differences: Bytes, width: int, floats: bool, rotation: int, base: bytes) -> bytes:
+        body = packed(differences, width, self._options, flag=floats | rotation << 1, rotation=rotation)
+        return sealed(len(differences), [base, *body])
 
     def decode(self, stored: Bytes, out: Bytes, bases: Sequence[Bytes] = ()) -> None:
         """Decompress the differences, then add them to the base."""
@@ -77,17 +81,19 @@ class Delta:
             return []
         return [bytes(stored[SIZES.size : start])]
 
-    def _best_rotation(self, differences: Bytes, width: int) -> int:
-        """By which a sample gets smallest."""
-        if width == 1 or len(self.rotations) == 1:
-            return 0
+    def _rotations(self, differences: Bytes, width: int) -> Sequence[int]:
+        """Those to try: all of them, or for long chunks the one by which a sample gets smallest."""
+        if width == 1:
+            return (0,)
         probe = sample(differences, PROBES, PROBE_BYTES)
+        if len(self.rotations) == 1 or len(probe) == len(differences):
+            return self.rotations
 
         def packed_bytes(rotation: int) -> int:
             body = packed(probe, width, NEAR, flag=0, rotation=rotation)
             return sum(len(part) for part in body)
 
-        return min(self.rotations, key=packed_bytes)
+        return (min(self.rotations, key=packed_bytes),)
 
 
 class RotatedDelta(Delta):

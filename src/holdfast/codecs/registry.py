@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.codecs.base import Base, Codec, is_worth, sample, size_with_bases
@@ -26,6 +26,8 @@ CODECS: dict[str, Codec] = {c.name: c for c in (_CONSTANT, _NARROWED, _DELTA, _P
 NARROW = frozenset(KINDS)
 """dtypes of what may be the rounding of float32 numbers."""
 PROBES, PROBE_BYTES = 4, 16 * 1024
+SAMPLED_BYTES = 2 * PROBES * PROBE_BYTES
+"""What is no longer is tried whole."""
 CLEARLY = 0.98
 """What a delta's size must be of that without a base: a chunk that stands alone is read faster."""
 _AGAIN = Scratch()
@@ -46,8 +48,7 @@ def encode(raw: Bytes, dtype: str, bases: Sequence[Base] = (), *, hard: bool = F
 
     What it returns has been decoded again and was equal, so it may take the place of the chunk.
     """
-    for codec in _tried(raw, dtype, bases):
-        stored = (_HARD.get(codec, codec) if hard else codec).encode(raw, dtype, bases)
+    for codec, stored in _encodings(raw, dtype, bases, hard=hard):
         if stored is not None:
             used = bases if codec.named(memoryview(stored)) else ()
             return _checked(codec, stored, raw, used)
@@ -59,19 +60,32 @@ def roundings(wide: Bytes) -> dict[str, bytes]:
     return {dtype: narrow(wide, kind).tobytes() for kind, dtype in enumerate(KINDS)}
 
 
-def _tried(raw: Bytes, dtype: str, bases: Sequence[Base]) -> list[Codec]:
-    """In this order: the first that pays is taken."""
-    deltas: list[Codec] = [_DELTA] if len(bases) == 1 and _is_nearer(raw, dtype, bases[0]) else []
-    return [_CONSTANT, _NARROWED, *deltas, _PLANES]
+def _encodings(
+    raw: Bytes, dtype: str, bases: Sequence[Base], *, hard: bool
+) -> Iterator[tuple[Codec, bytes | None]]:
+    """Made one after the other: the first that pays is taken."""
+    yield _CONSTANT, _CONSTANT.encode(raw, dtype, bases)
+    yield _NARROWED, _NARROWED.encode(raw, dtype, bases)
+    planes, delta = (_HARD[_PLANES], _HARD[_DELTA]) if hard else (_PLANES, _DELTA)
+    if not _may_be_nearer(raw, bases):
+        yield _PLANES, planes.encode(raw, dtype)
+    elif len(raw) > SAMPLED_BYTES:
+        probe, near = _probe(raw), Base(bases[0].digest, _probe(bases[0].raw))
+        if _is_nearer(_PLANES.encode(probe, dtype), _DELTA.encode(probe, dtype, [near]), len(probe)):
+            yield _DELTA, delta.encode(raw, dtype, bases)
+        yield _PLANES, planes.encode(raw, dtype)
+    else:
+        alone, by_base = planes.encode(raw, dtype), delta.encode(raw, dtype, bases)
+        yield (_DELTA, by_base) if _is_nearer(alone, by_base, len(raw)) else (_PLANES, alone)
 
 
-def _is_nearer(raw: Bytes, dtype: str, base: Base) -> bool:
-    """Whether a sample of the chunk is clearly smaller by its base than alone."""
-    if len(base.raw) != len(raw) or not is_worth(size_with_bases(1, 0), len(raw)):
-        return False
-    probe, near = _probe(raw), Base(base.digest, _probe(base.raw))
-    alone, by_base = _PLANES.encode(probe, dtype), _DELTA.encode(probe, dtype, [near])
-    alone_bytes = len(alone) if alone is not None else len(probe)
+def _may_be_nearer(raw: Bytes, bases: Sequence[Base]) -> bool:
+    return len(bases) == 1 and len(bases[0].raw) == len(raw) and is_worth(size_with_bases(1, 0), len(raw))
+
+
+def _is_nearer(alone: bytes | None, by_base: bytes | None, raw_bytes: int) -> bool:
+    """Whether it is clearly smaller by its base than alone."""
+    alone_bytes = len(alone) if alone is not None else raw_bytes
     return by_base is not None and len(by_base) <= CLEARLY * alone_bytes
 
 
