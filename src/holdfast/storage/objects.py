@@ -33,8 +33,10 @@ if TYPE_CHECKING:
     from holdfast.storage.pacing import Pace
 
 PART_BYTES = 8 * 1024 * 1024
-"""What is larger goes in parts of this size; memory for `PARTS` of them is taken."""
+"""What is larger goes in parts of this size, `PARTS` of them at a time."""
 PARTS = 4
+WHOLE_BYTES = 72 * 1024 * 1024
+"""So much, a whole pack, is collected before it is sent: obstore copies what comes in a stream."""
 CREATE_SECONDS = 120.0
 """How long a creation is tried whose answers are lost."""
 CLOCK_SECONDS = 300.0
@@ -100,16 +102,17 @@ class ObjectStorage:
     def put(self, key: str, parts: Iterable[Buffer]) -> None:
         check_key(key)
         raised: list[BaseException] = []
-        copies = self._paced(_in_parts(_noting(parts, raised)))
-        first, second = next(copies, b""), next(copies, None)
+        piece_bytes = WHOLE_BYTES if self._sending is None else PART_BYTES
+        copies = self._paced(_in_pieces(_noting(parts, raised), piece_bytes))
+        first, second = next(copies, memoryview(b"")), next(copies, None)
+        how: Any = {"chunk_size": PART_BYTES, "max_concurrency": PARTS}
         with told_plainly(f"writing {key}", self._location, but=raised):
             if second is None:
-                obstore.put(self._store, key, first, use_multipart=False)
+                obstore.put(self._store, key, first, use_multipart=len(first) > PART_BYTES, **how)
             else:
-                many: Any = {"use_multipart": True, "chunk_size": PART_BYTES, "max_concurrency": PARTS}
-                obstore.put(self._store, key, chain([first, second], copies), **many)
+                obstore.put(self._store, key, chain([first, second], copies), use_multipart=True, **how)
 
-    def _paced(self, parts: Iterator[bytes]) -> Iterator[bytes]:
+    def _paced(self, parts: Iterator[memoryview]) -> Iterator[memoryview]:
         for part in parts:
             if self._sending is not None:
                 self._sending.wait(len(part))
@@ -244,20 +247,21 @@ class ObjectStorage:
         yield False
 
 
-def _in_parts(parts: Iterable[Buffer]) -> Iterator[bytes]:
-    """Copies of `PART_BYTES` each but the last: the producer may use its buffers again."""
-    gathered = bytearray()
+def _in_pieces(parts: Iterable[Buffer], piece_bytes: int) -> Iterator[memoryview]:
+    """Copies of so many bytes but the last: producers use their buffers again, a store keeps these."""
+    piece, filled = np.empty(piece_bytes, np.uint8), 0
     for part in parts:
-        view = byte_view(part)
-        while len(view):
-            taken = view[: PART_BYTES - len(gathered)]
-            gathered += taken
-            view = view[len(taken) :]
-            if len(gathered) == PART_BYTES:
-                yield bytes(gathered)
-                gathered.clear()
-    if gathered:
-        yield bytes(gathered)
+        left = np.frombuffer(byte_view(part), np.uint8)
+        while len(left):
+            taken = left[: piece_bytes - filled]
+            piece[filled : filled + len(taken)] = taken
+            filled += len(taken)
+            left = left[len(taken) :]
+            if filled == piece_bytes:
+                yield piece.data
+                piece, filled = np.empty(piece_bytes, np.uint8), 0
+    if filled:
+        yield piece[:filled].data
 
 
 def _noting(parts: Iterable[Buffer], raised: list[BaseException]) -> Iterator[Buffer]:
