@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, NamedTuple
 
 from holdfast.codecs import registry
+from holdfast.codecs.scratch import settle_allocator
 from holdfast.domain.manifest import Manifest, split_digests
 from holdfast.domain.manifest_file import encode_manifest
 from holdfast.domain.names import CheckpointId
@@ -120,6 +121,7 @@ class _Carrying:
     def __init__(
         self, run: Run, checkpoint: CheckpointId, manifest: Manifest, origin: Origin, advance: Advance
     ) -> None:
+        settle_allocator()  # every group of chunks is copied, and let go
         self._run = run
         self._manifest = manifest
         self._checkpoint = checkpoint
