@@ -31,7 +31,8 @@ PAUSE_SECONDS = 0.5
 def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror]) -> bool:
     """Bring what the run resumes from, where there is no checkpoint of it here; whether something came.
 
-    Of several mirrors each is asked, so the newest of what they have is here afterwards.
+    Of several mirrors each is asked, so the newest of what they have is here afterwards. Of one whose
+    recovery point is damaged an older one comes, as a launch at the mirror would take it.
 
     Raises
     ------
@@ -43,10 +44,13 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror])
     came, failed = [], {}
     for mirror in mirrors:
         done = _asked_until_free(location, run, mirror.place)
-        if done.returncode == 0:
-            came += [mirror.place] if _is_here(location, run) else []
-        elif done.returncode != NotFoundError.exit_code:
-            failed[mirror.place] = last_error(done.stderr, done.returncode)
+        gave = done.returncode in (0, DamagedError.exit_code) and _is_here(location, run)
+        if gave:
+            came.append(mirror.place)
+        if gave and done.returncode:
+            console.say(f"not all that the mirror {mirror.place} has could be brought: {_said(done)}")
+        elif done.returncode not in (0, NotFoundError.exit_code):
+            failed[mirror.place] = _said(done)
     for place, why in failed.items():
         if not came:
             raise StorageError(
@@ -76,8 +80,12 @@ def mend(run: Run, checkpoint: CheckpointId, mirror: str) -> bool:
     console.say(f"{address} is damaged here; what is lacking is asked of its mirror {mirror}")
     done = _run("verify", address, "--repair-from", mirror, "-R", run.storage.location)
     if done.returncode not in (0, DamagedError.exit_code):
-        console.say(f"the mirror could not be asked: {last_error(done.stderr, done.returncode)}")
+        console.say(f"the mirror could not be asked: {_said(done)}")
     return done.returncode == 0
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return last_error(done.stderr, done.returncode)
 
 
 def _asked(location: str | os.PathLike[str], run: str, mirror: str) -> subprocess.CompletedProcess[str]:

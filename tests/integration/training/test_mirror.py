@@ -222,6 +222,24 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
+def test_a_fresh_machine_starts_from_what_a_damaged_mirror_has_intact(tmp_path: Path, capsys: Said) -> None:
+    here, mirror, other = tmp_path / "here", tmp_path / "mirror", tmp_path / "other"
+    state = {"w": np.arange(100_000.0)}
+    with holdfast.Checkpointer(mirror, state, save=None, background=False) as ckpt:
+        for _ in range(2):
+            state["w"] += 1
+            ckpt.step()
+            ckpt.save()
+    shutil.copytree(mirror, other)
+    flip(max((mirror / "packs").rglob("*.pack"), key=lambda pack: pack.stat().st_mtime_ns))
+    assert fetch(here, "main", [Mirror(str(mirror))])
+    assert steps_in(here) == [1]
+    assert f"not all that the mirror {mirror} has could be brought: " in capsys.readouterr().err
+    shutil.rmtree(here)
+    assert fetch(here, "main", [Mirror(str(mirror)), Mirror(str(other))])
+    assert holdfast.open(here)["main"].latest.step == 2
+
+
 @pytest.mark.parametrize("what", ["packs", "runs/main/checkpoints"])
 def test_what_is_damaged_here_is_mended_by_the_mirror(tmp_path: Path, capsys: Said, what: str) -> None:
     here, mirror = tmp_path / "here", tmp_path / "mirror"
