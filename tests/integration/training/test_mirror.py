@@ -19,9 +19,11 @@ import psutil
 import pytest
 from tests import s3_server
 from tests.integration.training.launching import count, wait_until
+from typer.testing import CliRunner
 
 import holdfast
 from agents import agents_of
+from holdfast.cli.app import app
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import HoldfastError, StorageError, UsageError
 from holdfast.node.lease import claiming
@@ -207,6 +209,24 @@ def test_what_was_fetched_only_in_part_is_fetched_again(
     assert steps_in(here) == [6]
     assert count(here, until=8, mirror=mirror, background=False)["log"] == list(range(8))
     assert "resumes after step 6" in capsys.readouterr().err
+
+
+def test_a_fresh_start_is_refused_while_no_launch_leads_to_what_its_mirror_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first upload was killed when the checkpoint was there, and no record of what leads to it."""
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(here, save="every 2 steps", background=False)
+    source = Repository.open(LocalStorage(here))
+    target = Repository.create(LocalStorage(mirror, create=True), repository_id=source.id)
+    monkeypatch.setattr(syncing._Syncing, "_record", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        syncing.sync_run(Route(source, target), "main")
+    shutil.rmtree(here)
+    with pytest.raises(StorageError, match="no record of a launch leads to them"):
+        count(here, mirror=mirror, background=False)
+    CliRunner().invoke(app, ["repair", str(mirror), "--apply"])
+    assert fetch(here, "main", [Mirror(str(mirror))])
 
 
 def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys: Said) -> None:
