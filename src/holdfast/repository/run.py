@@ -164,6 +164,8 @@ class Run:
             found = self.best(monitor, mode)
         elif isinstance(at, int):
             found = self._at_step(at)
+        elif (named := CheckpointId.parse(at)) is not None:  # longer than any tag may be
+            found = named if named in self.checkpoints() else None
         else:
             found = self._tagged(at)
         if found is None:

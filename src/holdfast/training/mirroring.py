@@ -76,8 +76,9 @@ def _asked_until_free(
 
 def mend(run: Run, checkpoint: CheckpointId, mirror: str) -> bool:
     """Let a damaged checkpoint be made whole by what a mirror has; whether it is."""
-    address = f"{run.name}@{checkpoint.step}"
-    console.say(f"{address} is damaged here; what is lacking is asked of its mirror {mirror}")
+    what = f"{run.name}@{checkpoint.step} is damaged here"
+    console.say(f"{what}; what is lacking is asked of its mirror {mirror}")
+    address = f"{run.name}@{checkpoint}"  # another one may have the same step
     done = _run("verify", address, "--repair-from", mirror, "-R", run.storage.location)
     if done.returncode not in (0, DamagedError.exit_code):
         console.say(f"the mirror could not be asked: {_said(done)}")

@@ -27,7 +27,7 @@ from holdfast.cli.app import app
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import HoldfastError, StorageError, UsageError
 from holdfast.node.lease import claiming
-from holdfast.repository import syncing
+from holdfast.repository import layout, syncing
 from holdfast.repository.repository import Repository
 from holdfast.repository.sync_plan import Route
 from holdfast.storage.local import LocalStorage
@@ -227,6 +227,22 @@ def test_a_fresh_start_is_refused_while_no_launch_leads_to_what_its_mirror_has(
         count(here, mirror=mirror, background=False)
     CliRunner().invoke(app, ["repair", str(mirror), "--apply"])
     assert fetch(here, "main", [Mirror(str(mirror))])
+
+
+def test_of_two_of_one_step_the_one_that_is_damaged_is_mended(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(here, until=2, save="every 1 step", keep="all", background=False)
+    run = Repository.open(LocalStorage(here)).run("main")
+    run.set_tag("mine", run.resolve(2))
+    assert CliRunner().invoke(app, ["restart", "main@1", "--yes", "-R", str(here)]).exit_code == 0
+    count(here, until=2, save="every 1 step", keep="all", background=False)
+    shutil.copytree(here, mirror)
+    damaged = run.resolve("mine")
+    assert damaged != run.resolve(2)
+    assert run.resolve(str(damaged)) == damaged
+    for pack in set(run.hints(damaged)).difference(run.hints(run.resolve(2))):
+        flip(here / layout.pack(pack))
+    assert count(here, until=3, keep="all", resume="mine", mirror=mirror, background=False)["log"] == [0, 1, 2]
 
 
 def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys: Said) -> None:
