@@ -242,7 +242,8 @@ def test_of_two_of_one_step_the_one_that_is_damaged_is_mended(tmp_path: Path) ->
     assert run.resolve(str(damaged)) == damaged
     for pack in set(run.hints(damaged)).difference(run.hints(run.resolve(2))):
         flip(here / layout.pack(pack))
-    assert count(here, until=3, keep="all", resume="mine", mirror=mirror, background=False)["log"] == [0, 1, 2]
+    done = count(here, until=3, keep="all", resume="mine", mirror=mirror, background=False)
+    assert done["log"] == [0, 1, 2]
 
 
 def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys: Said) -> None:
