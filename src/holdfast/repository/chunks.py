@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -165,7 +166,7 @@ class ChunkReader:
             start, data = read.stretch[0].entry.offset, read.bytes()
             for copy in taken:
                 at = copy.entry.offset - start
-                raw = self._unpacked(copy, data[at : at + copy.entry.stored_bytes], asked.decoded)
+                raw = self._if_readable(copy, data[at : at + copy.entry.stored_bytes], asked.decoded)
                 if raw is not None and copy in asked.bases:
                     asked.decoded.keep(copy, raw)
                 if asked.own.get(copy.entry.digest) != copy:
@@ -175,6 +176,14 @@ class ChunkReader:
                 elif (reason := self._again(copy, sink)) is not None:
                     failed[copy.entry.digest] = reason
         return failed
+
+    def _if_readable(self, copy: Copy, stored: Bytes, decoded: DecodedChunks) -> Bytes | None:
+        try:
+            return self._unpacked(copy, stored, decoded)
+        except StorageError as error:  # of a base: `_again` tells, unless another copy can be read
+            if error.errno != errno.EIO:
+                raise
+            return None
 
     def chunk(self, copy: Copy) -> Bytes | None:
         """The chunk of one copy, verified; None if it or what it needs is bad. Records nothing.
@@ -217,13 +226,27 @@ class ChunkReader:
         return np.empty(0, np.uint8)
 
     def _again(self, first: Copy, sink: Sink) -> str | None:
-        """Second read of a bad copy, then of every other; None once one was good."""
+        """Second read of a bad copy, then of every other; None once one was good.
+
+        Raises
+        ------
+        StorageError
+            One cannot be read, which is no damage, and no other one is good.
+        """
         digest = first.entry.digest
-        reason = ""
+        reason, unread = "", None
         for copy in [first, *(c for c in self._index.copies(digest) if c != first)]:
-            reason = self._one(copy, sink)
+            try:
+                reason = self._one(copy, sink)
+            except StorageError as error:
+                if error.errno != errno.EIO:
+                    raise
+                unread = error
+                continue
             if not reason:
                 return None
+        if unread is not None:
+            raise unread
         return reason
 
     def _one(self, copy: Copy, sink: Sink, role: str = "copy") -> str:
