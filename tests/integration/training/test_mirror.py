@@ -31,6 +31,7 @@ from holdfast.repository import layout, syncing
 from holdfast.repository.repository import Repository
 from holdfast.repository.sync_plan import Route
 from holdfast.storage.local import LocalStorage
+from holdfast.training import mirroring
 from holdfast.training.mirroring import fetch
 
 Said = pytest.CaptureFixture[str]
@@ -387,7 +388,9 @@ def test_of_several_mirrors_one_may_be_down(tmp_path: Path, capsys: Said) -> Non
     assert gone(here)
 
 
-def test_the_newest_of_what_several_mirrors_have_is_taken(tmp_path: Path) -> None:
+def test_the_newest_of_what_several_mirrors_have_is_taken_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
     state = {"w": np.zeros(1000)}
     with holdfast.Checkpointer(here, state, save=None, mirror=near) as ckpt:
@@ -397,6 +400,20 @@ def test_the_newest_of_what_several_mirrors_have_is_taken(tmp_path: Path) -> Non
         ckpt.step()
         ckpt.save().wait_uploaded(PATIENCE_SECONDS)
     assert gone(here)
+    shutil.rmtree(here)
+    asked, ask = [], mirroring._asked
+
+    def killed(location: Path, run: str, mirror: str) -> Any:
+        ask(location, run, mirror)
+        asked.append(mirror)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(mirroring, "_asked", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
+    assert asked == [str(far)]
+    assert holdfast.open(here)["main"].latest.step == 2, "the next launch asks no mirror any more"
     shutil.rmtree(here)
     assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
     assert holdfast.open(here)["main"].latest.step == 2
