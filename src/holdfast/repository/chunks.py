@@ -44,12 +44,25 @@ class ChunkReader:
     the next copy is tried. A pack that has vanished since its index was read is forgotten,
     and the indexes that are there now are read before damage is declared. The bases of a chunk are
     read and verified before it, like any other.
+
+    Parameters
+    ----------
+    tells_unread : bool
+        Tell of what the device cannot read like of damage, but record nothing; else that ends the read.
     """
 
-    def __init__(self, storage: Storage, index: ChunkIndex, cache: ChunkCache | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        index: ChunkIndex,
+        cache: ChunkCache | None = None,
+        *,
+        tells_unread: bool = False,
+    ) -> None:
         self._storage = storage
         self._index = index
         self._cache = cache
+        self._tells_unread = tells_unread
 
     def begin(self, hints: Iterable[str]) -> ReadAhead:
         """Start to read what these packs hold, before it is known what of it will be asked for.
@@ -245,9 +258,9 @@ class ChunkReader:
                 continue
             if not reason:
                 return None
-        if unread is not None:
+        if unread is not None and not self._tells_unread:
             raise unread
-        return reason
+        return f"it cannot be read: {unread.what}" if unread is not None else reason
 
     def _one(self, copy: Copy, sink: Sink, role: str = "copy") -> str:
         bases: list[Bytes] = []
