@@ -233,6 +233,20 @@ def test_what_paddles_files_lose_is_refused(place: Path, tmp_path: Path) -> None
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoints"]
 
 
+def test_of_a_pair_neither_file_is_replaced_if_one_cannot_be_written(place: Path, tmp_path: Path) -> None:
+    state = trained()
+    state["model"].register_buffer("eighth", paddle.ones([2]).astype("float8_e4m3fn"))
+    run, checkpoint = saved(place, state)
+    for name in ("m.pdparams", "m.pdopt"):
+        (tmp_path / name).write_text("of a step before")
+    with pytest.raises(UnsupportedError, match="eighth has dtype float8_e4m3fn"):
+        export_checkpoint(run, checkpoint, tmp_path / "m.pdparams", overwrite=True)
+    assert {p.name: p.read_text() for p in tmp_path.glob("[!c]*")} == {
+        "m.pdparams": "of a step before",
+        "m.pdopt": "of a step before",
+    }
+
+
 class Payload:
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -145,10 +145,12 @@ class Rounds:
         Parameters
         ----------
         idle : bool
-            Nothing is being made durable.
+            Nothing is being made durable. What is done gently waits for that; of saves that follow one
+            another without a pause it never comes, and the mirror must not wait for ever.
         """
         self._collect()
-        if idle and self.is_open and self._running is None and time.monotonic() >= self._not_before:
+        is_time = (idle or not self.errand.gently) and time.monotonic() >= self._not_before
+        if is_time and self.is_open and self._running is None:
             self._begin(last_seconds=0.0)
 
     def end(self) -> None:

@@ -8,7 +8,7 @@ import typer
 
 from holdfast.cli import output, text
 from holdfast.cli.options import JsonOption, as_dict, find_runs
-from holdfast.training.claiming import claimed
+from holdfast.training.claiming import claimed, refuse_without_line
 
 if TYPE_CHECKING:
     from holdfast.domain.keep_rules import KeepRule
@@ -158,6 +158,8 @@ def _one(
     from holdfast.repository.syncing import Synced, sync_run
 
     try:
+        if latest:  # nothing would come, as if there were nothing
+            refuse_without_line(route.source.run(name))
         with claimed(route.target.run(name)):
             return sync_run(route, name, advance, latest=latest, keep=keep)
     except StorageError:

@@ -157,9 +157,10 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def parse_at(at: int | str) -> int | str:
-    """A step as int, else ``best``, ``latest`` or a valid tag."""
+    """A step as int, else ``best``, ``latest``, a checkpoint's full name or a valid tag."""
     if isinstance(at, int):
         return at
     if isinstance(at, str) and _STEP.fullmatch(at):
         return int(at)
-    return at if at in COMPUTED_TAGS else validate_tag(at)
+    is_name = at in COMPUTED_TAGS or (isinstance(at, str) and CheckpointId.parse(at) is not None)
+    return at if is_name else validate_tag(at)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -185,9 +186,12 @@ def _paddle(saved: SavedState, path: Path, overwrite: bool, advance: Advance | N
     view = saved.state_dicts()
     model = next((name for target, name in chosen if target.suffix == ".pdparams"), "model")
     names = views.parameter_names(saved.everything, model)
-    for target, name in chosen:
-        with new_file(target, overwrite=overwrite) as file:
+    with ExitStack() as pair:  # neither takes a name before both are written
+        for target, name in chosen:
+            file = pair.enter_context(new_file(target, overwrite=overwrite))
             paddle_files.save_view(saved, view[name], names, file, advance)
+            file.flush()
+            os.fsync(file.fileno())  # what is left of the way between two names is short
     return [target for target, _ in chosen], [name for _, name in chosen]
 
 

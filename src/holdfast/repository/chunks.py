@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -43,12 +44,25 @@ class ChunkReader:
     the next copy is tried. A pack that has vanished since its index was read is forgotten,
     and the indexes that are there now are read before damage is declared. The bases of a chunk are
     read and verified before it, like any other.
+
+    Parameters
+    ----------
+    tells_unread : bool
+        Tell of what the device cannot read like of damage, but record nothing; else that ends the read.
     """
 
-    def __init__(self, storage: Storage, index: ChunkIndex, cache: ChunkCache | None = None) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        index: ChunkIndex,
+        cache: ChunkCache | None = None,
+        *,
+        tells_unread: bool = False,
+    ) -> None:
         self._storage = storage
         self._index = index
         self._cache = cache
+        self._tells_unread = tells_unread
 
     def begin(self, hints: Iterable[str]) -> ReadAhead:
         """Start to read what these packs hold, before it is known what of it will be asked for.
@@ -165,7 +179,7 @@ class ChunkReader:
             start, data = read.stretch[0].entry.offset, read.bytes()
             for copy in taken:
                 at = copy.entry.offset - start
-                raw = self._unpacked(copy, data[at : at + copy.entry.stored_bytes], asked.decoded)
+                raw = self._if_readable(copy, data[at : at + copy.entry.stored_bytes], asked.decoded)
                 if raw is not None and copy in asked.bases:
                     asked.decoded.keep(copy, raw)
                 if asked.own.get(copy.entry.digest) != copy:
@@ -175,6 +189,14 @@ class ChunkReader:
                 elif (reason := self._again(copy, sink)) is not None:
                     failed[copy.entry.digest] = reason
         return failed
+
+    def _if_readable(self, copy: Copy, stored: Bytes, decoded: DecodedChunks) -> Bytes | None:
+        try:
+            return self._unpacked(copy, stored, decoded)
+        except StorageError as error:  # of a base: `_again` tells, unless another copy can be read
+            if error.errno != errno.EIO:
+                raise
+            return None
 
     def chunk(self, copy: Copy) -> Bytes | None:
         """The chunk of one copy, verified; None if it or what it needs is bad. Records nothing.
@@ -217,14 +239,28 @@ class ChunkReader:
         return np.empty(0, np.uint8)
 
     def _again(self, first: Copy, sink: Sink) -> str | None:
-        """Second read of a bad copy, then of every other; None once one was good."""
+        """Second read of a bad copy, then of every other; None once one was good.
+
+        Raises
+        ------
+        StorageError
+            One cannot be read, which is no damage, and no other one is good.
+        """
         digest = first.entry.digest
-        reason = ""
+        reason, unread = "", None
         for copy in [first, *(c for c in self._index.copies(digest) if c != first)]:
-            reason = self._one(copy, sink)
+            try:
+                reason = self._one(copy, sink)
+            except StorageError as error:
+                if error.errno != errno.EIO:
+                    raise
+                unread = error
+                continue
             if not reason:
                 return None
-        return reason
+        if unread is not None and not self._tells_unread:
+            raise unread
+        return f"it cannot be read: {unread.what}" if unread is not None else reason
 
     def _one(self, copy: Copy, sink: Sink, role: str = "copy") -> str:
         bases: list[Bytes] = []

@@ -16,6 +16,9 @@ from holdfast.repository import layout, records
 from holdfast.repository.pack import PackEntry, read_index
 from holdfast.storage.base import Storage
 
+MOST_DIGESTS = 8192
+"""In one record: half of what is read of it."""
+
 
 class Copy(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """One copy of a chunk: the pack that holds it, and where in it."""
@@ -184,9 +187,11 @@ class ChunkIndex:
     def record_damage(self, pack_id: str, digests: Collection[bytes], reason: str) -> None:
         """Durably note copies that two reads found bad."""
         self._note_bad(pack_id, digests)
-        record = DamageRecord(pack_id, sorted(d.hex() for d in digests), reason)
-        key = layout.damaged_pack(pack_id, layout.new_pack_id()[:8])
-        self._storage.put_if_absent(key, records.encode(record))
+        texts = sorted(d.hex() for d in digests)
+        for start in range(0, len(texts), MOST_DIGESTS):
+            record = DamageRecord(pack_id, texts[start : start + MOST_DIGESTS], reason)
+            key = layout.damaged_pack(pack_id, layout.new_pack_id()[:8])
+            self._storage.put_if_absent(key, records.encode(record))
 
     def proves_damage(self, digests: Collection[bytes], hints: Iterable[str]) -> bool:
         """Whether two reads found a copy of these chunks bad, or the index of a hinted pack.

@@ -6,13 +6,14 @@ must not wait for it (docs/design/006-speed-of-save-and-load.md).
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING
 
-from holdfast.errors import DamagedError, NotFoundError
+from holdfast.errors import DamagedError, NotFoundError, StorageError
 from holdfast.repository import layout
 from holdfast.repository.index import Copy
 from holdfast.repository.pack import BLOCK_BYTES
@@ -151,6 +152,10 @@ class _Read:
         try:
             got = self._storage.read_into(layout.pack(self.stretch[0].pack), self._start, buffer[:size_bytes])
         except (NotFoundError, DamagedError):  # who reads its chunks one by one finds out which
+            got = 0
+        except StorageError as error:  # likewise: of one bad sector only its own chunk is lost
+            if error.errno != errno.EIO:
+                raise
             got = 0
         return buffer[self._skew : min(self._end, got)]
 

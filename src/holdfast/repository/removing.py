@@ -28,13 +28,18 @@ def obstacles(run: Run, drop: Sequence[CheckpointId]) -> list[str]:
 def remove_checkpoints(
     run: Run, drop: Sequence[CheckpointId], *, wait_seconds: float = 60.0
 ) -> retention.Pruned:
-    """Remove checkpoints with their tags, and the packs set free."""
-    for tag, checkpoint in run.tags().items():
-        if checkpoint in drop:
-            run.remove_tag(tag)
+    """Remove checkpoints with their tags, and the packs set free; if that is busy, tags stay, too."""
     for checkpoint in drop:
         _settle(run, checkpoint)
-    return retention.remove(run, drop, may_delete=lambda checkpoint: True, wait_seconds=wait_seconds)
+    tags = {tag: checkpoint for tag, checkpoint in run.tags().items() if checkpoint in drop}
+
+    def untag(checkpoint: CheckpointId) -> bool:
+        for tag in [t for t, tagged in tags.items() if tagged == checkpoint]:
+            run.storage.delete(run.layout.tag(tag))
+            del tags[tag]
+        return True
+
+    return retention.remove(run, drop, may_delete=untag, wait_seconds=wait_seconds)
 
 
 def remove_run(run: Run, *, wait_seconds: float = 60.0) -> retention.Pruned:

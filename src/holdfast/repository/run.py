@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import secrets
 import socket
 import time
@@ -30,14 +29,15 @@ from holdfast.errors import (
     UsageError,
 )
 from holdfast.repository import layout, records
+from holdfast.repository.choosing import best_of
 from holdfast.repository.layout import RunLayout
-from holdfast.repository.summaries import Summaries
 from holdfast.repository.vouching import counting, is_vouched, require_vouched, vouched
 
 if TYPE_CHECKING:
     from holdfast.repository.repository import Repository
 
 NUMBER_CLAIMS = 50
+LOOKS = 5
 T = TypeVar("T")
 
 
@@ -86,6 +86,12 @@ class Run:
 
     def attempts(self) -> list[Attempt]:
         """Every attempt with the base that it recorded."""
+        for _ in range(LOOKS - 1):
+            with suppress(NotFoundError):  # the run is being removed, or renamed, since that was listed
+                return self._attempts()
+        return self._attempts()
+
+    def _attempts(self) -> list[Attempt]:
         names = [key.rpartition("/")[2] for key in self.storage.list(self.layout.attempts)]
         bases = {n.removesuffix(".base") for n in names if n.endswith(".base")}
         ids = {AttemptId.parse(n.partition(".")[0]) for n in names if n.endswith((".json", ".base"))}
@@ -164,6 +170,8 @@ class Run:
             found = self.best(monitor, mode)
         elif isinstance(at, int):
             found = self._at_step(at)
+        elif (named := CheckpointId.parse(at)) is not None:  # longer than any tag may be
+            found = named if named in self.checkpoints() else None
         else:
             found = self._tagged(at)
         if found is None:
@@ -189,28 +197,7 @@ class Run:
 
         Without ``monitor``, the metric that the run's keep rule monitors.
         """
-        rejected = self.rejected()
-        line = [c for c in self.lineage() if str(c) not in rejected]
-        ahead, summaries = Summaries(self, line), dict[CheckpointId, Summary]()
-        for c in line:
-            with suppress(NotFoundError):  # removed since it was listed: a live run has a newer one
-                summaries[c] = ahead.of(c)
-        if monitor is None:
-            monitor, mode = self._monitored(summaries)
-        values = {c: s.metrics.get(monitor, math.nan) for c, s in summaries.items()}
-        finite = {c: v for c, v in values.items() if math.isfinite(v)}
-        choose = max if mode == "max" else min
-        return choose(finite, key=lambda c: finite[c], default=None)
-
-    def _monitored(self, summaries: dict[CheckpointId, Summary]) -> tuple[str, str]:
-        for summary in summaries.values():
-            if summary.monitor is not None:
-                name, _, mode = summary.monitor.rpartition(" ")
-                return name, mode
-        raise UsageError(
-            f"The run {self.name} monitors no metric, so it has no best checkpoint.",
-            do="Train with keep(best=..., monitor=...), or name the metric: best('val_loss', 'min').",
-        )
+        return best_of(self, monitor, mode)
 
     def _not_found(self, at: int | str) -> NotFoundError:
         checkpoints = self.checkpoints()

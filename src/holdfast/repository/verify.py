@@ -79,7 +79,7 @@ class Verifier:
         self._repository = repository
         self._advance = advance
         self.index = UnrecordedIndex(repository.storage)
-        self._reader = ChunkReader(repository.storage, self.index)
+        self._reader = ChunkReader(repository.storage, self.index, tells_unread=True)
         self._good: dict[bytes, int] = {}
         self._bad: dict[bytes, str] = {}
 

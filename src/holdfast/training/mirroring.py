@@ -12,6 +12,9 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import msgspec
+
+from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
 from holdfast.node.commands import command, environment, last_error
 from holdfast.repository.repository import Repository
@@ -20,7 +23,6 @@ from holdfast.training import console
 
 if TYPE_CHECKING:
     from holdfast.domain.mirrors import Mirror
-    from holdfast.domain.names import CheckpointId
     from holdfast.repository.run import Run
 
 BUSY_SECONDS = 300.0
@@ -31,7 +33,9 @@ PAUSE_SECONDS = 0.5
 def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror]) -> bool:
     """Bring what the run resumes from, where there is no checkpoint of it here; whether something came.
 
-    Of several mirrors each is asked, so the newest of what they have is here afterwards.
+    Of several mirrors the one that has got furthest is asked first: a launch that is killed in here must
+    not leave less than that, which the next one would go on from. Of one whose recovery point is
+    damaged an older one comes, as a launch at the mirror would take it; then the others are asked, too.
 
     Raises
     ------
@@ -40,13 +44,19 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror])
     """
     if _is_here(location, run):
         return False
-    came, failed = [], {}
-    for mirror in mirrors:
+    came: list[str] = []
+    failed: dict[str, str] = {}
+    for mirror in mirrors if len(mirrors) == 1 else _furthest_first(run, mirrors, failed):
         done = _asked_until_free(location, run, mirror.place)
-        if done.returncode == 0:
-            came += [mirror.place] if _is_here(location, run) else []
-        elif done.returncode != NotFoundError.exit_code:
-            failed[mirror.place] = last_error(done.stderr, done.returncode)
+        gave = done.returncode in (0, DamagedError.exit_code) and _is_here(location, run)
+        if gave:
+            came.append(mirror.place)
+        if gave and done.returncode:
+            console.say(f"not all that the mirror {mirror.place} has could be brought: {_said(done)}")
+        elif done.returncode not in (0, NotFoundError.exit_code):
+            failed[mirror.place] = _said(done)
+        if gave and not done.returncode:
+            break  # the others have beginnings of the same line
     for place, why in failed.items():
         if not came:
             raise StorageError(
@@ -57,6 +67,29 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror])
     if came:
         console.say(f"run {run} is not here; what it resumes from came from {' and '.join(came)}")
     return bool(came)
+
+
+def _furthest_first(run: str, mirrors: Sequence[Mirror], failed: dict[str, str]) -> list[Mirror]:
+    """Those that answer, by how far the run has got there; why the others do not is noted."""
+    reached = {}
+    for mirror in mirrors:
+        done = _run("ls", f"[{run[0]}]{run[1:]}", "--json", "-R", mirror.place)  # as a pattern: in one line
+        if done.returncode in (0, NotFoundError.exit_code):
+            reached[mirror.place] = _reached(done.stdout)
+        else:
+            failed[mirror.place] = _said(done)
+    found = [mirror for mirror in mirrors if mirror.place in reached]
+    return sorted(found, key=lambda mirror: reached[mirror.place], reverse=True)
+
+
+def _reached(told_json: str) -> tuple[int, int, int]:
+    """The launch that counts there, then that of what it resumes from, and which of its saves that is."""
+    runs = msgspec.json.decode(told_json)["runs"] if told_json else []
+    attempt = AttemptId.parse(runs[0]["attempt"] or "") if runs else None
+    latest = CheckpointId.parse(runs[0]["latest"]["id"]) if runs and runs[0]["latest"] else None
+    if attempt is None or latest is None:
+        return (0, 0, 0)
+    return (attempt.number, latest.attempt.number, latest.sequence)
 
 
 def _asked_until_free(
@@ -72,12 +105,17 @@ def _asked_until_free(
 
 def mend(run: Run, checkpoint: CheckpointId, mirror: str) -> bool:
     """Let a damaged checkpoint be made whole by what a mirror has; whether it is."""
-    address = f"{run.name}@{checkpoint.step}"
-    console.say(f"{address} is damaged here; what is lacking is asked of its mirror {mirror}")
+    what = f"{run.name}@{checkpoint.step} is damaged here"
+    console.say(f"{what}; what is lacking is asked of its mirror {mirror}")
+    address = f"{run.name}@{checkpoint}"  # another one may have the same step
     done = _run("verify", address, "--repair-from", mirror, "-R", run.storage.location)
     if done.returncode not in (0, DamagedError.exit_code):
-        console.say(f"the mirror could not be asked: {last_error(done.stderr, done.returncode)}")
+        console.say(f"the mirror could not be asked: {_said(done)}")
     return done.returncode == 0
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    return last_error(done.stderr, done.returncode)
 
 
 def _asked(location: str | os.PathLike[str], run: str, mirror: str) -> subprocess.CompletedProcess[str]:
@@ -88,8 +126,7 @@ def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         command(*arguments),
         stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=environment(),
         check=False,

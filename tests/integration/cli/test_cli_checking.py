@@ -54,6 +54,41 @@ def test_verify_does_not_reject_for_a_missing_pack(place, digits, holdfast):
     assert place.run("digits").rejected() == set()
 
 
+@pytest.fixture
+def bad_sector(place, monkeypatch):
+    """A checkpoint of three tensors, of which the disk cannot read the one in the middle."""
+    arrays = {"good": np.arange(5000), "bad": np.arange(5000, 10_000), "fine": np.ones(5000)}
+    place.save("digits", place.attempt("digits"), 1, arrays)
+    get, read_into, sector = LocalStorage.get, LocalStorage.read_into, 60_000
+
+    def refuse(key, start, stop):
+        if key.endswith(".pack") and start <= sector < stop:
+            raise StorageError("Reading failed: the device reported an I/O error.", errno=errno.EIO)
+
+    def getting(self, key, start=0, stop=None):
+        if stop is not None and stop - start <= arrays["bad"].nbytes:  # the index is read with more
+            refuse(key, start, stop)
+        return get(self, key, start, stop)
+
+    def reading(self, key, start, buffer):
+        refuse(key, start, start + len(buffer))
+        return read_into(self, key, start, buffer)
+
+    monkeypatch.setattr(LocalStorage, "get", getting)
+    monkeypatch.setattr(LocalStorage, "read_into", reading)
+
+
+def test_verify_tells_what_the_disk_cannot_read_and_rejects_nothing(place, bad_sector, holdfast):
+    result = holdfast("verify", "digits", "--json")
+    assert result.code == 4
+    (told,) = result.json["checkpoints"]
+    assert list(told["tensors"]) == ["model/bad"]
+    assert "it cannot be read: Reading failed" in told["tensors"]["model/bad"]
+    assert not told["rejected_now"]
+    assert place.run("digits").rejected() == set()
+    assert not list((place.path / "damaged").rglob("*.json"))
+
+
 def test_verify_names_a_damaged_manifest(place, digits, holdfast):
     flip(place.manifest_path("digits", digits[400]), -1)
     result = holdfast("verify", "digits", "--json")
@@ -354,17 +389,7 @@ def test_repair_names_a_folder_that_may_be_a_run_and_deletes_no_pack_beside_it(p
     assert holdfast("verify").code == 0
 
 
-def test_salvage_leaves_out_what_the_disk_cannot_read(place, holdfast, tmp_path, monkeypatch):
-    arrays = {"good": np.arange(5000), "bad": np.arange(5000, 10_000), "fine": np.ones(5000)}
-    place.save("digits", place.attempt("digits"), 1, arrays)
-    read, sector = LocalStorage.read_into, 60_000
-
-    def read_into(self, key, start, buffer):
-        if start <= sector < start + len(buffer):
-            raise StorageError("Reading failed: the device reported an I/O error.", errno=errno.EIO)
-        return read(self, key, start, buffer)
-
-    monkeypatch.setattr(LocalStorage, "read_into", read_into)
+def test_salvage_leaves_out_what_the_disk_cannot_read(bad_sector, holdfast, tmp_path):
     result = holdfast("repair", "digits@1", "--salvage", str(tmp_path / "rescued"), "--apply", "--json")
     assert result.code == 0
     assert result.json["intact"] == ["model/good", "model/fine"]

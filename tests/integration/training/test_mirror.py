@@ -19,16 +19,19 @@ import psutil
 import pytest
 from tests import s3_server
 from tests.integration.training.launching import count, wait_until
+from typer.testing import CliRunner
 
 import holdfast
 from agents import agents_of
+from holdfast.cli.app import app
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import HoldfastError, StorageError, UsageError
 from holdfast.node.lease import claiming
-from holdfast.repository import syncing
+from holdfast.repository import layout, syncing
 from holdfast.repository.repository import Repository
 from holdfast.repository.sync_plan import Route
 from holdfast.storage.local import LocalStorage
+from holdfast.training import mirroring
 from holdfast.training.mirroring import fetch
 
 Said = pytest.CaptureFixture[str]
@@ -209,6 +212,41 @@ def test_what_was_fetched_only_in_part_is_fetched_again(
     assert "resumes after step 6" in capsys.readouterr().err
 
 
+def test_a_fresh_start_is_refused_while_no_launch_leads_to_what_its_mirror_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first upload was killed when the checkpoint was there, and no record of what leads to it."""
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(here, save="every 2 steps", background=False)
+    source = Repository.open(LocalStorage(here))
+    target = Repository.create(LocalStorage(mirror, create=True), repository_id=source.id)
+    monkeypatch.setattr(syncing._Syncing, "_record", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        syncing.sync_run(Route(source, target), "main")
+    shutil.rmtree(here)
+    with pytest.raises(StorageError, match="no record of a launch leads to them"):
+        count(here, mirror=mirror, background=False)
+    CliRunner().invoke(app, ["repair", str(mirror), "--apply"])
+    assert fetch(here, "main", [Mirror(str(mirror))])
+
+
+def test_of_two_of_one_step_the_one_that_is_damaged_is_mended(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(here, until=2, save="every 1 step", keep="all", background=False)
+    run = Repository.open(LocalStorage(here)).run("main")
+    run.set_tag("mine", run.resolve(2))
+    assert CliRunner().invoke(app, ["restart", "main@1", "--yes", "-R", str(here)]).exit_code == 0
+    count(here, until=2, save="every 1 step", keep="all", background=False)
+    shutil.copytree(here, mirror)
+    damaged = run.resolve("mine")
+    assert damaged != run.resolve(2)
+    assert run.resolve(str(damaged)) == damaged
+    for pack in set(run.hints(damaged)).difference(run.hints(run.resolve(2))):
+        flip(here / layout.pack(pack))
+    done = count(here, until=3, keep="all", resume="mine", mirror=mirror, background=False)
+    assert done["log"] == [0, 1, 2]
+
+
 def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys: Said) -> None:
     here, mirror = tmp_path / "here", tmp_path / "mirror"
     Repository.create(LocalStorage(mirror, create=True)).run("main").begin_attempt()
@@ -220,6 +258,24 @@ def flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[len(data) // 3] ^= 1
     path.write_bytes(data)
+
+
+def test_a_fresh_machine_starts_from_what_a_damaged_mirror_has_intact(tmp_path: Path, capsys: Said) -> None:
+    here, mirror, other = tmp_path / "here", tmp_path / "mirror", tmp_path / "other"
+    state = {"w": np.arange(100_000.0)}
+    with holdfast.Checkpointer(mirror, state, save=None, background=False) as ckpt:
+        for _ in range(2):
+            state["w"] += 1
+            ckpt.step()
+            ckpt.save()
+    shutil.copytree(mirror, other)
+    flip(max((mirror / "packs").rglob("*.pack"), key=lambda pack: pack.stat().st_mtime_ns))
+    assert fetch(here, "main", [Mirror(str(mirror))])
+    assert steps_in(here) == [1]
+    assert f"not all that the mirror {mirror} has could be brought: " in capsys.readouterr().err
+    shutil.rmtree(here)
+    assert fetch(here, "main", [Mirror(str(mirror)), Mirror(str(other))])
+    assert holdfast.open(here)["main"].latest.step == 2
 
 
 @pytest.mark.parametrize("what", ["packs", "runs/main/checkpoints"])
@@ -332,7 +388,9 @@ def test_of_several_mirrors_one_may_be_down(tmp_path: Path, capsys: Said) -> Non
     assert gone(here)
 
 
-def test_the_newest_of_what_several_mirrors_have_is_taken(tmp_path: Path) -> None:
+def test_the_newest_of_what_several_mirrors_have_is_taken_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
     state = {"w": np.zeros(1000)}
     with holdfast.Checkpointer(here, state, save=None, mirror=near) as ckpt:
@@ -342,6 +400,20 @@ def test_the_newest_of_what_several_mirrors_have_is_taken(tmp_path: Path) -> Non
         ckpt.step()
         ckpt.save().wait_uploaded(PATIENCE_SECONDS)
     assert gone(here)
+    shutil.rmtree(here)
+    asked, ask = [], mirroring._asked
+
+    def killed(location: Path, run: str, mirror: str) -> Any:
+        ask(location, run, mirror)
+        asked.append(mirror)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as once:
+        once.setattr(mirroring, "_asked", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
+    assert asked == [str(far)]
+    assert holdfast.open(here)["main"].latest.step == 2, "the next launch asks no mirror any more"
     shutil.rmtree(here)
     assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
     assert holdfast.open(here)["main"].latest.step == 2

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -42,7 +43,7 @@ def until(condition: Callable[[], bool]) -> bool:
 
 def ended(rounds: Rounds) -> bool:
     """Whether no round is under way, having looked at it."""
-    rounds.look(idle=False)
+    rounds._collect()
     return rounds._running is None
 
 
@@ -96,6 +97,23 @@ def test_a_round_that_is_done_says_how_far(here: Path, tmp_path: Path) -> None:
     assert told == [Uploaded(1, str(tmp_path / "there"))]
     assert rounds.is_open
     assert holdfast.open(tmp_path / "there")["main"].latest.step == 1
+
+
+def test_saves_that_follow_one_another_without_a_pause_come_to_the_mirror(here: Path, tmp_path: Path) -> None:
+    told: list[Message] = []
+    rounds = Rounds(sync(here, str(tmp_path / "there")), told.append)
+    rounds.committed(1)
+    rounds.look(idle=False)
+    assert rounds._running is not None
+    assert until(lambda: ended(rounds))
+    assert told == [Uploaded(1, str(tmp_path / "there"))]
+
+
+def test_what_is_done_gently_waits_until_nothing_is_saved(here: Path) -> None:
+    rounds = Rounds(Errand("no", [["compact", "main", "--repository", str(here)]], 1, 0, gently=True), Mock())
+    rounds.committed(1)
+    rounds.look(idle=False)
+    assert rounds._running is None
 
 
 def test_what_another_trainer_saved_does_not_count_for_this_one(here: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from holdfast.repository.index import ChunkIndex, Copy
+from holdfast.repository.index import ChunkIndex, Copy, read_damage
 from holdfast.repository.pack import PackEntry
 from holdfast.storage.memory import MemoryStorage
 
@@ -114,3 +114,10 @@ def test_it_chooses_as_the_copies_are_ordered(seed: int) -> None:
         if packs := [copy.pack for copy in index.last_copies(digest)]:
             expected.add(next((p for p in packs if p not in condemned), packs[0]))
     assert index.holders(DIGESTS, condemned) == expected
+
+
+def test_damage_to_any_number_of_chunks_is_known_to_others() -> None:
+    storage = MemoryStorage()
+    many = {number.to_bytes(32, "big") for number in range(20_000)}
+    ChunkIndex(storage).record_damage(PACK, many, "test")
+    assert {digest for record in read_damage(storage) for digest in record.readable()} == many

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 
 from checkpoints import begin, make_repository, prune, save
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import NotFoundError
-from holdfast.repository.overview import entry, overview
+from holdfast.repository.overview import RunOverview, entries, entry, overview
+from holdfast.repository.removing import remove_run
 from holdfast.repository.run import Run
 from holdfast.repository.space import Survey
 from holdfast.storage.memory import MemoryStorage
 
 
 class Hooked(MemoryStorage):
-    """Lets something happen right before a manifest is read."""
+    """Lets something happen right before a manifest, or what ends so, is read."""
 
-    before: Callable[[], None] | None = None
+    before: Callable[[], object] | None = None
+    ending = ".manifest"
 
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        before, self.before = self.before, None if key.endswith(".manifest") else self.before
-        if before is not None and key.endswith(".manifest"):
+        before, self.before = self.before, None if key.endswith(self.ending) else self.before
+        if before is not None and key.endswith(self.ending):
             before()
         return super().get(key, start, stop)
 
@@ -74,3 +77,14 @@ def test_space_counts_none_that_is_removed_meanwhile(live: Run) -> None:
     survey = Survey(live.repository)
     assert survey.by_run() == {}
     assert survey.whole().logical_bytes == 0
+
+
+@pytest.mark.parametrize("look", [overview, entries])
+def test_a_run_that_is_removed_meanwhile_has_nothing(look: Callable[[Run], object]) -> None:
+    storage = Hooked()
+    run = make_repository(storage).run("digits")
+    save(run, begin(run), 1, 10)
+    storage.ending = ".base"
+    storage.before = partial(remove_run, make_repository(storage).run("digits"))
+    assert look(run) in (RunOverview("digits"), [])
+    assert storage.before is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -109,6 +110,41 @@ def test_damage_in_what_was_begun_is_mended_by_another_copy_or_told(size_bytes: 
     assert PACKS[0] in failed[digest(chunks[4])]
     assert given.times == dict.fromkeys(wanted - failed.keys(), 1)
     assert digest(chunks[4]) not in {copy.entry.digest for copy in index.copies_in(PACKS[0])}
+
+
+class Unreadable(MemoryStorage):
+    """A disk that cannot read one pack, from some place in it on."""
+
+    start = 0
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        self._refuse(key, stop)
+        return super().get(key, start, stop)
+
+    def read_into(self, key: str, start: int, buffer: npt.NDArray[np.uint8]) -> int:
+        self._refuse(key, start + len(buffer))
+        return super().read_into(key, start, buffer)
+
+    def _refuse(self, key: str, stop: int | None) -> None:
+        if key == layout.pack(PACKS[0]) and self.start and (stop is None or stop > self.start):
+            raise StorageError("The device reported an I/O error.", errno=errno.EIO)
+
+
+@pytest.mark.usefixtures("small_reads")
+def test_what_the_disk_cannot_read_comes_from_another_copy_and_is_no_damage() -> None:
+    storage = Unreadable()
+    chunks = distinct(60, 1000)
+    put(storage, PACKS[0], chunks)
+    put(storage, PACKS[1], chunks[:50])
+    reads, index = reader(storage)
+    index.load(PACKS[:2])
+    storage.start = index.copies_in(PACKS[0])[20].entry.offset
+    given = Given()
+    assert not reads.read({digest(chunk) for chunk in chunks[:50]}, PACKS[:2], given)
+    assert given.times == dict.fromkeys((digest(chunk) for chunk in chunks[:50]), 1)
+    with pytest.raises(StorageError, match="I/O error"):
+        reads.read({digest(chunk) for chunk in chunks}, PACKS[:2], Given())
+    assert len(index.copies_in(PACKS[0])) == 60
 
 
 @pytest.mark.usefixtures("small_reads")

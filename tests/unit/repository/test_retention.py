@@ -26,7 +26,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.errors import DamagedError, NotFoundError, StorageError
 from holdfast.repository import layout, records
 from holdfast.repository.commit import commit
-from holdfast.repository.removing import remove_run
+from holdfast.repository.removing import remove_checkpoints, remove_run
 from holdfast.repository.retaining import Retention
 from holdfast.repository.retention import GRACE_SECONDS, finish, needed_packs, packs_of, remove, sweep
 from holdfast.repository.run import Run
@@ -344,6 +344,18 @@ def test_what_was_condemned_of_any_run_is_finished(disk: SimulatedDisk) -> None:
     assert remove_run(fresh(other)).checkpoints == []
     assert not other.exists()
     assert read(fresh(run), three) == make_state(30)
+
+
+def test_what_is_not_removed_because_others_read_keeps_its_tags() -> None:
+    run, _, (one, two, three) = filled(MemoryStorage())
+    run.set_tag("paper", one)
+    run.set_tag("other", two)
+    with fresh(run).repository.holding():
+        assert remove_checkpoints(run, [one], wait_seconds=0.0).busy
+    assert run.tags() == {"other": two, "paper": one}
+    assert remove_checkpoints(run, [one]).checkpoints == [one]
+    assert run.tags() == {"other": two}
+    assert run.checkpoints() == [two, three]
 
 
 def test_what_the_newest_launch_starts_from_is_not_finished(disk: SimulatedDisk) -> None:
