@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from paddle.optimizer import LBFGS, Optimizer
 from paddle.optimizer.lr import LRScheduler
 
 from holdfast.frameworks.paddle import tensors
@@ -13,6 +14,9 @@ from holdfast.frameworks.paddle.parameters import is_optimizer, option_groups
 
 _ENTRIES = ("step", "minimize", "_apply_optimize")
 """Every way into an update; each may call the next."""
+_UPDATES = ((Optimizer, "_apply_optimize"), (LBFGS, "step"))
+"""One of these is passed by every update of any optimizer."""
+_before_any: list[Callable[[], None]] = []
 
 
 def watch_steps(
@@ -20,6 +24,9 @@ def watch_steps(
 ) -> Callable[[], None]:
     """Call these around each update of the optimizers among ``values``; returns the undo."""
     undos = [_watch(value, on_step, before_step) for value in values if is_optimizer(value)]
+    if undos and before_step is not None:
+        # of any optimizer: one that came since, or is no part of the state, may change the same parameters
+        undos.append(_hear_all(before_step))
 
     def undo() -> None:
         for one in undos:
@@ -87,3 +94,30 @@ def _unwatch(optimizer: Any, before: dict[str, Any]) -> None:
             delattr(optimizer, name)
         else:
             setattr(optimizer, name, entry)
+
+
+def _hear_all(before_step: Callable[[], None]) -> Callable[[], None]:
+    """Call this before each update of any optimizer; returns the undo."""
+    for owner, name in () if _before_any else _UPDATES:
+        setattr(owner, name, _heard(vars(owner)[name]))
+    _before_any.append(before_step)
+
+    def undo() -> None:
+        _before_any.remove(before_step)
+        for owner, name in () if _before_any else _UPDATES:
+            entry = vars(owner)[name]
+            if hasattr(entry, "heard"):  # else somebody has wrapped it since, and that stays
+                setattr(owner, name, entry.heard)
+
+    return undo
+
+
+def _heard(entry: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(entry)
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        for before_step in list(_before_any):
+            before_step()
+        return entry(*args, **kwargs)
+
+    vars(heard)["heard"] = entry
+    return heard

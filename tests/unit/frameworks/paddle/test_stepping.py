@@ -81,6 +81,36 @@ def test_lbfgs_counts_its_closures_as_one():
     assert seen == [1]
 
 
+def test_what_is_called_before_a_step_is_called_for_every_optimizer_there_is():
+    weight, optimizer = make("plain")
+    entries = [(paddle.optimizer.Optimizer, "_apply_optimize"), (paddle.optimizer.LBFGS, "step")]
+    were = [vars(owner)[name] for owner, name in entries]
+    seen: list[int] = []
+    undos = [FRAMEWORK.watch_steps([optimizer], lambda: None, lambda: seen.append(1)) for _ in range(2)]
+    others = [
+        paddle.optimizer.SGD(parameters=[weight]),
+        paddle.optimizer.AdamW(parameters=[{"params": [weight]}]),
+        paddle.optimizer.LBFGS(parameters=[weight], max_iter=1),
+    ]
+
+    def loss() -> paddle.Tensor:
+        total = (weight * weight).sum()
+        total.backward()
+        return total
+
+    for other in others:
+        seen.clear()
+        loss()
+        other.step(*[loss] * isinstance(other, paddle.optimizer.LBFGS))
+        assert seen
+    undos[0]()
+    seen.clear()
+    others[0].step()
+    assert seen
+    undos[1]()
+    assert [vars(owner)[name] for owner, name in entries] == were
+
+
 def test_environment():
     found = FRAMEWORK.environment()
     assert paddle.__version__ in found.versions["paddle"]
