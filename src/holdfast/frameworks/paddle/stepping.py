@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import paddle
 from paddle.optimizer import LBFGS, Optimizer
 from paddle.optimizer.lr import LRScheduler
 
@@ -14,18 +16,27 @@ from holdfast.frameworks.paddle.parameters import is_optimizer, option_groups
 
 _ENTRIES = ("step", "minimize", "_apply_optimize")
 """Every way into an update; each may call the next."""
-_UPDATES = ((Optimizer, "_apply_optimize"), (LBFGS, "step"))
-"""One of these is passed by every update of any optimizer."""
-_before_any: list[Callable[[], None]] = []
+_CHANGES = (
+    (Optimizer, "_apply_optimize"),
+    (LBFGS, "step"),
+    (paddle.Tensor, "set_value"),
+    (paddle.Tensor, "copy_"),
+)
+"""One of these is passed by every update of any optimizer, and by writes that move no tensor's version."""
+_before_any: list[tuple[int, Callable[[], None]]] = []
+"""What is called before those of a thread."""
 
 
 def watch_steps(
     values: Iterable[object], on_step: Callable[[], None], before_step: Callable[[], None] | None = None
 ) -> Callable[[], None]:
-    """Call these around each update of the optimizers among ``values``; returns the undo."""
+    """Call these around each update of the optimizers among ``values``; returns the undo.
+
+    ``before_step`` is called before `_CHANGES` as well: an optimizer that came since, or is no part of the
+    state, may change the same parameters, and so may a script that swaps weights for an evaluation.
+    """
     undos = [_watch(value, on_step, before_step) for value in values if is_optimizer(value)]
     if undos and before_step is not None:
-        # of any optimizer: one that came since, or is no part of the state, may change the same parameters
         undos.append(_hear_all(before_step))
 
     def undo() -> None:
@@ -97,14 +108,15 @@ def _unwatch(optimizer: Any, before: dict[str, Any]) -> None:
 
 
 def _hear_all(before_step: Callable[[], None]) -> Callable[[], None]:
-    """Call this before each update of any optimizer; returns the undo."""
-    for owner, name in () if _before_any else _UPDATES:
+    """Call this before each of `_CHANGES` in this thread; returns the undo."""
+    for owner, name in () if _before_any else _CHANGES:
         setattr(owner, name, _heard(vars(owner)[name]))
-    _before_any.append(before_step)
+    hearing = threading.get_ident(), before_step
+    _before_any.append(hearing)
 
     def undo() -> None:
-        _before_any.remove(before_step)
-        for owner, name in () if _before_any else _UPDATES:
+        _before_any.remove(hearing)
+        for owner, name in () if _before_any else _CHANGES:
             entry = vars(owner)[name]
             if hasattr(entry, "heard"):  # else somebody has wrapped it since, and that stays
                 setattr(owner, name, entry.heard)
@@ -115,8 +127,9 @@ def _hear_all(before_step: Callable[[], None]) -> Callable[[], None]:
 def _heard(entry: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(entry)
     def heard(*args: Any, **kwargs: Any) -> Any:
-        for before_step in list(_before_any):
-            before_step()
+        for thread, before_step in list(_before_any):
+            if thread == threading.get_ident():
+                before_step()
         return entry(*args, **kwargs)
 
     vars(heard)["heard"] = entry

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import paddle
 import pytest
 
-from holdfast.frameworks.paddle import FRAMEWORK
+from holdfast.frameworks.paddle import FRAMEWORK, stepping
 
 pytestmark = pytest.mark.paddle
 
@@ -81,10 +82,9 @@ def test_lbfgs_counts_its_closures_as_one():
     assert seen == [1]
 
 
-def test_what_is_called_before_a_step_is_called_for_every_optimizer_there_is():
+def test_what_is_called_before_a_step_is_called_for_every_optimizer_and_write_there_is():
     weight, optimizer = make("plain")
-    entries = [(paddle.optimizer.Optimizer, "_apply_optimize"), (paddle.optimizer.LBFGS, "step")]
-    were = [vars(owner)[name] for owner, name in entries]
+    were = [vars(owner)[name] for owner, name in stepping._CHANGES]
     seen: list[int] = []
     undos = [FRAMEWORK.watch_steps([optimizer], lambda: None, lambda: seen.append(1)) for _ in range(2)]
     others = [
@@ -103,12 +103,23 @@ def test_what_is_called_before_a_step_is_called_for_every_optimizer_there_is():
         loss()
         other.step(*[loss] * isinstance(other, paddle.optimizer.LBFGS))
         assert seen
-    undos[0]()
+    layer = paddle.nn.Linear(2, 2)
+    ones = {name: paddle.ones(tensor.shape) for name, tensor in layer.state_dict().items()}
+    for write in (lambda: layer.set_state_dict(ones), lambda: weight.copy_(weight + 1, True)):
+        seen.clear()
+        write()
+        assert seen
+    assert (layer.weight.numpy() == 1).all()
     seen.clear()
+    thread = threading.Thread(target=lambda: weight.set_value(weight + 1))
+    thread.start()
+    thread.join()
+    assert seen == []  # a fence is closed by the thread that trains
+    undos[0]()
     others[0].step()
     assert seen
     undos[1]()
-    assert [vars(owner)[name] for owner, name in entries] == were
+    assert [vars(owner)[name] for owner, name in stepping._CHANGES] == were
 
 
 def test_environment():
