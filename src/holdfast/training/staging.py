@@ -184,7 +184,8 @@ class _Staging:
         if version is not None:
             self._versions.append(version)
             self._later += [partial(_same, *piece) for piece in pieces] if self._compare else copies
-            self._samples.append(_sampled(target, data, offset))
+            seeds = range(offset, offset + len(pieces))
+            self._samples += [_sampled(*piece, seed) for piece, seed in zip(pieces, seeds, strict=True)]
 
     def on_device(self, source: DeviceSource, offset: int) -> None:
         """Take a tensor that its device copies."""
@@ -252,7 +253,7 @@ def stage(
 
 
 def _sampled(target: Bytes, data: Bytes, seed: int) -> tuple[Bytes, Bytes]:
-    """A few bytes from somewhere in a tensor; the same place in it at every save, another in each."""
+    """A few bytes from somewhere in a piece; the same place in it at every save, another in each."""
     start = seed * 2654435761 % max(len(data) - SAMPLE_BYTES, 1)  # Knuth's multiplicative hash
     return target[start : start + SAMPLE_BYTES], data[start : start + SAMPLE_BYTES].copy()
 

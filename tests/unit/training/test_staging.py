@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.domain.tensors import DeviceCopy, TensorSpec
 from holdfast.node.arena import Place, Slot
+from holdfast.training import staging
 from holdfast.training.staging import Fence, stage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -135,6 +136,26 @@ def test_a_version_that_moves_is_a_change(slot: Slot) -> None:
     fence = stage(sources, places(sources), slot, {source.address: lambda: version[0]}, compare=False)
     version[0] += 1
     fence.finish()
+    assert not fence.held()
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_weights_that_are_swapped_and_back_while_they_are_copied_are_a_change(
+    slot: Slot, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, pieces, source = staging._copied, iter(range(4)), OnHost(1)
+
+    def swapped(target: Bytes, data: Bytes) -> bool:
+        source.memory[:] = 7 if next(pieces) == moment else 1
+        return copied(target, data)
+
+    monkeypatch.setattr(staging, "PIECE_BYTES", SIZE // 4)
+    monkeypatch.setattr(staging, "_copied", swapped)
+    sources: dict[str, OnDevice | OnHost] = {"fenced": source}
+    address = source.memory.__array_interface__["data"][0]
+    fence = stage(sources, places(sources), slot, {address: lambda: 0}, compare=False)
+    fence._work_off()
+    assert in_slot(slot, places(sources)["fenced"]) == {1, 7}
     assert not fence.held()
 
 
