@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-Versions = Mapping[int, Callable[[], int]]
-"""Address of memory that only a step changes → its version, which most other changes move."""
+Versions = Mapping[tuple[int, int], Callable[[], int]]
+"""Address and bytes of memory that only a step changes → its version, which most other changes move.
+
+By both: a buffer that begins where a parameter does may hold more than that.
+"""
 Task = Callable[[], bool]
 PIECE_BYTES = 8 * 1024 * 1024
 SAMPLE_BYTES = 1024
@@ -177,7 +180,7 @@ class _Staging:
             return
         target = self._slot.memory[offset : offset + len(data)]
         pieces = list(_cut(target, data))
-        version = self._known.get(data.__array_interface__["data"][0])
+        version = self._known.get((data.__array_interface__["data"][0], len(data)))
         copies = [partial(_copied, *piece) for piece in pieces]
         if version is None or self._compare:
             self._now += copies
@@ -190,7 +193,7 @@ class _Staging:
     def on_device(self, source: DeviceSource, offset: int) -> None:
         """Take a tensor that its device copies."""
         target = self._slot.memory[offset : offset + source.spec.size_bytes]
-        version = self._known.get(source.address)
+        version = self._known.get((source.address, source.spec.size_bytes))
         held = version is not None and not self._compare
         self._device.setdefault(source.begin, []).append(DeviceCopy(source, target, held))
         if version is not None:
