@@ -284,10 +284,10 @@ class Framework(Protocol):
         """
         ...
 
-    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
         """Memory that nothing changes but a step of the optimizers among ``values``.
 
-        Address → a function that gives a version, which most changes by others move. What is
+        Address and bytes → a function that gives a version, which most changes by others move. What is
         not known to be safe is not among it.
         """
         ...

@@ -307,7 +307,7 @@ class NumpyFramework:
     ) -> Callable[[], None]:
         return lambda: None
 
-    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
         return {}
 
     def has_gradients(self, values: Iterable[object]) -> bool:

@@ -256,7 +256,7 @@ class PythonFramework:
     ) -> Callable[[], None]:
         return lambda: None
 
-    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
         return {}
 
     def has_gradients(self, values: Iterable[object]) -> bool:

@@ -38,6 +38,8 @@ _IS, _PID, _PHASE, _SINCE, _BEATS, _STEP, _STEPS_HERE, _NOT_FINITE, _STORY_BYTES
     11
 )
 _LONGEST = 16
+_ORPHAN_LOOK_NS = 1_000_000_000
+"""Between two looks whether the supervisor is still there."""
 
 
 class Phase(IntEnum):
@@ -258,6 +260,8 @@ class Pulse:
         self._words = memoryview(self._map)[:_STORY_AT].cast("q")
         self._numbers = memoryview(self._map)[:_STORY_AT].cast("d")
         self._compiled = False
+        self._place = place
+        self._looks_at: float = time.monotonic_ns() + _ORPHAN_LOOK_NS
         os.lseek(descriptor, max(os.fstat(descriptor).st_size, PAGE_BYTES), os.SEEK_SET)
         faulthandler.register(
             STACKS_SIGNAL, file=descriptor, all_threads=True
@@ -285,6 +289,19 @@ class Pulse:
     def turn(self) -> None:
         """A turn begins; in the first one everything may be compiled."""
         self.enter(Phase.STEPPING if self._compiled else Phase.COMPILING)
+        if self._words[_SINCE] > self._looks_at:
+            self._end_if_orphaned()
+
+    def _end_if_orphaned(self) -> None:
+        """Ask this process to end if its supervisor is dead: the kernel tells only a wrapper between them."""
+        self._looks_at = self._words[_SINCE] + _ORPHAN_LOOK_NS
+        try:
+            os.lstat(self._place)
+        except FileNotFoundError:
+            self._looks_at = math.inf  # once
+            os.kill(os.getpid(), signal.SIGTERM)
+        except OSError:
+            pass  # nothing is known
 
     def stepped(self, step: int, loss: float | None) -> None:
         """A step is counted; its loss, if it is known by now."""

@@ -16,8 +16,13 @@ LOOK_SECONDS = 120.0
 """A store that does not answer for so long is not waited for: the newest recovery point will do."""
 
 
-def step_back(location: str, run: str, back: int) -> int | None:
+def step_back(location: str, run: str, back: int, before: int | None = None) -> int | None:
     """The step of the recovery point so many before the newest, of the oldest if there are fewer.
+
+    Parameters
+    ----------
+    before : int, optional
+        Where it was gone back to already, in vain: the one before that instead, whatever was saved since.
 
     Returns
     -------
@@ -37,7 +42,11 @@ def step_back(location: str, run: str, back: int) -> int | None:
     except subprocess.TimeoutExpired:
         return None
     steps = recovery_steps(_told(done.stdout)) if done.returncode == 0 else []
-    return steps[min(back, len(steps) - 1)] if len(steps) > 1 else None
+    if len(steps) < 2:  # the newest is not earlier
+        return None
+    if before is not None:
+        return next((step for step in steps if step < before), steps[-1])
+    return steps[min(back, len(steps) - 1)]
 
 
 def _told(printed: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from holdfast.node.groups import started
 from holdfast.node.pulse import PLACE_VARIABLE, RANKS_VARIABLE, Page, Seen
 from holdfast.supervisor import reporting
 from holdfast.supervisor.causes import JUDGED, Cause, signal_of
-from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest
+from holdfast.supervisor.deciding import Budget, Launch, Restart, Stop, decide, furthest, streak
 from holdfast.supervisor.earlier import step_back
 from holdfast.supervisor.rules import Rule
 from holdfast.supervisor.signals import Signals
@@ -75,7 +75,7 @@ class Supervisor:
         self.history: list[Launch] = []
         self.why_stopped = ""
         self._skip: dict[int, int] = {}
-        self._is_back = False
+        self._is_back = self._went_back = False
         self._given = read_overrides(os.environ)
         self._told_to_end: Cause | None = None
 
@@ -147,6 +147,8 @@ class Supervisor:
 
     def _overrides(self, back: int) -> Overrides:
         """Where the next launch resumes: the newest recovery point, or so many before it."""
+        before = self._back_in_vain()
+        self._went_back = back > 0
         if not back:
             return msgspec.structs.replace(self._given, skip=self._skip)
         if self._how.skip_batches:
@@ -155,12 +157,16 @@ class Supervisor:
                 f"{self._how.skip_batches} batches after step {furthest(self.history)} will be passed over."
             )
         known = next((launch for launch in reversed(self.history) if launch.run), None)
-        step = step_back(known.location, known.run, back) if known is not None else None
+        step = step_back(known.location, known.run, back, before) if known is not None else None
         if step is None:
             self._say("there is no earlier recovery point to go back to.")
         else:
             self._say(f"going back to the recovery point at step {step}; nothing is rejected.")
         return msgspec.structs.replace(self._given, resume=step, skip=self._skip)
+
+    def _back_in_vain(self) -> int | None:
+        """Where the last launch began, if it was sent back and the run has got no further by that."""
+        return self.history[-1].resumed if self._went_back and streak(self.history) > 1 else None
 
     def _is_told_to_end(self, signals: Signals, seconds: float) -> bool:
         until = time.monotonic() + seconds

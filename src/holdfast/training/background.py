@@ -21,7 +21,7 @@ from holdfast.repository.persisting import Persister
 from holdfast.repository.run import Run
 from holdfast.training.conversation import Conversation, Telling
 from holdfast.training.fencing import Fencing, chosen_mode
-from holdfast.training.flights import Flight, landed, late, newest, outcome, record_of, torn, uncopied
+from holdfast.training.flights import Delays, Flight, landed, late, newest, outcome, record_of, torn, uncopied
 from holdfast.training.landing import hand_over
 from holdfast.training.placing import Placing
 from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, Slots
@@ -93,7 +93,7 @@ class Background:
         self._newest: Flight | None = None
         self._durable = CheckpointId.parse(hello.parent) if hello.parent is not None else None
         self._decided: list[Outcome] = []
-        self._deaths = 0
+        self._deaths, self._delays = 0, Delays()
         self._uploads = Uploads(hello.mirrors)
         self._fencing = Fencing(chosen_mode(), warn)
         self._fenced: tuple[Flight, Fence] | None = None
@@ -355,8 +355,7 @@ class Background:
             self._decided.append(decided)
 
     def _give_up_late_ones(self) -> None:
-        now, flights = time.monotonic(), list(self._flights.values())
-        overdue = [flight for flight in flights if now - flight.staged_at > DEADLINE_SECONDS]
+        overdue = self._delays.overdue(list(self._flights.values()), DEADLINE_SECONDS)
         if not overdue or not self._agent.begun:
             return
         self._agent.kill()

@@ -177,6 +177,7 @@ class Checkpointer:
             probe=check_probe(probe),
             staging_memory=check_staging_memory(staging_memory),
             memory_seconds=chosen_memory_seconds(),
+            sent_to=overrides.resume,
             skip=overrides.skip,
         )
         log = event_log(os.environ, "trainer", console.say)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import msgspec
 
@@ -19,6 +19,9 @@ from holdfast.repository.run import Run
 from holdfast.training.placing import Layout
 from holdfast.training.ways import Outcome
 
+LONGEST_LOOK_SECONDS = 300.0
+"""A longer time between two looks is no delay of the agent: the whole job was suspended, perhaps."""
+
 
 class Flight(msgspec.Struct):
     """A snapshot: on its way to the disk, or the newest one in memory.
@@ -29,6 +32,8 @@ class Flight(msgspec.Struct):
         Copied, and the agent's from now on.
     durable : bool
         It has become a checkpoint.
+    waited_seconds : float
+        For how long it has been waited for.
     """
 
     draft: Draft
@@ -39,10 +44,26 @@ class Flight(msgspec.Struct):
     staged_at: float
     complete: bool = False
     durable: bool = False
+    waited_seconds: float = 0.0
 
     @property
     def slot(self) -> int:
         return self.staged.slot
+
+
+class Delays:
+    """Adds up, look by look, how long flights are waited for."""
+
+    def __init__(self) -> None:
+        self._looked = time.monotonic()
+
+    def overdue(self, flights: Collection[Flight], deadline_seconds: float) -> list[Flight]:
+        """Those that were waited for longer than that."""
+        now = time.monotonic()
+        passed, self._looked = min(now - self._looked, LONGEST_LOOK_SECONDS), now
+        for flight in flights:
+            flight.waited_seconds += min(passed, now - flight.staged_at)
+        return [flight for flight in flights if flight.waited_seconds > deadline_seconds]
 
 
 def record_of(draft: Draft, details: Details, layout: Layout) -> bytes:

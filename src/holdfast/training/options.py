@@ -32,6 +32,8 @@ class Options(msgspec.Struct, frozen=True):
         Where each checkpoint is brought as well, and the keep rule there.
     publish : tuple[Publication, ...]
         Plain files that are kept current, by their whole paths.
+    sent_to : int or None
+        The step that a program above has named in place of ``resume``.
     skip : dict[int, int]
         After so many steps pass over so many batches.
     """
@@ -56,4 +58,5 @@ class Options(msgspec.Struct, frozen=True):
     probe: Callable[[], Any] | None
     staging_memory: int | None
     memory_seconds: float
+    sent_to: int | None = None
     skip: dict[int, int] = {}

@@ -7,13 +7,17 @@ Settings are arguments of the Checkpointer; this is for `holdfast run`, `holdfas
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import UsageError
 from holdfast.training.arguments import check_mirrors
+
+if TYPE_CHECKING:
+    from holdfast.repository.run import Run
 
 VARIABLE = "HOLDFAST_OVERRIDES"
 
@@ -28,7 +32,7 @@ class Overrides(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
     save, keep, on_finding : str or None
         Rules in place of the script's.
     resume : int or None
-        The step to go on from, once; nothing is rejected.
+        The step to go on from, once; nothing is rejected. If it is gone, one near it will do.
     mirror : str or None
         With ``repository``: a mirror, all the same.
     skip : dict[int, int]
@@ -79,3 +83,17 @@ def read(variables: Mapping[str, str]) -> Overrides:
             f"{VARIABLE} cannot be understood: {error}.",
             do="It is for programs of Holdfast that start others: unset it.",
         ) from error
+
+
+def still_there(run: Run, step: int, warn: Callable[[str], None]) -> int:
+    """The step to go on from; if it was pruned since, that of the recovery point before it, else the oldest.
+
+    What a killed trainer had staged becomes durable after others looked, and then the keep rule removes more.
+    """
+    if any(c.step == step and c.kind == "full" for c in run.checkpoints()):
+        return step
+    left = sorted({c.step for c in run.recovery_points()})
+    nearest = max((other for other in left if other < step), default=next(iter(left), step))
+    if nearest != step:
+        warn(f"step {step} is there no more: {run.name} goes on from step {nearest}.")
+    return nearest

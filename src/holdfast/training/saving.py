@@ -250,9 +250,9 @@ class Saver:
         """An optimizer is about to step."""
         self._way.before_step()
 
-    def _versions(self) -> dict[int, Callable[[], int]]:
+    def _versions(self) -> dict[tuple[int, int], Callable[[], int]]:
         values = leaves(self._state)
-        found: dict[int, Callable[[], int]] = {}
+        found: dict[tuple[int, int], Callable[[], int]] = {}
         for framework in registry.active():
             found |= framework.changed_by_steps_only(values)
         return found
@@ -301,7 +301,8 @@ class Saver:
     def _draft(self, point: SavePoint, reason: str, metrics: dict[str, float], versions: Versions) -> Draft:
         captured = walk.capture(self._state, self._memory)
         self._sequence += 1
-        unchanged = self._unwritten.among(captured.tensors, self._sequence, versions)
+        stepped = {address for address, _ in versions}
+        unchanged = self._unwritten.among(captured.tensors, self._sequence, stepped)
         return Draft(
             attempt=self._attempt,
             sequence=self._sequence,

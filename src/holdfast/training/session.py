@@ -26,6 +26,7 @@ from holdfast.training.health import Health
 from holdfast.training.loops import Loops
 from holdfast.training.opening import inherit_snapshots, open_saver, open_way
 from holdfast.training.options import Options
+from holdfast.training.overrides import still_there
 from holdfast.training.probing import Probe, rejoin
 from holdfast.training.pulsing import number_at_hand
 from holdfast.training.ranks.launch import Place
@@ -172,7 +173,9 @@ class Session:
         self._continue_from(self.restored)
 
     def _chosen(self, restorer: Restorer) -> Restored | None:
-        return restore_for_launch(restorer, self._run, self._options.resume)
+        step = self._options.sent_to
+        resume = self._options.resume if step is None else still_there(self._run, step, self.warn)
+        return restore_for_launch(restorer, self._run, resume)
 
     def _continue_from(self, restored: Restored) -> None:
         training = restored.training

@@ -60,6 +60,9 @@ class Slots:
             return None
         number = free[0] if free else len(self._slots)
         slot = self._made(need_bytes)
+        if slot is None and free and not busy:  # all the memory there is may be that of what is outgrown
+            self._slots[number].give_back()
+            slot = self._made(need_bytes)
         if slot is not None:
             for outgrown in self._slots[number : number + 1]:
                 outgrown.close()

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-Versions = Mapping[int, Callable[[], int]]
-"""Address of memory that only a step changes → its version, which most other changes move."""
+Versions = Mapping[tuple[int, int], Callable[[], int]]
+"""Address and bytes of memory that only a step changes → its version, which most other changes move.
+
+By both: a buffer that begins where a parameter does may hold more than that.
+"""
 Task = Callable[[], bool]
 PIECE_BYTES = 8 * 1024 * 1024
 SAMPLE_BYTES = 1024
@@ -177,19 +180,20 @@ class _Staging:
             return
         target = self._slot.memory[offset : offset + len(data)]
         pieces = list(_cut(target, data))
-        version = self._known.get(data.__array_interface__["data"][0])
+        version = self._known.get((data.__array_interface__["data"][0], len(data)))
         copies = [partial(_copied, *piece) for piece in pieces]
         if version is None or self._compare:
             self._now += copies
         if version is not None:
             self._versions.append(version)
             self._later += [partial(_same, *piece) for piece in pieces] if self._compare else copies
-            self._samples.append(_sampled(target, data, offset))
+            seeds = range(offset, offset + len(pieces))
+            self._samples += [_sampled(*piece, seed) for piece, seed in zip(pieces, seeds, strict=True)]
 
     def on_device(self, source: DeviceSource, offset: int) -> None:
         """Take a tensor that its device copies."""
         target = self._slot.memory[offset : offset + source.spec.size_bytes]
-        version = self._known.get(source.address)
+        version = self._known.get((source.address, source.spec.size_bytes))
         held = version is not None and not self._compare
         self._device.setdefault(source.begin, []).append(DeviceCopy(source, target, held))
         if version is not None:
@@ -252,7 +256,7 @@ def stage(
 
 
 def _sampled(target: Bytes, data: Bytes, seed: int) -> tuple[Bytes, Bytes]:
-    """A few bytes from somewhere in a tensor; the same place in it at every save, another in each."""
+    """A few bytes from somewhere in a piece; the same place in it at every save, another in each."""
     start = seed * 2654435761 % max(len(data) - SAMPLE_BYTES, 1)  # Knuth's multiplicative hash
     return target[start : start + SAMPLE_BYTES], data[start : start + SAMPLE_BYTES].copy()
 

@@ -138,8 +138,11 @@ def test_behind_a_pipe_that_ends_with_0_it_is_not_taken_for_finished(supervise: 
     assert steps_in(run.place, "digits")[-1] == 22
 
 
-def test_when_the_supervisor_is_killed_the_training_saves_and_ends(supervise: Supervise) -> None:
-    run = supervise(**LONG)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_when_the_supervisor_is_killed_the_training_saves_and_ends(
+    supervise: Supervise, wrapped: bool
+) -> None:
+    run = supervise(**LONG, wrapped=wrapped)
     run.until("trains")
     trainer = run.trainer()
     run.process.kill()

@@ -38,7 +38,7 @@ from holdfast.repository import layout
 from holdfast.repository.commit import commit
 from holdfast.repository.repository import Repository
 from holdfast.storage.local import LocalStorage
-from holdfast.training import background, saving, slots
+from holdfast.training import background, flights, saving, slots
 
 Said = pytest.CaptureFixture[str]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -388,6 +388,25 @@ def test_a_save_past_its_deadline_is_given_up_and_said(
     assert "was not durable after 0 s and was given up" in said
     assert "saving of main works again" in said
     check(tmp_path)
+
+
+def test_a_save_is_not_given_up_because_the_whole_job_was_suspended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    monkeypatch.setattr(background, "DEADLINE_SECONDS", 2.0)
+    monkeypatch.setattr(flights, "LONGEST_LOOK_SECONDS", 0.1)
+    stopped = []
+
+    def each(ckpt: holdfast.Checkpointer, t: int) -> None:
+        if t == 1:
+            stopped.append(stop_agent(ckpt))
+        if t == 2:
+            time.sleep(3)  # to the training loop the same as SIGSTOP to all
+            os.kill(stopped[0], signal.SIGCONT)
+
+    count(tmp_path, each=each, save="every 1 step", keep="all")
+    assert "given up" not in capsys.readouterr().err
+    assert steps_in(tmp_path) == list(range(1, 7))
 
 
 def test_what_is_asked_for_can_be_waited_for(tmp_path: Path) -> None:

@@ -295,9 +295,10 @@ def test_what_is_fenced() -> None:
     optimizer.step()
     owned = FRAMEWORK.changed_by_steps_only([model, optimizer])
     weight = model.body[0].weight
-    assert weight.data_ptr() in owned
-    assert optimizer.state[weight]["exp_avg"].data_ptr() in owned
-    assert model.embed.weight.data_ptr() not in owned, "a forward pass renorms it"
+    average, renormed = optimizer.state[weight]["exp_avg"], model.embed.weight
+    assert (weight.data_ptr(), weight.nbytes) in owned
+    assert (average.data_ptr(), average.nbytes) in owned
+    assert (renormed.data_ptr(), renormed.nbytes) not in owned, "a forward pass renorms it"
     assert FRAMEWORK.changed_by_steps_only([model]) == {}
 
     class Own(torch.optim.AdamW):

@@ -25,6 +25,7 @@ from tests.integration.training.launching import (
 import holdfast
 from holdfast.domain import tree
 from holdfast.repository import persisting
+from holdfast.training.overrides import VARIABLE, Overrides
 
 Said = pytest.CaptureFixture[str]
 
@@ -267,6 +268,18 @@ def test_resume_from_a_step_a_tag_and_the_best_makes_the_rest_a_dead_branch(tmp_
 
 def count_state() -> dict[str, Any]:
     return {"weights": np.zeros(100), "log": []}
+
+
+@pytest.mark.parametrize(("sent_to", "resumed"), [(8, 8), (7, 6), (4, 6)])
+def test_a_step_named_by_a_program_above_may_have_been_pruned_since(
+    sent_to: int, resumed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
+) -> None:
+    count(tmp_path, until=10, save="every 2 steps", keep="last 3")
+    assert steps_in(tmp_path) == [6, 8, 10]
+    monkeypatch.setenv(VARIABLE, Overrides(resume=sent_to).encoded())
+    with holdfast.Checkpointer(tmp_path, count_state(), save=None) as ckpt:
+        assert ckpt.progress.step == resumed
+    assert ("is there no more" in capsys.readouterr().err) is (sent_to != resumed)
 
 
 @pytest.mark.parametrize("nonsense", ["", "latest", None, 1.5, True, ["best"]])

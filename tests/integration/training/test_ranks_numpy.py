@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import holdfast
 
 NESTED = """
@@ -41,6 +43,22 @@ with holdfast.Checkpointer("r", state, save=None, on_finding="not-finite: stop",
 """
 
 
+EVALUATED = """
+import os
+import holdfast
+
+state = {"sum": 0.0}
+with holdfast.Checkpointer("r", state, save="every 3 steps", keep="all") as ckpt:
+    for epoch in LOOP:
+        for batch in ckpt.batches([1.0, 2.0, 3.0, 4.0]):
+            state["sum"] += batch
+            ckpt.step()
+        if os.environ["RANK"] == "0":
+            assert sum(ckpt.batches([5.0] * 6)) == 30.0
+print(state["sum"])
+"""
+
+
 def launched(place: Path, script: str, *words: str) -> list[str]:
     """What each of two ranks prints."""
     place.mkdir(exist_ok=True)
@@ -64,3 +82,12 @@ def test_generators_are_those_of_the_outer_one_on_every_rank(tmp_path: Path) -> 
 def test_a_stop_that_a_loop_of_ones_own_does_not_heed_is_saved_for_once(tmp_path: Path) -> None:
     launched(tmp_path, STOPPED)
     assert [checkpoint.step for checkpoint in holdfast.open(tmp_path / "r")["main"]] == [6, 9]
+
+
+@pytest.mark.parametrize("loop", ["ckpt.epochs(3)", "range(3)"])
+def test_a_pass_that_only_one_rank_makes_for_an_evaluation_holds_up_no_save(
+    loop: str, tmp_path: Path
+) -> None:
+    assert launched(tmp_path, EVALUATED.replace("LOOP", loop)) == ["30.0\n", "30.0\n"]
+    steps = [checkpoint.step for checkpoint in holdfast.open(tmp_path / "r")["main"]]
+    assert sorted(set(steps)) == [3, 6, 9, 12]

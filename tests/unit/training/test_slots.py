@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_without_memory_for_a_larger_one_the_smaller_stays_usable(
     with pytest.raises(MemoryError):
         some.take(set(), LARGE)
     some.close()
+
+
+def test_what_is_outgrown_gives_its_memory_to_the_larger_one(
+    some: slots.Slots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some.take(set(), SMALL)
+    shared = os.dup(some[0].descriptor)  # as the agent has it
+    monkeypatch.setattr(slots, "available_bytes", lambda: 0 if os.fstat(shared).st_blocks else 1 << 40)
+    assert some.take(set(), LARGE) == 0
+    assert some[0].size_bytes >= LARGE
+    some.close()
+    os.close(shared)
 
 
 def test_one_is_made_ahead_and_taken_when_it_is_needed(some: slots.Slots, made: list[int]) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.domain.tensors import DeviceCopy, TensorSpec
 from holdfast.node.arena import Place, Slot
+from holdfast.training import staging
 from holdfast.training.staging import Fence, stage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
@@ -91,7 +92,7 @@ def test_a_device_copies_while_training_goes_on(slot: Slot) -> None:
     }
     where, fenced = places(sources), sources["fenced"]
     assert isinstance(fenced, OnDevice)
-    fence = stage(sources, where, slot, {fenced.address: lambda: 0}, compare=False, device_bytes=77)
+    fence = stage(sources, where, slot, {(fenced.address, SIZE): lambda: 0}, compare=False, device_bytes=77)
     assert device.asked == [([True, False], 77)]
     sources["small"].memory[:] = 9  # training goes on: only what is fenced stays as it is
     done = threading.Event()
@@ -132,10 +133,39 @@ def test_a_version_that_moves_is_a_change(slot: Slot) -> None:
     device.goes_on.set()
     source, version = OnDevice(device, 1), [0]
     sources: dict[str, OnDevice | OnHost] = {"fenced": source}
-    fence = stage(sources, places(sources), slot, {source.address: lambda: version[0]}, compare=False)
+    fence = stage(sources, places(sources), slot, {(source.address, SIZE): lambda: version[0]}, compare=False)
     version[0] += 1
     fence.finish()
     assert not fence.held()
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_weights_that_are_swapped_and_back_while_they_are_copied_are_a_change(
+    slot: Slot, moment: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied, pieces, source = staging._copied, iter(range(4)), OnHost(1)
+
+    def swapped(target: Bytes, data: Bytes) -> bool:
+        source.memory[:] = 7 if next(pieces) == moment else 1
+        return copied(target, data)
+
+    monkeypatch.setattr(staging, "PIECE_BYTES", SIZE // 4)
+    monkeypatch.setattr(staging, "_copied", swapped)
+    sources: dict[str, OnDevice | OnHost] = {"fenced": source}
+    address = source.memory.__array_interface__["data"][0]
+    fence = stage(sources, places(sources), slot, {(address, SIZE): lambda: 0}, compare=False)
+    fence._work_off()
+    assert in_slot(slot, places(sources)["fenced"]) == {1, 7}
+    assert not fence.held()
+
+
+def test_what_only_begins_like_a_parameter_is_copied_at_once(slot: Slot) -> None:
+    source = OnHost(1)
+    sources: dict[str, OnDevice | OnHost] = {"flat": source}
+    address = source.memory.__array_interface__["data"][0]
+    fence = stage(sources, places(sources), slot, {(address, SIZE // 2): lambda: 0}, compare=False)
+    assert fence.done
+    assert in_slot(slot, places(sources)["flat"]) == {1}
 
 
 def _fails() -> bool:
@@ -170,8 +200,8 @@ def test_a_device_that_fails_at_once_fails_the_save(slot: Slot) -> None:
     source.begin = lambda *_: _fails
     sources: dict[str, OnDevice | OnHost] = {"fenced": source, "other": OnHost(2)}
     with pytest.raises(RuntimeError, match="device-side"):
-        stage(sources, places(sources), slot, {source.address: lambda: 0}, compare=True)
+        stage(sources, places(sources), slot, {(source.address, SIZE): lambda: 0}, compare=True)
 
 
 def _compared(slot: Slot, sources: dict[str, OnDevice | OnHost], fenced: OnDevice) -> Fence:
-    return stage(sources, places(sources), slot, {fenced.address: lambda: 0}, compare=True)
+    return stage(sources, places(sources), slot, {(fenced.address, SIZE): lambda: 0}, compare=True)

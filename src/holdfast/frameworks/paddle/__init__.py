@@ -86,7 +86,7 @@ class PaddleFramework:
     ) -> Callable[[], None]:
         return stepping.watch_steps(values, on_step, before_step)
 
-    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
         return fencing.changed_by_steps_only(values)
 
     def has_gradients(self, values: Iterable[object]) -> bool:

@@ -15,7 +15,7 @@ WORTH_BYTES = 64 * 1024
 """A smaller tensor is copied faster than it is looked up."""
 
 
-def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], int]]:
+def changed_by_steps_only(values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
     """Large tensors that only ``step()`` of Paddle's own optimizers changes, on the host and dense.
 
     Left out is what a forward pass changes: the weights of an embedding with ``max_norm``.
@@ -23,17 +23,18 @@ def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], in
     Returns
     -------
     dict[int, callable]
-        Address of the memory → a function that gives the tensor's in-place version, which most
+        Address and bytes of the memory → a function that gives the tensor's in-place version, which most
         changes by others move.
     """
     values = list(values)
     renormed = {id(weight) for value in values for weight in _renormed(value)}
-    found: dict[int, Callable[[], int]] = {}
+    found: dict[tuple[int, int], Callable[[], int]] = {}
     for value in values:
         if is_optimizer(value) and type(value).__module__.startswith("paddle.optimizer"):
             for tensor in _tensors(value):
                 if id(tensor) not in renormed and _is_worth_it(tensor):
-                    found[tensor.data_ptr()] = partial(_version, tensor)
+                    size_bytes = tensors.spec_of(tensor).size_bytes
+                    found[tensor.data_ptr(), size_bytes] = partial(_version, tensor)
     return found
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import paddle
+from paddle.optimizer import LBFGS, Optimizer
 from paddle.optimizer.lr import LRScheduler
 
 from holdfast.frameworks.paddle import tensors
@@ -13,13 +16,28 @@ from holdfast.frameworks.paddle.parameters import is_optimizer, option_groups
 
 _ENTRIES = ("step", "minimize", "_apply_optimize")
 """Every way into an update; each may call the next."""
+_CHANGES = (
+    (Optimizer, "_apply_optimize"),
+    (LBFGS, "step"),
+    (paddle.Tensor, "set_value"),
+    (paddle.Tensor, "copy_"),
+)
+"""One of these is passed by every update of any optimizer, and by writes that move no tensor's version."""
+_before_any: list[tuple[int, Callable[[], None]]] = []
+"""What is called before those of a thread."""
 
 
 def watch_steps(
     values: Iterable[object], on_step: Callable[[], None], before_step: Callable[[], None] | None = None
 ) -> Callable[[], None]:
-    """Call these around each update of the optimizers among ``values``; returns the undo."""
+    """Call these around each update of the optimizers among ``values``; returns the undo.
+
+    ``before_step`` is called before `_CHANGES` as well: an optimizer that came since, or is no part of the
+    state, may change the same parameters, and so may a script that swaps weights for an evaluation.
+    """
     undos = [_watch(value, on_step, before_step) for value in values if is_optimizer(value)]
+    if undos and before_step is not None:
+        undos.append(_hear_all(before_step))
 
     def undo() -> None:
         for one in undos:
@@ -87,3 +105,32 @@ def _unwatch(optimizer: Any, before: dict[str, Any]) -> None:
             delattr(optimizer, name)
         else:
             setattr(optimizer, name, entry)
+
+
+def _hear_all(before_step: Callable[[], None]) -> Callable[[], None]:
+    """Call this before each of `_CHANGES` in this thread; returns the undo."""
+    for owner, name in () if _before_any else _CHANGES:
+        setattr(owner, name, _heard(vars(owner)[name]))
+    hearing = threading.get_ident(), before_step
+    _before_any.append(hearing)
+
+    def undo() -> None:
+        _before_any.remove(hearing)
+        for owner, name in () if _before_any else _CHANGES:
+            entry = vars(owner)[name]
+            if hasattr(entry, "heard"):  # else somebody has wrapped it since, and that stays
+                setattr(owner, name, entry.heard)
+
+    return undo
+
+
+def _heard(entry: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(entry)
+    def heard(*args: Any, **kwargs: Any) -> Any:
+        for thread, before_step in list(_before_any):
+            if thread == threading.get_ident():
+                before_step()
+        return entry(*args, **kwargs)
+
+    vars(heard)["heard"] = entry
+    return heard

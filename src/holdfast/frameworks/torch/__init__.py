@@ -99,7 +99,7 @@ class TorchFramework:
 
         return undo
 
-    def changed_by_steps_only(self, values: Iterable[object]) -> dict[int, Callable[[], int]]:
+    def changed_by_steps_only(self, values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
         return changed_by_steps_only(values)
 
     def has_gradients(self, values: Iterable[object]) -> bool:

@@ -15,7 +15,7 @@ WORTH_BYTES = 64 * 1024
 """A smaller tensor is copied faster than it is looked up."""
 
 
-def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], int]]:
+def changed_by_steps_only(values: Iterable[object]) -> dict[tuple[int, int], Callable[[], int]]:
     """Large dense tensors that only ``step()`` of torch's own optimizers changes.
 
     Left out is what a forward pass changes: the weights of an embedding with ``max_norm``; and what an
@@ -24,17 +24,17 @@ def changed_by_steps_only(values: Iterable[object]) -> dict[int, Callable[[], in
     Returns
     -------
     dict[int, callable]
-        Address of the memory → a function that gives the tensor's version, which most changes
+        Address and bytes of the memory → a function that gives the tensor's version, which most changes
         by others move.
     """
     values = list(values)
     renormed = {id(weight) for value in values for weight in _renormed(value)}
-    found: dict[int, Callable[[], int]] = {}
+    found: dict[tuple[int, int], Callable[[], int]] = {}
     for value in values:
         if isinstance(value, Optimizer) and type(value).__module__.startswith("torch.optim"):
             for tensor in _tensors(value):
                 if _is_worth_it(tensor) and id(tensor) not in renormed:
-                    found[tensor.data_ptr()] = partial(_version, tensor)
+                    found[tensor.data_ptr(), tensor.nbytes] = partial(_version, tensor)
     return found
 
 

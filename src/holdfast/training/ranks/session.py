@@ -91,6 +91,8 @@ class RankSession(Session):
         self._lease.renew_if_old(lambda: self._timing.choice(self._saver))
         self._learn_of_saves()
         self._health.act(self.loops.steps_counted)
+        if not counted and (self.loops.between_turns or not self._is_epoch_end()):
+            return  # nothing could be saved, and in an evaluation other ranks may not be here
         at_once, self._epochs_passed = self._is_epoch_end(), self.loops.epochs_counted
         agreed = self._role.arrive(self._wish_now, lambda: self._is_ready(counted=counted), at_once=at_once)
         if agreed is not None:

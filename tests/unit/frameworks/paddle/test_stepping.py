@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import paddle
 import pytest
 
-from holdfast.frameworks.paddle import FRAMEWORK
+from holdfast.frameworks.paddle import FRAMEWORK, stepping
 
 pytestmark = pytest.mark.paddle
 
@@ -79,6 +80,46 @@ def test_lbfgs_counts_its_closures_as_one():
 
     optimizer.step(closure)
     assert seen == [1]
+
+
+def test_what_is_called_before_a_step_is_called_for_every_optimizer_and_write_there_is():
+    weight, optimizer = make("plain")
+    were = [vars(owner)[name] for owner, name in stepping._CHANGES]
+    seen: list[int] = []
+    undos = [FRAMEWORK.watch_steps([optimizer], lambda: None, lambda: seen.append(1)) for _ in range(2)]
+    others = [
+        paddle.optimizer.SGD(parameters=[weight]),
+        paddle.optimizer.AdamW(parameters=[{"params": [weight]}]),
+        paddle.optimizer.LBFGS(parameters=[weight], max_iter=1),
+    ]
+
+    def loss() -> paddle.Tensor:
+        total = (weight * weight).sum()
+        total.backward()
+        return total
+
+    for other in others:
+        seen.clear()
+        loss()
+        other.step(*[loss] * isinstance(other, paddle.optimizer.LBFGS))
+        assert seen
+    layer = paddle.nn.Linear(2, 2)
+    ones = {name: paddle.ones(tensor.shape) for name, tensor in layer.state_dict().items()}
+    for write in (lambda: layer.set_state_dict(ones), lambda: weight.copy_(weight + 1, True)):
+        seen.clear()
+        write()
+        assert seen
+    assert (layer.weight.numpy() == 1).all()
+    seen.clear()
+    thread = threading.Thread(target=lambda: weight.set_value(weight + 1))
+    thread.start()
+    thread.join()
+    assert seen == []  # a fence is closed by the thread that trains
+    undos[0]()
+    others[0].step()
+    assert seen
+    undos[1]()
+    assert [vars(owner)[name] for owner, name in stepping._CHANGES] == were
 
 
 def test_environment():
