@@ -7,7 +7,7 @@ import subprocess
 import time
 
 from holdfast.agent.errands import PAUSES_SECONDS
-from holdfast.errors import BusyError, NotFoundError, UnsupportedError, UsageError
+from holdfast.errors import BusyError, DamagedError, NotFoundError, UnsupportedError, UsageError
 from holdfast.node.commands import command
 
 MAY_WAIT = frozenset(
@@ -34,8 +34,12 @@ def main(commands_json: str, last_seconds: str) -> int:
 
 
 def _first_failure(commands: list[list[str]]) -> int:
+    """The code of the first that fails, which ends the round; what is damaged is all that `sync` leaves."""
+    damaged = 0
     for words in commands:
         code = subprocess.run(command(*words), check=False).returncode
-        if code and (words[0], code) not in MAY_WAIT:
+        if (words[0], code) == ("sync", DamagedError.exit_code):
+            damaged = code
+        elif code and (words[0], code) not in MAY_WAIT:
             return code
-    return 0
+    return damaged

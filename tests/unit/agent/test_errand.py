@@ -1,0 +1,53 @@
+"""One round of an errand: commands one after the other, and what of them ends it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+import holdfast
+from holdfast.agent.errand import main
+
+
+def saved(place: Path, *steps: int) -> None:
+    for step in steps:
+        holdfast.save(str(place), {"w": np.random.default_rng(step).bytes(100_000)}, step=step)
+
+
+def steps_at(place: Path) -> list[int]:
+    return [checkpoint.step for checkpoint in holdfast.open(str(place))["main"]]
+
+
+def round_of(here: Path, there: Path) -> str:
+    """What a mirror with a keep rule asks for."""
+    prune = ["prune", "main", "--keep", "last 1", "--yes", "--repository", str(there)]
+    return json.dumps([["sync", str(here), str(there), "main"], prune])
+
+
+def damage_oldest_pack(place: Path) -> None:
+    pack = min((place / "packs").rglob("*.pack"), key=lambda path: path.stat().st_mtime_ns)
+    pack.chmod(0o600)
+    data = bytearray(pack.read_bytes())
+    data[5000:6000] = bytes(1000)
+    pack.write_bytes(data)
+
+
+def test_the_mirror_is_brought_up_to_date_and_pruned(tmp_path: Path) -> None:
+    saved(tmp_path / "here", 1, 2)
+    assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == 0
+    assert steps_at(tmp_path / "there") == [2]
+
+
+def test_what_is_damaged_here_keeps_nothing_else_from_being_done(tmp_path: Path) -> None:
+    saved(tmp_path / "here", 1, 2, 3)
+    damage_oldest_pack(tmp_path / "here")
+    assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == 4
+    assert steps_at(tmp_path / "there") == [3]
+
+
+def test_what_cannot_be_brought_at_all_ends_the_round(tmp_path: Path) -> None:
+    saved(tmp_path / "there", 1, 2)
+    assert main(round_of(tmp_path / "nothing", tmp_path / "there"), "0") == 3
+    assert steps_at(tmp_path / "there") == [1, 2]
