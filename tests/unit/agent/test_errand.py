@@ -13,7 +13,7 @@ from holdfast.agent.errand import main
 
 def saved(place: Path, *steps: int) -> None:
     for step in steps:
-        holdfast.save(str(place), {"w": np.random.default_rng(step).bytes(100_000)}, step=step)
+        holdfast.save(str(place), {"w": np.random.default_rng(step).random(20_000)}, step=step)
 
 
 def steps_at(place: Path) -> list[int]:
@@ -22,7 +22,7 @@ def steps_at(place: Path) -> list[int]:
 
 def round_of(here: Path, there: Path) -> str:
     """What a mirror with a keep rule asks for."""
-    prune = ["prune", "main", "--keep", "last 1", "--yes", "--repository", str(there)]
+    prune = ["prune", "main", "--keep", "last 2", "--yes", "--repository", str(there)]
     return json.dumps([["sync", str(here), str(there), "main"], prune])
 
 
@@ -35,16 +35,16 @@ def damage_oldest_pack(place: Path) -> None:
 
 
 def test_the_mirror_is_brought_up_to_date_and_pruned(tmp_path: Path) -> None:
-    saved(tmp_path / "here", 1, 2)
+    saved(tmp_path / "here", 1, 2, 3)
     assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == 0
-    assert steps_at(tmp_path / "there") == [2]
+    assert steps_at(tmp_path / "there") == [2, 3]
 
 
 def test_what_is_damaged_here_keeps_nothing_else_from_being_done(tmp_path: Path) -> None:
-    saved(tmp_path / "here", 1, 2, 3)
+    saved(tmp_path / "here", 1, 2, 3, 4)
     damage_oldest_pack(tmp_path / "here")
     assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == 4
-    assert steps_at(tmp_path / "there") == [3]
+    assert steps_at(tmp_path / "there") == [3, 4]
 
 
 def test_what_cannot_be_brought_at_all_ends_the_round(tmp_path: Path) -> None:
