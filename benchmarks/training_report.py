@@ -59,6 +59,27 @@ def _throughput(named: str, found: dict[str, Any]) -> Table:
     return made
 
 
+def markdown(kinds: dict[str, Any]) -> list[str]:
+    """The rows of the table of 1.5 GB in docs/benchmarks.md."""
+    rows = []
+    for kind, found in kinds.items():
+        limit = found["limit"]
+        rows.append(
+            f"| *{TITLES[kind]}, a step of {seconds_text(found['step'])}*: memcpy; bare write "
+            f"| {seconds_text(limit['memcpy'])} | | | {seconds_text(limit['write'])} | 1.00 | | |"
+        )
+        rows += [_row(name, one) for name, one in found["ways"].items()]
+    return rows
+
+
+def _row(name: str, one: dict[str, Any]) -> str:
+    shown = f"**{name}**" if name.startswith("holdfast") else name
+    lost = (seconds_text(one[part]) for part in ("held", "held_p99", "stall", "durable"))
+    kept = (f"{one[part] * 100:.1f} %" for part in ("often_computed", "rarely_computed"))
+    ratio = f"{one['durable_ratio']:.2f}"
+    return f"| {' | '.join([shown, *lost, ratio, *kept])} |"
+
+
 def _remarks(console: Console, found: dict[str, Any]) -> None:
     for name, why in found["failed"].items():
         console.print(f"{name} does not work here: {why}", markup=False)

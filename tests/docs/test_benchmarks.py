@@ -65,6 +65,22 @@ def test_the_table_of_what_training_waits_is_that_of_the_results(monkeypatch):
         assert said in PAGE.read_text()
 
 
+def test_the_table_of_training_at_full_size_is_that_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    from training_figures import training_figures
+    from training_report import markdown
+
+    results = json.loads((ROOT / "docs/benchmarks/results-training-1.5GB.json").read_text())
+    kinds = results["training"]["1.5GB"]["kinds"]
+    assert kinds == {kind: training_figures(raw) for kind, raw in _raw_of_kinds(results).items()}
+    lines = PAGE.read_text().splitlines()
+    assert [row for row in markdown(kinds) if row not in lines] == []
+
+
+def _raw_of_kinds(results):
+    return {kind: raw for kind, raw in results["raw"]["training"]["1.5GB"].items() if kind != "relaunch"}
+
+
 def test_the_table_of_recoveries_is_that_of_the_results(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     from tables import seconds_text
