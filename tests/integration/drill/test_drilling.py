@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from tests.integration.training.launching import wait_until
 
 from holdfast.drill.faults.registry import FAULTS
 
@@ -102,7 +103,8 @@ def damage_costs_the_checkpoint_that_was_damaged(place: Path, outcome: Any) -> N
 
 
 def the_mirror_that_was_gone_has_everything_in_the_end(place: Path, outcome: Any) -> None:
-    assert len(list((place / "remote-mirror").glob("runs/drilled/checkpoints/*000040-*"))) == 1
+    last = "runs/drilled/checkpoints/*000040-*"  # by a process that outlives the training
+    assert wait_until(lambda: len(list((place / "remote-mirror").glob(last))) == 1, 100)
     assert not (place / "remote-mirror.lost").exists()
 
 
