@@ -34,7 +34,7 @@ from holdfast.repository.run import Run
 from simulated_store import Fault, SimulatedCrash, SimulatedDisk, SimulatedStore
 
 KEEP = 1
-CONTENTS = [drifting(n, 300) for n in range(4)]  # few, for deduplication; near, for deltas
+CONTENTS = [drifting(n, 4096) for n in range(4)]  # few, for deduplication; near, for deltas
 
 
 @dataclass

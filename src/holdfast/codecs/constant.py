@@ -24,7 +24,8 @@ class Constant:
 
     def encode(self, raw: Bytes, dtype: str, bases: Sequence[Base] = ()) -> bytes | None:
         """Encode a chunk all of whose elements are equal, bit for bit."""
-        size = next((n for n in PATTERNS if _repeats(raw[:256], n)), None)
+        head = raw[:256].tobytes()
+        size = next((n for n in PATTERNS if len(head) > n and head[n:] == head[:-n]), None)
         if size is None or not is_worth(size + 8, len(raw)) or not _repeats(raw, size):
             return None
         return sealed(len(raw), [raw[:size].tobytes()])
@@ -49,4 +50,4 @@ class Constant:
 def _repeats(raw: Bytes, size: int) -> bool:
     import numpy as np
 
-    return len(raw) > size and np.array_equal(raw[size:], raw[:-size])
+    return np.array_equal(raw[size:], raw[:-size])

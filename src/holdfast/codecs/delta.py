@@ -115,8 +115,8 @@ def _differences(raw: Bytes, base: Bytes, width: int, floats: bool) -> Bytes:
         block = differences[start:stop]
         spare = _ORDERED.take(block.nbytes).view(block.dtype)
         np.subtract(
-            _ordered(numbers[start:stop], moved, floats),
-            _ordered(from_numbers[start:stop], spare, floats),
+            _ordered(numbers[start:stop], floats, moved),
+            _ordered(from_numbers[start:stop], floats, spare),
             out=block,
         )
         np.right_shift(block, 8 * width - 1, out=moved)
@@ -140,14 +140,17 @@ def _add(base: Bytes, out: Bytes, width: int, floats: bool) -> None:
         np.negative(moved, out=moved)
         np.right_shift(block.view(f"<u{width}"), 1, out=block.view(f"<u{width}"))
         np.bitwise_xor(block, moved, out=block)
-        np.add(block, _ordered(from_numbers[start:stop], moved, floats), out=block)
-        np.copyto(block, _ordered(block, moved, floats))
+        np.add(block, _ordered(from_numbers[start:stop], floats, moved), out=block)
+        _ordered(block, floats, moved, out=block)
     if not np.may_share_memory(joined, out):
         np.copyto(out[:whole], joined)
 
 
-def _ordered(numbers: Words, moved: Words, floats: bool) -> Words:
-    """Integers that grow with the floats that these bits are; done twice it undoes itself."""
+def _ordered(numbers: Words, floats: bool, moved: Words, out: Words | None = None) -> Words:
+    """Integers that grow with the floats that these bits are; done twice it undoes itself.
+
+    They are where they were, or in ``moved`` or ``out``.
+    """
     import numpy as np
 
     if not floats:
@@ -155,4 +158,4 @@ def _ordered(numbers: Words, moved: Words, floats: bool) -> Words:
     bits = 8 * numbers.itemsize
     np.right_shift(numbers, bits - 1, out=moved)
     np.bitwise_and(moved, (1 << (bits - 1)) - 1, out=moved)
-    return np.bitwise_xor(numbers, moved, out=moved)
+    return np.bitwise_xor(numbers, moved, out=moved if out is None else out)

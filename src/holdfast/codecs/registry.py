@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from holdfast.codecs.base import Base, Codec, is_worth, sample, size_with_bases
+from holdfast.codecs.base import Base, Codec, sample
 from holdfast.codecs.constant import Constant
 from holdfast.codecs.delta import Delta, RotatedDelta
 from holdfast.codecs.narrowed import KINDS, Narrowed, narrow
@@ -28,6 +28,8 @@ NARROW = frozenset(KINDS)
 PROBES, PROBE_BYTES = 4, 16 * 1024
 SAMPLED_BYTES = 2 * PROBES * PROBE_BYTES
 """What is no longer is tried whole."""
+LEAST_BASED_BYTES = 4096
+"""What is shorter stands alone: to decode another for it takes longer than to read what that saves."""
 CLEARLY = 0.98
 """What a delta's size must be of that without a base: a chunk that stands alone is read faster."""
 _AGAIN = Scratch()
@@ -80,7 +82,7 @@ def _encodings(
 
 
 def _may_be_nearer(raw: Bytes, bases: Sequence[Base]) -> bool:
-    return len(bases) == 1 and len(bases[0].raw) == len(raw) and is_worth(size_with_bases(1, 0), len(raw))
+    return len(bases) == 1 and len(bases[0].raw) == len(raw) >= LEAST_BASED_BYTES
 
 
 def _is_nearer(alone: bytes | None, by_base: bytes | None, raw_bytes: int) -> bool:

@@ -179,20 +179,28 @@ class ChunkReader:
             start, data = read.stretch[0].entry.offset, read.bytes()
             for copy in taken:
                 at = copy.entry.offset - start
-                raw = self._if_readable(copy, data[at : at + copy.entry.stored_bytes], asked.decoded)
-                if raw is not None and copy in asked.bases:
-                    asked.decoded.keep(copy, raw)
+                stored = data[at : at + copy.entry.stored_bytes]
                 if asked.own.get(copy.entry.digest) != copy:
+                    self._if_readable(copy, stored, asked.decoded, self._as_base)
                     continue  # a bad base is met again by those that need it
+                raw = self._if_readable(copy, stored, asked.decoded, self._unpacked)
+                if raw is not None and copy in asked.bases:
+                    asked.decoded.keep(copy, raw.copy())
                 if raw is not None:
                     sink(copy.entry.digest, raw)
                 elif (reason := self._again(copy, sink)) is not None:
                     failed[copy.entry.digest] = reason
         return failed
 
-    def _if_readable(self, copy: Copy, stored: Bytes, decoded: DecodedChunks) -> Bytes | None:
+    def _if_readable(
+        self,
+        copy: Copy,
+        stored: Bytes,
+        decoded: DecodedChunks,
+        unpack: Callable[[Copy, Bytes, DecodedChunks], Bytes | None],
+    ) -> Bytes | None:
         try:
-            return self._unpacked(copy, stored, decoded)
+            return unpack(copy, stored, decoded)
         except StorageError as error:  # of a base: `_again` tells, unless another copy can be read
             if error.errno != errno.EIO:
                 raise
@@ -211,23 +219,33 @@ class ChunkReader:
         return self._unpacked(copy, self._stored(copy), DecodedChunks())
 
     def _unpacked(self, copy: Copy, stored: Bytes, decoded: DecodedChunks) -> Bytes | None:
+        bases = self._bases(copy, decoded)
+        return unpacked(copy, stored, bases) if bases is not None else None
+
+    def _as_base(self, copy: Copy, stored: Bytes, decoded: DecodedChunks) -> Bytes | None:
+        """Unpack what only others need, without its digest: theirs would not match if it were wrong."""
+        bases = self._bases(copy, decoded)
+        raw = _own(copy, stored, bases) if bases is not None else None
+        return decoded.keep(copy, raw) if raw is not None else None
+
+    def _bases(self, copy: Copy, decoded: DecodedChunks) -> list[Bytes] | None:
+        """What a copy is decoded by; None where one of it is bad."""
         bases: list[Bytes] = []
         for base in self._index.bases(copy):
             raw = decoded.find(base)
             if raw is None:
-                raw = self._kept(base, decoded)
+                raw = self._read_base(base, decoded)
             if raw is None:
                 return None
             bases.append(raw)
-        return unpacked(copy, stored, bases)
+        return bases
 
-    def _kept(self, base: Copy, decoded: DecodedChunks) -> Bytes | None:
-        """A base that is not at hand any more, or not yet: read for itself."""
+    def _read_base(self, base: Copy, decoded: DecodedChunks) -> Bytes | None:
+        """One that is not at hand any more, or not yet: read for itself."""
         try:
-            raw = self._unpacked(base, self._stored(base), decoded)
+            return self._as_base(base, self._stored(base), decoded)
         except NotFoundError:
             return None
-        return decoded.keep(base, raw) if raw is not None else None
 
     def _stored(self, copy: Copy) -> Bytes:
         """As it rests; nothing where that does not unseal."""
@@ -317,13 +335,28 @@ def unpacked(copy: Copy, stored: Bytes, bases: Sequence[Bytes] = ()) -> Bytes | 
     FormatError
         Its codec is a newer version's.
     """
-    raw = stored if copy.entry.codec == RAW else _decoded(copy, stored, bases)
+    raw = stored if copy.entry.codec == RAW else _decoded(copy, stored, bases, _DECODED.take)
     if raw is None or len(raw) != copy.entry.raw_bytes:
         return None
     return raw if blake3.blake3(raw.data).digest() == copy.entry.digest else None
 
 
-def _decoded(copy: Copy, stored: Bytes, bases: Sequence[Bytes]) -> Bytes | None:
+def _own(copy: Copy, stored: Bytes, bases: Sequence[Bytes]) -> Bytes | None:
+    """The chunk that these stored bytes decode to, in memory of its own; nothing says that it is right."""
+    if copy.entry.codec == RAW:
+        return stored.copy() if len(stored) == copy.entry.raw_bytes else None
+    return _decoded(copy, stored, bases, _new)
+
+
+def _new(size_bytes: int) -> Bytes:
+    import numpy as np
+
+    return np.empty(size_bytes, np.uint8)
+
+
+def _decoded(
+    copy: Copy, stored: Bytes, bases: Sequence[Bytes], memory: Callable[[int], Bytes]
+) -> Bytes | None:
     codec = CODECS.get(copy.entry.codec)
     if codec is None:
         raise FormatError(
@@ -334,7 +367,7 @@ def _decoded(copy: Copy, stored: Bytes, bases: Sequence[Bytes]) -> Bytes | None:
         return None
     if b"".join(codec.named(stored.data)) != copy.entry.bases:
         return None
-    raw = _DECODED.take(copy.entry.raw_bytes)
+    raw = memory(copy.entry.raw_bytes)
     try:
         codec.decode(stored, raw, bases)
     except DamagedError:

@@ -27,15 +27,14 @@ class DecodedChunks:
         self._lock = threading.Lock()
 
     def keep(self, copy: Copy, raw: Bytes) -> Bytes:
-        """Keep the bytes of a copy, which were verified; return what is kept."""
-        kept = raw.copy()
+        """Keep what a copy was decoded to, in memory of its own; return it."""
         with self._lock:
-            self._size_bytes += len(kept) - len(self._chunks.pop(_key(copy), ()))
-            self._chunks[_key(copy)] = kept
+            self._size_bytes += len(raw) - len(self._chunks.pop(_key(copy), ()))
+            self._chunks[_key(copy)] = raw
             while self._size_bytes > MOST_BYTES:
                 _, oldest = self._chunks.popitem(last=False)
                 self._size_bytes -= len(oldest)
-        return kept
+        return raw
 
     def find(self, copy: Copy) -> Bytes | None:
         """What was kept of a copy, if it still is."""

@@ -44,6 +44,14 @@ def test_what_is_hardly_smaller_by_a_base_stands_alone() -> None:
     assert registry.encode(raw, "float32", [other]) == alone
 
 
+@pytest.mark.parametrize(("size_bytes", "bases"), [(4092, 0), (4096, 1)])
+def test_what_is_short_stands_alone(size_bytes: int, bases: int) -> None:
+    raw, near = numbers("float32")[:size_bytes], numbers("float32", 1e-6)[:size_bytes]
+    encoded = registry.encode(raw, "float32", [Base(bytes(32), near)])
+    assert encoded is not None
+    assert len(encoded.bases) == bases
+
+
 def test_the_neighbour_of_a_float_is_one_away_on_either_side_of_zero() -> None:
     """All differences are one, so of all planes one byte is left."""
     raw = np.tile(np.array([1, 0, 0x80000000, 0x80000001], "<u4"), 500).view(np.uint8)

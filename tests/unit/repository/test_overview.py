@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from functools import partial
 
@@ -18,15 +19,21 @@ from holdfast.storage.memory import MemoryStorage
 
 
 class Hooked(MemoryStorage):
-    """Lets something happen right before a manifest, or what ends so, is read."""
+    """Lets something happen right before the first manifest, or what ends so, is read."""
 
     before: Callable[[], object] | None = None
     ending = ".manifest"
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._happening = threading.RLock()
+
     def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
-        before, self.before = self.before, None if key.endswith(self.ending) else self.before
-        if before is not None and key.endswith(self.ending):
-            before()
+        if key.endswith(self.ending):
+            with self._happening:  # other threads' reads come after it
+                before, self.before = self.before, None
+                if before is not None:
+                    before()
         return super().get(key, start, stop)
 
 
