@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ class Scratch(threading.local):
         return self._held[:size_bytes]
 
 
+@cache
 def settle_allocator() -> None:
-    """Let malloc keep what is freed, as zstd's output is for every plane.
+    """Let malloc keep what is freed, as zstd's output is for every plane; once is enough for all threads.
 
     Until it has seen a block as large as this one go, glibc gives the top of its heap back to the system at
     every turn, and the page faults that follow cost as much as a codec.

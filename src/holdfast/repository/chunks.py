@@ -64,26 +64,26 @@ class ChunkReader:
         self._cache = cache
         self._tells_unread = tells_unread
 
-    def begin(self, hints: Iterable[str]) -> ReadAhead:
+    def begin(self, hints: Collection[str]) -> ReadAhead:
         """Start to read what these packs hold, before it is known what of it will be asked for.
 
         As much as there are buffers for; `read` takes it over.
         """
         if self._cache is not None:  # which may have all of it
             return ReadAhead(self._storage)
+        self._index.load(hints)  # all of them: later, each would wait for a disk that is busy
         stretches = list(islice(coalesce(self._held_by(hints)), BUFFERS))
         ahead = ReadAhead(self._storage)
         ahead.extend(stretches)
         return ahead
 
     def _held_by(self, packs: Iterable[str]) -> Iterator[Copy]:
-        """One copy of each chunk in these packs, whose indexes are read one by one.
+        """One copy of each chunk in these packs.
 
         Only those that stand alone: the newest checkpoint, read most, needs no other.
         """
         met: set[bytes] = set()
         for pack_id in packs:
-            self._index.load([pack_id])
             for copy in self._index.copies_in(pack_id):
                 if copy.entry.digest not in met and not copy.entry.bases:
                     met.add(copy.entry.digest)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 READ_BYTES = 8 * 1024 * 1024
-READERS = 3
-BUFFERS = 8
+READERS = 6
+BUFFERS = 16
 BRIEF_BYTES = 1024 * 1024
 """So much comes from a disk of this machine sooner than threads start."""
 _BUFFER_BYTES = READ_BYTES + 2 * BLOCK_BYTES

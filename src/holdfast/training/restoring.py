@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -258,9 +258,9 @@ class Restorer:
         hints = self._run.hints(checkpoint)
         held = self._in_memory(str(checkpoint)) if self._in_memory is not None else {}
         reader = self._run.repository.reader
-        begun = hints if only is None and not held else ()
-        with self._run.repository.holding(), reader.begin(begun) as ahead:
-            whole = self._manifest(checkpoint)
+        with self._run.repository.holding(), ExitStack() as stack:
+            whole = self._manifest(checkpoint)  # before the disk is busy
+            ahead = stack.enter_context(reader.begin(hints if only is None and not held else ()))
             self._check_world_size(whole)
             manifest = of_rank(whole, self._place.rank if self._place is not None else 0)
             resolution, recorded = self._compare(manifest)
