@@ -44,7 +44,7 @@ QUICK = {
     "trajectories": ("fp32@1", "adapters-2@1"),
     "ways": [way for way in WAYS if way not in NEEDS and way != "DCP"],
 }
-FULL = {"size": "large", "count": 50, "restores": 5, "trajectories": TRAJECTORIES, "ways": [*WAYS]}
+FULL = {"size": "large", "count": 50, "restores": 11, "trajectories": TRAJECTORIES, "ways": [*WAYS]}
 
 
 def main() -> None:

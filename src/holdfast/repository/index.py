@@ -5,17 +5,20 @@ A copy that is encoded by others of its pack is bad as soon as one of these is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import msgspec
 
 from holdfast.domain.manifest import split_digests
-from holdfast.errors import DamagedError, NotFoundError
+from holdfast.errors import DamagedError, HoldfastError, NotFoundError
 from holdfast.repository import layout, records
-from holdfast.repository.pack import PackEntry, read_index
+from holdfast.repository.pack import PackEntry, PackIndex, read_index
 from holdfast.storage.base import Storage
 
+THREADS = 8
+"""Indexes read side by side from a store, where there are more."""
 MOST_DIGESTS = 8192
 """In one record: half of what is read of it."""
 
@@ -66,14 +69,27 @@ class ChunkIndex:
 
     def load(self, packs: Iterable[str]) -> None:
         """Read the indexes of these packs, once each; note those that cannot be read."""
-        for pack_id in packs:
-            if pack_id in self._packs:
-                continue
-            try:
-                self.add(pack_id, read_index(self._storage, pack_id).entries)
+        unknown = [pack_id for pack_id in dict.fromkeys(packs) if pack_id not in self._packs]
+        for pack_id, found in zip(unknown, self._read(unknown), strict=True):
+            if isinstance(found, HoldfastError):
+                self.unreadable[pack_id] = found.what
+            else:
+                self.add(pack_id, found.entries)
                 self.unreadable.pop(pack_id, None)
-            except (DamagedError, NotFoundError) as error:
-                self.unreadable[pack_id] = error.what
+
+    def _read(self, packs: Sequence[str]) -> Iterator[PackIndex | HoldfastError]:
+        """One behind the other from a disk, many side by side from a store, whose answers are waited for."""
+        if self._storage.exclusive_locks or len(packs) <= THREADS:
+            yield from map(self._read_one, packs)
+            return
+        with ThreadPoolExecutor(THREADS) as pool:
+            yield from pool.map(self._read_one, packs)
+
+    def _read_one(self, pack_id: str) -> PackIndex | HoldfastError:
+        try:
+            return read_index(self._storage, pack_id)
+        except (DamagedError, NotFoundError) as error:
+            return error
 
     def load_all(self) -> None:
         """Read the indexes of every pack that is present."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import threading
 from itertools import pairwise
 
 import pytest
 
+from holdfast.repository import layout
 from holdfast.repository.index import ChunkIndex, Copy, read_damage
-from holdfast.repository.pack import PackEntry
+from holdfast.repository.pack import MAGIC, PackBuilder, PackEntry
 from holdfast.storage.memory import MemoryStorage
 
 PACK, OTHER = "a" * 32, "b" * 32
@@ -47,6 +49,33 @@ def test_what_builds_on_a_bad_copy_is_bad(when: str, bad: bytes, spoiled: set[by
     assert all(index.proves_damage([digest], []) for digest in spoiled)
     index.add(OTHER, ENTRIES)
     assert {c.pack for digest in spoiled for c in index.copies(digest)} == {OTHER}
+
+
+class Store(MemoryStorage):
+    """Answers once two wait for it."""
+
+    exclusive_locks = False  # type: ignore[assignment]  # as of what is reached over a network
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = threading.Barrier(2, timeout=10)
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> bytes:
+        self.waiting.wait()
+        return super().get(key, start, stop)
+
+
+def test_a_store_is_asked_for_several_indexes_side_by_side() -> None:
+    storage = Store()
+    present, absent = [f"{n:032x}" for n in range(9)], "f" * 32
+    for pack_id in present:
+        builder = PackBuilder(pack_id)
+        builder.add(ALONE, 0)
+        storage.put(layout.pack(pack_id), [MAGIC, *builder.finish()])
+    index = ChunkIndex(storage)
+    index.load([absent, *present, *present])
+    assert sorted(copy.pack for copy in index.copies(ALONE)) == present
+    assert index.unreadable.keys() == {absent}
 
 
 def test_bases_are_of_the_same_pack() -> None:
