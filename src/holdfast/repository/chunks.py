@@ -176,21 +176,28 @@ class ChunkReader:
             taken = [c for c in read.stretch if asked.own.get(c.entry.digest) == c or c in asked.bases]
             if not taken:
                 continue
-            start, data = read.stretch[0].entry.offset, read.bytes()
-            for copy in taken:
-                at = copy.entry.offset - start
-                stored = data[at : at + copy.entry.stored_bytes]
-                if asked.own.get(copy.entry.digest) != copy:
-                    self._if_readable(copy, stored, asked.decoded, self._as_base)
-                    continue  # a bad base is met again by those that need it
-                raw = self._if_readable(copy, stored, asked.decoded, self._unpacked)
-                if raw is not None and copy in asked.bases:
-                    asked.decoded.keep(copy, raw.copy())
-                if raw is not None:
-                    sink(copy.entry.digest, raw)
-                elif (reason := self._again(copy, sink)) is not None:
-                    failed[copy.entry.digest] = reason
+            with asked.decoded.coming(asked.bases.intersection(taken)):
+                start, data = read.stretch[0].entry.offset, read.bytes()
+                for copy in taken:
+                    at = copy.entry.offset - start
+                    reason = self._take(copy, data[at : at + copy.entry.stored_bytes], asked, sink)
+                    if reason is not None:
+                        failed[copy.entry.digest] = reason
         return failed
+
+    def _take(self, copy: Copy, stored: Bytes, asked: _Asked, sink: Sink) -> str | None:
+        """Hand on a chunk, keep a base; why no copy is good of what is to be handed on."""
+        is_wanted = asked.own.get(copy.entry.digest) == copy
+        unpack = self._unpacked if is_wanted else self._as_base
+        raw = self._if_readable(copy, stored, asked.decoded, unpack)
+        if raw is None:
+            asked.decoded.failed(copy)  # a base is met again by those that need it
+            return self._again(copy, sink) if is_wanted else None
+        if is_wanted:
+            if copy in asked.bases:
+                asked.decoded.keep(copy, raw.copy())
+            sink(copy.entry.digest, raw)
+        return None
 
     def _if_readable(
         self,
@@ -232,7 +239,7 @@ class ChunkReader:
         """What a copy is decoded by; None where one of it is bad."""
         bases: list[Bytes] = []
         for base in self._index.bases(copy):
-            raw = decoded.find(base)
+            raw = decoded.find(base, copy)
             if raw is None:
                 raw = self._read_base(base, decoded)
             if raw is None:
