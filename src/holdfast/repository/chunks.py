@@ -43,7 +43,7 @@ class ChunkReader:
     A chunk whose bytes do not match is read again; a copy found bad twice is recorded, and
     the next copy is tried. A pack that has vanished since its index was read is forgotten,
     and the indexes that are there now are read before damage is declared. The bases of a chunk are
-    read and verified before it, like any other.
+    read before it; what only serves as a base is verified where the chunk does not match.
 
     Parameters
     ----------
