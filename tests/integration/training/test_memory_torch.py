@@ -1,0 +1,243 @@
+"""Optimizers whose state lives, after a restart from memory, where the trainer before had staged it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.integration.training.launching import Tell, ended, launch, send_self
+from torch.utils.data import DataLoader, TensorDataset
+
+import holdfast
+from agents import agent_of, agents_below
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
+torch.set_num_threads(1)
+RULE = "memory every 1 step, disk every 100 steps"
+STEPS = 12
+Act = Callable[[holdfast.Checkpointer, torch.optim.Optimizer, int], None]
+
+
+@pytest.fixture(autouse=True)
+def no_agent_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "30")
+    yield
+    for agent in agents_below(tmp_path):
+        os.kill(agent, signal.SIGKILL)
+
+
+def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(model.parameters())
+
+
+OPTIMIZERS: dict[str, Callable[[torch.nn.Module], torch.optim.Optimizer]] = {
+    "adamw": adamw,
+    "fused": lambda model: torch.optim.AdamW(model.parameters(), fused=True),
+    "foreach": lambda model: torch.optim.Adam(model.parameters(), foreach=True, amsgrad=True),
+    "momentum": lambda model: torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
+    "lbfgs": lambda model: torch.optim.LBFGS(model.parameters(), max_iter=3),
+}
+
+
+def model_of(kind: str) -> torch.nn.Module:
+    torch.manual_seed(3)
+    if kind == "channels last":
+        layers = [torch.nn.Unflatten(1, (16, 4, 4)), torch.nn.Conv2d(16, 128, 3), torch.nn.Flatten()]
+        return torch.nn.Sequential(*layers, torch.nn.Linear(512, 8)).to(memory_format=torch.channels_last)
+    wide = torch.nn.Sequential(torch.nn.Linear(256, 300), torch.nn.Tanh(), torch.nn.Linear(300, 8))
+    return wide.to(torch.bfloat16) if kind == "bf16" else wide
+
+
+def train(
+    repository: Path,
+    each: Act | None = None,
+    *,
+    kind: str = "plain",
+    make: Callable[[torch.nn.Module], torch.optim.Optimizer] = adamw,
+    workers: int = 0,
+    **options: Any,
+) -> dict[str, torch.Tensor]:
+    """Fit noise; the model and what the optimizer keeps of it."""
+    model = model_of(kind)
+    optimizer = make(model)
+    dtype = next(model.parameters()).dtype
+    data = TensorDataset(torch.randn(96, 256, generator=torch.Generator().manual_seed(1)).to(dtype))
+    loader = DataLoader(data, batch_size=8, shuffle=True, num_workers=workers)
+    state = {"model": model, "optimizer": optimizer}
+    with holdfast.Checkpointer(repository, state, save=RULE, **options) as ckpt:
+        for _ in ckpt.epochs(STEPS * 8 // 96):
+            for (batch,) in ckpt.batches(loader):
+
+                def loss(batch: torch.Tensor = batch) -> torch.Tensor:
+                    optimizer.zero_grad()
+                    value = model(batch).float().square().mean()
+                    value.backward()
+                    return value
+
+                optimizer.step(loss)
+                ckpt.step()
+                if each is not None:
+                    each(ckpt, optimizer, ckpt.progress.step)
+    return snapshot(model, optimizer)
+
+
+def snapshot(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    kept = {
+        f"{number}.{key}": torch.as_tensor(value).clone()
+        for number, values in enumerate(optimizer.state.values())
+        for key, value in values.items()
+        if isinstance(value, torch.Tensor | int | float)
+    }
+    return {**{name: value.clone() for name, value in model.state_dict().items()}, **kept}
+
+
+def killed_at(repository: Path, step: int, look: Act | None = None, **options: Any) -> str:
+    """A trainer that is killed after so many steps; what its look at its first step told."""
+
+    def run(tell: Tell) -> None:
+        first: list[int] = []
+
+        def each(ckpt: holdfast.Checkpointer, optimizer: torch.optim.Optimizer, now: int) -> None:
+            agent_of(ckpt)  # it is there
+            if look is not None and not first:
+                first.append(now)
+                look(ckpt, optimizer, now)
+            if now == step:
+                send_self(signal.SIGKILL)
+
+        train(repository, each, **options)
+
+    code, said = ended(run)
+    assert code == -signal.SIGKILL, said
+    return said
+
+
+def shared_tensors(optimizer: torch.optim.Optimizer) -> list[bool]:
+    """Of each large tensor of the optimizer, whether it lies in memory that the agent has, too."""
+    areas = []
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        if "memfd:holdfast-snapshot" in line and line.split()[1].endswith("s"):
+            start, stop = (int(end, 16) for end in line.split()[0].split("-"))
+            areas.append(range(start, stop))
+    tensors = [t for values in optimizer.state.values() for t in values.values() if torch.is_tensor(t)]
+    return [any(t.data_ptr() in area for area in areas) for t in tensors if t.nbytes >= 64 * 1024]
+
+
+def say_shared(ckpt: holdfast.Checkpointer, optimizer: torch.optim.Optimizer, now: int) -> None:
+    print("shared:", shared_tensors(optimizer))
+
+
+def same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == expected.keys() and all(torch.equal(found[n], expected[n]) for n in expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "optimizer"),
+    [("plain", name) for name in OPTIMIZERS] + [("bf16", "adamw"), ("channels last", "adamw")],
+)
+def test_killed_again_and_again_it_ends_as_if_nothing_had_happened(
+    kind: str, optimizer: str, tmp_path: Path
+) -> None:
+    how: Any = {"kind": kind, "make": OPTIMIZERS[optimizer]}
+    expected = train(tmp_path / "whole", **how)
+    killed_at(tmp_path / "killed", 3, **how)
+    for step in (4, 7, 8, 10):
+        said = killed_at(tmp_path / "killed", step, say_shared, **how)
+        assert "restored from memory" in said
+        assert ("shared: [True" in said) == (kind != "channels last" and optimizer != "lbfgs"), said
+    assert same(train(tmp_path / "killed", **how), expected)
+
+
+def test_data_workers_are_forked_from_memory_of_its_own(tmp_path: Path) -> None:
+    expected = train(tmp_path / "whole", workers=2)
+    killed_at(tmp_path / "killed", 3, workers=2)
+    said = killed_at(tmp_path / "killed", 5, say_shared, workers=2)
+    assert "restored from memory" in said
+    assert "shared: [False" in said
+    killed_at(tmp_path / "killed", 9)  # the position is the same with and without workers
+    assert same(train(tmp_path / "killed", workers=2), expected)
+
+
+def test_who_is_forked_to_save_by_itself_saves_one_step(tmp_path: Path) -> None:
+    killed_at(tmp_path, 3)
+
+    def run(tell: Tell) -> None:
+        forked = []
+
+        def each(ckpt: holdfast.Checkpointer, optimizer: torch.optim.Optimizer, now: int) -> None:
+            if now == 5:
+                before = snapshot(torch.nn.Module(), optimizer)
+
+                def look(tell: Tell) -> None:
+                    tell("ready")
+                    while not (tmp_path / "go").exists():
+                        pass
+                    tell(str(same(snapshot(torch.nn.Module(), optimizer), before)))
+
+                forked.append(launch(look))
+            if now == 8:
+                (tmp_path / "go").touch()
+
+        train(tmp_path, each)
+        assert forked[0].heard() == "ready"
+        tell(forked[0].heard())
+        forked[0].wait()
+
+    process = launch(run)
+    assert process.heard() == "True", process.said
+    assert process.wait() == 0
+
+
+def test_a_snapshot_in_which_a_tensor_went_bad_gives_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from holdfast.node.legacy import Legacy
+
+    expected = train(tmp_path / "whole")
+    killed_at(tmp_path / "killed", 3)
+    remembered = Legacy.remembered
+
+    def spoiled(self: Legacy, checkpoint: str) -> Any:
+        found = remembered(self, checkpoint)
+        assert found is not None
+        bad = next(name for name, data in found.tensors.items() if "exp_avg" in name and len(data) > 1 << 16)
+        found.tensors[bad][70_000] ^= 1
+        return found
+
+    monkeypatch.setattr(Legacy, "remembered", spoiled)
+    said = killed_at(tmp_path / "killed", 6, say_shared)
+    assert "restored in" in said
+    assert "shared: [False, True]" in said
+    monkeypatch.undo()
+    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "30")
+    assert same(train(tmp_path / "killed"), expected)
+
+
+def test_without_an_agent_it_keeps_what_it_has_taken(tmp_path: Path) -> None:
+    expected = train(tmp_path / "whole")
+    killed_at(tmp_path / "killed", 5)
+    assert same(train_on_disk(tmp_path / "killed"), expected)
+
+
+def train_on_disk(repository: Path) -> dict[str, torch.Tensor]:
+    """The next launch saves in its own process, so the agent ends at its beginning."""
+    model = model_of("plain")
+    optimizer = adamw(model)
+    data = TensorDataset(torch.randn(96, 256, generator=torch.Generator().manual_seed(1)))
+    loader = DataLoader(data, batch_size=8, shuffle=True)
+    with holdfast.Checkpointer(
+        repository, {"model": model, "optimizer": optimizer}, save="every 2 steps", background=False
+    ) as ckpt:
+        for _ in ckpt.epochs(STEPS * 8 // 96):
+            for (batch,) in ckpt.batches(loader):
+                optimizer.zero_grad()
+                model(batch).square().mean().backward()
+                optimizer.step()
+                ckpt.step()
+    return snapshot(model, optimizer)
