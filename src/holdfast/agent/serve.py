@@ -156,11 +156,17 @@ class Agent:
 
     def _bequeath(self, heir: Channel) -> None:
         if not self._life.over and self._life.pid != heir.peer_pid:
-            self._holdings.clear()  # the trainer before may wake up, and write
+            self._holdings.clear()  # the trainer before, or an heir before this one, may wake up, and write
         message, descriptors = self._holdings.inheritance()
         self._heirs[heir] = True
+        self._follow(heir)
         with suppress(ChannelClosedError):
             heir.send(message, descriptors)
+
+    def _follow(self, channel: Channel) -> None:
+        """The memory is this process's from now on."""
+        self._life.close()
+        self._life = _Life(channel.peer_pid)
 
     # -- who calls ---------------------------------------------------------------------
 
@@ -222,8 +228,7 @@ class Agent:
         with suppress(ChannelClosedError):
             channel.send(Welcome(os.getpid()))
         self._holdings.drop_unsaved()
-        self._life.close()
-        self._life = _Life(channel.peer_pid)
+        self._follow(channel)
         self._trainer, self._ended = channel, False
         self._memory_seconds = hello.memory_seconds
         self._take_errands(errands_of(hello))

@@ -378,6 +378,33 @@ def test_a_trainer_that_only_sleeps_leaves_its_memory_to_nobody(tmp_path: Path) 
     finish(tmp_path)
 
 
+@pytest.mark.parametrize("lives", [True, False])
+def test_an_heir_that_only_sleeps_shares_its_memory_with_nobody(lives: bool, tmp_path: Path) -> None:
+    killed_at(tmp_path, 7)
+    run = run_of(tmp_path)
+    place = address(run.repository.id, run.storage.location, "main")
+
+    def inherit(tell: Tell) -> None:
+        first = legacy.inherit(place, holdfast.__version__, 10)
+        tell("something" if first is not None and first.kept is not None else "nothing")
+        send_self(signal.SIGSTOP)
+
+    heir = launch(inherit)
+    assert heir.heard() == "something"
+    if not lives:
+        heir.signal(signal.SIGKILL)
+        heir.wait()
+    left = legacy.inherit(place, holdfast.__version__, 10)
+    assert left is not None
+    assert bool(left.slots) is not lives
+    assert (left.kept is None) is lives
+    left.decline()
+    if lives:
+        heir.signal(signal.SIGKILL)
+        heir.wait()
+    finish(tmp_path)
+
+
 def test_an_agent_of_another_version_hands_over_what_is_durable(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
