@@ -135,7 +135,7 @@ class ChunkReader:
         with ReadAhead(self._storage) if ahead is None else ahead as reading:
             for _ in range(ROUNDS):
                 lacking = self._index.cover(wanted, hints)
-                reasons.update((d, self._why_lacking()) for d in lacking if d not in reasons)
+                reasons.update((d, self._why_lacking(d)) for d in lacking if d not in reasons)
                 failed = self._read_covered(wanted - lacking, sink, reading)
                 reasons.update(failed)
                 wanted = lacking | failed.keys()
@@ -315,7 +315,10 @@ class ChunkReader:
             return "does not unseal"
         return "is cut short" if len(stored) < copy.entry.stored_bytes else "does not match its digest"
 
-    def _why_lacking(self) -> str:
+    def _why_lacking(self, digest: bytes) -> str:
+        bad = self._index.last_copies(digest)
+        if bad:
+            return f"its copy in pack {bad[0].pack} was found damaged before"
         broken = self._index.unreadable
         if not broken:
             return "no pack holds it"

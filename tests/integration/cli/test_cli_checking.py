@@ -128,7 +128,7 @@ def test_verify_says_what_another_repository_cannot_mend(place, digits, holdfast
     again = holdfast("verify", "digits", "--repair-from", copy)
     assert again.code == 4
     assert "digits@300: still damaged: " in again.out
-    assert "no pack holds it" in again.out
+    assert "was found damaged before" in again.out
     assert holdfast("verify", "--dry-run", "--repair-from", copy).code == 2
     nowhere = holdfast("verify", "--repair-from", str(tmp_path / "nowhere"))
     assert nowhere.code == 3
