@@ -5,10 +5,22 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+from contextlib import suppress
 
 from holdfast.agent.errands import PAUSES_SECONDS
-from holdfast.errors import BusyError, DamagedError, NotFoundError, UnsupportedError, UsageError
+from holdfast.domain.names import CheckpointId
+from holdfast.errors import (
+    BusyError,
+    DamagedError,
+    HoldfastError,
+    NotFoundError,
+    UnsupportedError,
+    UsageError,
+)
 from holdfast.node.commands import command
+from holdfast.repository.repository import Repository
+from holdfast.repository.run import Run
+from holdfast.storage.urls import open_storage
 
 MAY_WAIT = frozenset(
     {
@@ -18,7 +30,10 @@ MAY_WAIT = frozenset(
     }
 )
 """What may be left for the next round; what was not brought to a mirror is not there."""
-HOPELESS = frozenset({UsageError.exit_code, UnsupportedError.exit_code})
+LEFT_DAMAGED = DamagedError.exit_code
+"""All but what is damaged here is at the mirror, the newest too."""
+NEWEST_LEFT = 1
+HOPELESS = frozenset({UsageError.exit_code, UnsupportedError.exit_code, LEFT_DAMAGED})
 """What trying again does not change."""
 
 
@@ -35,11 +50,30 @@ def main(commands_json: str, last_seconds: str) -> int:
 
 def _first_failure(commands: list[list[str]]) -> int:
     """The code of the first that fails, which ends the round; what is damaged is all that `sync` leaves."""
-    damaged = 0
+    left = 0
     for words in commands:
+        newest = _newest(words[1], words[3]) if words[0] == "sync" else None
         code = subprocess.run(command(*words), check=False).returncode
         if (words[0], code) == ("sync", DamagedError.exit_code):
-            damaged = code
+            left = LEFT_DAMAGED if _has(words[2], words[3], newest) else NEWEST_LEFT
         elif code and (words[0], code) not in MAY_WAIT:
             return code
-    return damaged
+    return left
+
+
+def _newest(place: str, run: str) -> CheckpointId | None:
+    with suppress(HoldfastError):
+        return next(_run_at(place, run).recovery_points(), None)
+    return None
+
+
+def _has(place: str, run: str, newest: CheckpointId | None) -> bool:
+    """Whether this one is there, or one that came after it."""
+    with suppress(HoldfastError):
+        there = _run_at(place, run).checkpoints()
+        return newest is not None and any(c.order[:2] >= newest.order[:2] for c in there)
+    return False
+
+
+def _run_at(place: str, name: str) -> Run:
+    return Repository.open(open_storage(place), plain=True).run(name)

@@ -22,6 +22,7 @@ import psutil
 
 from holdfast.domain import events
 from holdfast.domain.events import Listener, unheard
+from holdfast.errors import DamagedError
 from holdfast.node.commands import environment, last_error
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import Hello, Message, Told, Uploaded
@@ -116,6 +117,7 @@ class Rounds:
         self._new = 1 if errand.at_once else 0
         self._newest = 0
         self._failures = 0
+        self._has_left = False
         self._not_before = 0.0
         self._running: _Round | None = None
 
@@ -190,17 +192,22 @@ class Rounds:
         with ended.said as said:
             said.seek(0)
             text = said.read().decode(errors="replace")
-        if ended.process.returncode:
+        code, mirror = ended.process.returncode, self.errand.uploads_to
+        left = mirror is not None and code == DamagedError.exit_code
+        if code and not left:
             self._new += ended.checkpoints
-            self._failed(last_error(text, ended.process.returncode))
+            self._failed(last_error(text, code))
             return
-        if (mirror := self.errand.uploads_to) is not None:
+        if mirror is not None:
             self._tell(Uploaded(ended.newest, mirror))
             took_seconds = time.monotonic() - ended.began_seconds
             self._emit(events.Uploaded(self.errand.run, mirror, ended.checkpoints, self._new, took_seconds))
         if self._failures:
             self._failures = 0
             self._tell(Told(f"{self.errand.commands[0][0]} works again."))
+        if left and not self._has_left:
+            self._tell(Told(f"{mirror} has all but what is damaged here: {last_error(text, code)}"))
+        self._has_left = left
 
     def _failed(self, why: str) -> None:
         if not self._failures:

@@ -278,6 +278,28 @@ def test_a_fresh_machine_starts_from_what_a_damaged_mirror_has_intact(tmp_path: 
     assert holdfast.open(here)["main"].latest.step == 2
 
 
+def test_what_is_damaged_here_keeps_nothing_newer_from_the_mirror(tmp_path: Path, capsys: Said) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    state = {"w": np.arange(100_000.0)}
+    with holdfast.Checkpointer(here, state, save=None, keep="all", background=False) as ckpt:
+        ckpt.step()
+        ckpt.save()
+        state["w"] += 1
+        ckpt.step()
+    flip(min((here / "packs").rglob("*.pack"), key=lambda pack: pack.stat().st_mtime_ns))
+    with holdfast.Checkpointer(here, state, save=None, keep="all", mirror=mirror) as ckpt:
+        for step in (3, 4, 5):  # each in a round of its own, none of them put off
+            state["w"] += 1
+            ckpt.step()
+            ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+            assert steps_in(mirror)[-1] == step
+        assert 1 not in steps_in(mirror)
+    said = capsys.readouterr().err
+    assert said.count(f"{mirror} has all but what is damaged here: ") == 1
+    assert "lags" not in said
+    assert gone(here)
+
+
 @pytest.mark.parametrize("what", ["packs", "runs/main/checkpoints"])
 def test_what_is_damaged_here_is_mended_by_the_mirror(tmp_path: Path, capsys: Said, what: str) -> None:
     here, mirror = tmp_path / "here", tmp_path / "mirror"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 import holdfast
-from holdfast.agent.errand import main
+from holdfast.agent.errand import LEFT_DAMAGED, NEWEST_LEFT, main
 
 
 def saved(place: Path, *steps: int) -> None:
@@ -27,7 +27,10 @@ def round_of(here: Path, there: Path) -> str:
 
 
 def damage_oldest_pack(place: Path) -> None:
-    pack = min((place / "packs").rglob("*.pack"), key=lambda path: path.stat().st_mtime_ns)
+    damage(min((place / "packs").rglob("*.pack"), key=lambda path: path.stat().st_mtime_ns))
+
+
+def damage(pack: Path) -> None:
     pack.chmod(0o600)
     data = bytearray(pack.read_bytes())
     data[5000:6000] = bytes(1000)
@@ -43,8 +46,24 @@ def test_the_mirror_is_brought_up_to_date_and_pruned(tmp_path: Path) -> None:
 def test_what_is_damaged_here_keeps_nothing_else_from_being_done(tmp_path: Path) -> None:
     saved(tmp_path / "here", 1, 2, 3, 4)
     damage_oldest_pack(tmp_path / "here")
-    assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == 4
+    assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == LEFT_DAMAGED
     assert steps_at(tmp_path / "there") == [3, 4]
+
+
+def test_the_newest_that_is_damaged_is_not_there(tmp_path: Path) -> None:
+    saved(tmp_path / "here", 1)
+    before = set((tmp_path / "here" / "packs").rglob("*.pack"))
+    saved(tmp_path / "here", 2)
+    (newest,) = set((tmp_path / "here" / "packs").rglob("*.pack")) - before
+    damage(newest)
+    assert main(round_of(tmp_path / "here", tmp_path / "there"), "0") == NEWEST_LEFT
+    assert steps_at(tmp_path / "there") == [1]
+
+
+def test_what_is_damaged_is_not_tried_for_hours(tmp_path: Path) -> None:
+    saved(tmp_path / "here", 1, 2, 3)
+    damage_oldest_pack(tmp_path / "here")
+    assert main(round_of(tmp_path / "here", tmp_path / "there"), "3600") == LEFT_DAMAGED
 
 
 def test_what_cannot_be_brought_at_all_ends_the_round(tmp_path: Path) -> None:
