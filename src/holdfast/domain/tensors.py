@@ -148,17 +148,3 @@ class TensorTarget(Protocol):
     def commit(self) -> None:
         """Called once all bytes are in the buffer and verified: move them to where they belong."""
         ...
-
-
-class MovableTarget(TensorTarget, Protocol):
-    """A target that was made for the restore, so that its tensor may live in other memory as well."""
-
-    def live_in(self, memory: npt.NDArray[np.uint8]) -> None:
-        """Have the tensor live there instead of in the buffer.
-
-        Parameters
-        ----------
-        memory : uint8[size_bytes]
-            Writable, aligned to a cache line, and the tensor's own for as long as that lives.
-        """
-        ...

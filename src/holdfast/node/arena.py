@@ -19,7 +19,6 @@ from holdfast.domain.manifest import Details
 from holdfast.domain.progress import Progress
 from holdfast.domain.tensors import TensorSpec
 from holdfast.errors import StorageError
-from holdfast.node.unsharing import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -54,25 +53,22 @@ class Slot:
         self.descriptor = descriptor
         self._closing = weakref.finalize(self, os.close, descriptor)
         self.size_bytes = os.fstat(descriptor).st_size
-        self._mapped: mmap.mmap | None = None
-        self._memory = self._map(mmap.MAP_POPULATE) if at_once else None
-        self._taken: Taken | None = None
+        self._memory = self._mapped(mmap.MAP_POPULATE) if at_once else None
         _open_slots.add(self)
 
     @property
     def memory(self) -> Bytes:
         """``uint8[size_bytes]``, shared with whoever has the descriptor."""
         if self._memory is None:
-            self._memory = self._map(0)
+            self._memory = self._mapped(0)
         return self._memory
 
-    def _map(self, flags: int) -> Bytes:
+    def _mapped(self, flags: int) -> Bytes:
         import numpy as np
 
         mapped = mmap.mmap(self.descriptor, self.size_bytes, flags=mmap.MAP_SHARED | flags)
         with suppress(AttributeError, OSError):  # a forked data worker must not keep it alive
             mapped.madvise(mmap.MADV_DONTFORK)
-        self._mapped = mapped
         return np.frombuffer(mapped, np.uint8)
 
     def forget(self) -> None:
@@ -80,26 +76,7 @@ class Slot:
         import numpy as np
 
         self.close()
-        self._memory, self._mapped = np.empty(0, np.uint8), None
-
-    @property
-    def room_bytes(self) -> int:
-        """What fits in; nothing once it `is_taken`."""
-        return self.size_bytes if self._taken is None else 0
-
-    @property
-    def is_taken(self) -> bool:
-        """Whether tensors live in it, so that it can hold no snapshot any more."""
-        return self._taken is not None
-
-    def take(self, start: int, size_bytes: int) -> Bytes:
-        """Have this stretch for good, whatever becomes of the slot; for one thread at a time."""
-        stretch = self.memory[start : start + size_bytes]
-        if self._taken is None:
-            assert self._mapped is not None
-            self._taken = Taken(self._mapped, self.descriptor)
-        self._taken.take(start, size_bytes)
-        return stretch
+        self._memory = np.empty(0, np.uint8)
 
     @classmethod
     def create(cls, size_bytes: int) -> Slot:
@@ -128,21 +105,9 @@ class Slot:
         return slot
 
     def give_back(self) -> None:
-        """Let the system have the memory at once, whoever else uses it: what it held is zeros from now on.
-
-        What was taken from it stays.
-        """
-        if self._taken is not None:
-            self._taken.give_back_the_rest()
-            return
+        """Let the system have the memory at once, whoever else uses it: what it held is zeros from now on."""
         with mmap.mmap(self.descriptor, self.size_bytes) as mapped, suppress(OSError):
             mapped.madvise(mmap.MADV_REMOVE)
-
-    def let_go(self) -> None:
-        """Close it; of what tensors live in the rest goes at once."""
-        if self.is_taken:
-            self.give_back()
-        self.close()
 
     def close(self) -> None:
         """Close the descriptor; the memory goes with the last who uses it."""

@@ -8,30 +8,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from holdfast.node.arena import LEFT_OUT, SMALL_BYTES, Slot, SlotSource, read_record
+from holdfast.node.arena import LEFT_OUT, Slot, SlotSource, read_record
 from holdfast.node.channel import Channel, ChannelClosedError, connect
 from holdfast.node.messages import Finish, Held, Inherit, Inheritance, Look, ToTrainer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from holdfast.node.arena import Bytes, Place
+    from holdfast.node.arena import Bytes
 
 LOOK_SECONDS = 2.0
-
-
-class Remembered:
-    """The tensors of a snapshot in a slot, as `repository.recalling.Memory`."""
-
-    def __init__(self, slot: Slot, places: Mapping[str, Place]) -> None:
-        self._slot = slot
-        self._places = {name: place for name, place in places.items() if place.offset != LEFT_OUT}
-        self.tensors = {name: SlotSource(slot, place).read() for name, place in self._places.items()}
-
-    def take(self, name: str) -> Bytes | None:
-        """The memory itself, for good; None of small tensors, which share their pages."""
-        size_bytes = len(self.tensors[name])
-        return self._slot.take(self._places[name].offset, size_bytes) if size_bytes >= SMALL_BYTES else None
 
 
 class Legacy:
@@ -51,8 +35,7 @@ class Legacy:
     def __init__(self, channel: Channel, inheritance: Inheritance, descriptors: list[int]) -> None:
         self.channel = channel
         self.slots = [Slot(descriptor, at_once=False) for descriptor in descriptors]
-        kept = inheritance.kept
-        self.kept = kept if kept is not None and kept.slot < len(self.slots) else None
+        self.kept = inheritance.kept
         self.lost = inheritance.lost
 
     def decline(self) -> None:
@@ -61,23 +44,21 @@ class Legacy:
             self.channel.send(Finish())
         self.channel.close()
         for slot in self.slots:
-            slot.let_go()
+            slot.close()
 
-    def remembered(self, checkpoint: str) -> Remembered | None:
-        """The tensors of this checkpoint that are in memory, not verified; None if it is not there."""
+    def tensors(self, checkpoint: str) -> dict[str, Bytes]:
+        """Bytes of the tensors of this checkpoint that are in memory; not verified."""
         kept = self.kept
-        if kept is None or kept.checkpoint != checkpoint:
-            return None
+        if kept is None or kept.checkpoint != checkpoint or kept.slot >= len(self.slots):
+            return {}
         slot = self.slots[kept.slot]
         try:
-            return Remembered(slot, read_record(slot, kept.start, kept.size_bytes).tensors)
+            places = read_record(slot, kept.start, kept.size_bytes).tensors
         except (ValueError, msgspec.MsgspecError):
-            return None  # overwritten by a crash: the disk has it
-
-    @property
-    def spared(self) -> int | None:
-        """The number of the slot that still holds the newest snapshot."""
-        return self.kept.slot if self.kept is not None and not self.slots[self.kept.slot].is_taken else None
+            return {}  # overwritten by a crash: the disk has it
+        return {
+            name: SlotSource(slot, place).read() for name, place in places.items() if place.offset != LEFT_OUT
+        }
 
 
 def inherit(address: bytes, version: str, timeout_seconds: float) -> Legacy | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import mmap
 import os
 from contextlib import suppress
 
@@ -16,10 +15,6 @@ _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _AT_FDCWD = -100
 _PR_SET_PDEATHSIG = 1
-_MAP_FIXED = 0x10
-_MADV_POPULATE_WRITE = 23
-_FALLOC_KEEP_SIZE = 1
-_FALLOC_PUNCH_HOLE = 2
 
 
 class _Libc:
@@ -99,38 +94,6 @@ def sync_filesystem(descriptor: int) -> None:
     if syncfs(descriptor):
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
-
-
-def map_privately(address: int, size_bytes: int, descriptor: int, offset: int) -> bool:
-    """Put a private, writable mapping of a file in the place of what is mapped there, in one step.
-
-    Returns
-    -------
-    bool
-        Whether all its pages have been copied, so that the file is not needed any more; else each
-        is by the first write to it.
-
-    Raises
-    ------
-    OSError
-    """
-    libc = _libc()
-    libc.mmap.restype = ctypes.c_void_p
-    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_int64]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    access, kind = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED
-    if libc.mmap(address, size_bytes, access, kind, descriptor, offset) != address:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
-    copied: int = libc.madvise(address, size_bytes, _MADV_POPULATE_WRITE)
-    return copied == 0
-
-
-def punch(descriptor: int, offset: int, size_bytes: int) -> None:
-    """Let the system have this stretch of a file, if it can: it reads as zeros from now on."""
-    libc = _libc()
-    libc.fallocate.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
-    libc.fallocate(descriptor, _FALLOC_KEEP_SIZE | _FALLOC_PUNCH_HOLE, offset, size_bytes)
 
 
 def die_with_parent(parent: int, number: int) -> None:

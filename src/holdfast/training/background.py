@@ -87,7 +87,7 @@ class Background:
             limit=WITH_SNAPSHOTS if keeps else IN_FLIGHT,
             slots=legacy.slots if legacy is not None else (),
         )
-        self._spared = legacy.spared if legacy is not None else None
+        self._spared = legacy.kept.slot if legacy is not None and legacy.kept is not None else None
         self._placing = Placing()
         self._flights: dict[int, Flight] = {}
         self._newest: Flight | None = None
@@ -101,8 +101,6 @@ class Background:
         self._instead: Blocking | None = None
         self._told_of_room = self._closed = False
         self._start(legacy)
-        for number in self._slots.taken():
-            self._say(messages.Reclaim(number))
 
     # -- the contract of a way ---------------------------------------------------------
 
@@ -218,7 +216,8 @@ class Background:
 
     def _close_fence(self) -> None:
         """Have the snapshot that is being copied complete, and handed over."""
-        if (fenced := self._fenced) is not None:
+        fenced = self._fenced
+        if fenced is not None:
             fenced[1].finish()
             self._complete()
 
@@ -343,7 +342,8 @@ class Background:
         elif isinstance(message, messages.Uploaded):
             self._uploads.note(message.place, message.sequence)
         elif isinstance(message, messages.Withdrawn):
-            if (flight := self._flights.pop(message.sequence, None)) is not None:
+            flight = self._flights.pop(message.sequence, None)
+            if flight is not None:
                 self._newest = None if flight is self._newest else self._newest  # its slot is free
                 self._decided.append(Outcome(sequence=message.sequence, replaced=True))
         elif isinstance(message, messages.Done) and message.sequence in self._flights:

@@ -41,7 +41,7 @@ from holdfast.training.mirroring import mend
 from holdfast.training.ranks.launch import Place
 
 if TYPE_CHECKING:
-    from holdfast.repository.recalling import Memory
+    from holdfast.repository.recalling import Bytes
 
 READ_TRIES = 3
 
@@ -99,7 +99,7 @@ class Restorer:
     environment : mapping
         Of this process, to be compared.
     in_memory : callable, optional
-        Gives what is in memory of a checkpoint, by its name.
+        Gives the bytes of those tensors of a checkpoint, by its name, that are in memory; not trusted.
     mirrors : sequence of Mirror
         What is damaged is mended by what these have, before another checkpoint is taken.
     place : Place, optional
@@ -115,7 +115,7 @@ class Restorer:
         changed: str = "keep",
         environment: Mapping[str, Mapping[str, str]] | None = None,
         emit: Callable[[Event], None],
-        in_memory: Callable[[str], Memory | None] | None = None,
+        in_memory: Callable[[str], Mapping[str, Bytes]] | None = None,
         mirrors: Sequence[Mirror] = (),
         place: Place | None = None,
     ) -> None:
@@ -256,11 +256,11 @@ class Restorer:
     def _read(self, checkpoint: CheckpointId, only: Iterable[str] | None, *, strict: bool) -> Restored:
         started = time.monotonic()
         hints = self._run.hints(checkpoint)
-        held = self._in_memory(str(checkpoint)) if self._in_memory is not None else None
+        held = self._in_memory(str(checkpoint)) if self._in_memory is not None else {}
         reader = self._run.repository.reader
         with self._run.repository.holding(), ExitStack() as stack:
             whole = self._manifest(checkpoint)  # before the disk is busy
-            ahead = stack.enter_context(reader.begin(hints if only is None and held is None else ()))
+            ahead = stack.enter_context(reader.begin(hints if only is None and not held else ()))
             self._check_world_size(whole)
             manifest = of_rank(whole, self._place.rank if self._place is not None else 0)
             resolution, recorded = self._compare(manifest)
@@ -270,7 +270,7 @@ class Restorer:
             what = f"The checkpoint {self._run.name}@{checkpoint.step}"
             skipped = plan.raise_differences(what, strict=strict)
             with poison.while_writing(self._entries(only)), self._judging(whole, hints):
-                reads = recall_tensors(held, manifest, plan.reads) if held is not None else plan.reads
+                reads = recall_tensors(held, manifest, plan.reads) if held else plan.reads
                 if reads:
                     read_tensors(reader, manifest, hints, reads, what, ahead)
                 plan.finish()

@@ -162,7 +162,7 @@ class Session:
             changed=options.changed,
             environment=surroundings,
             emit=self._emit,
-            in_memory=self._legacy.remembered if self._legacy is not None else None,
+            in_memory=self._legacy.tensors if self._legacy is not None else None,
             mirrors=options.mirrors,
             place=self._place,
         )

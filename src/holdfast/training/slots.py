@@ -39,10 +39,6 @@ class Slots:
     def __iter__(self) -> Iterator[tuple[int, Slot]]:
         return iter(enumerate(self._slots))
 
-    def taken(self) -> list[int]:
-        """Those that hold no snapshot any more, as tensors live in them, until another one has the number."""
-        return [number for number, slot in self if slot.is_taken]
-
     def take(self, busy: Collection[int], need_bytes: int, spared: int | None = None) -> int | None:
         """A slot of this size that is not busy; None if one has to become free first.
 
@@ -57,7 +53,7 @@ class Slots:
             There is no memory for even one; says how many bytes it takes.
         """
         free = sorted((n for n, _ in self if n not in busy), key=lambda number: number == spared)
-        fitting = [number for number in free if self._slots[number].room_bytes >= need_bytes]
+        fitting = [number for number in free if self._slots[number].size_bytes >= need_bytes]
         if fitting:
             return fitting[0]
         if not free and len(self._slots) >= self.limit:
@@ -69,7 +65,7 @@ class Slots:
             slot = self._made(need_bytes)
         if slot is not None:
             for outgrown in self._slots[number : number + 1]:
-                outgrown.let_go()
+                outgrown.close()
             self._slots[number:] = [slot, *self._slots[number + 1 :]]
             self._on_new(number, slot)
             return number
@@ -80,26 +76,17 @@ class Slots:
 
     def prepare(self, busy: Collection[int], need_bytes: int) -> None:
         """Make another slot ahead, behind training, unless one is free or there may be no more."""
-        usable = len(self._slots) - len(self.taken())
-        if self._ahead is None and usable < self.limit and len(busy) >= usable:
-            self._ahead = _Ahead(lambda: self._created(_room_bytes(need_bytes)))
+        if self._ahead is None and len(self._slots) < self.limit and len(busy) >= len(self._slots):
+            self._ahead = _Ahead(_room_bytes(need_bytes))
 
     def _made(self, need_bytes: int) -> Slot | None:
         """A new slot: the one that was made ahead if it will do."""
         ahead, self._ahead = self._ahead, None
         slot = ahead.slot() if ahead is not None else None
         if slot is None or slot.size_bytes >= need_bytes:
-            return slot or self._created(_room_bytes(need_bytes))
+            return slot or _created(_room_bytes(need_bytes))
         slot.close()
-        return self._created(_room_bytes(need_bytes))
-
-    def _created(self, size_bytes: int) -> Slot | None:
-        for number in self.taken():
-            self._slots[number].give_back()
-        try:
-            return Slot.create(size_bytes) if available_bytes() >= size_bytes + SPARE_BYTES else None
-        except OSError:
-            return None
+        return _created(_room_bytes(need_bytes))
 
     def close(self) -> None:
         """Let go of all of them."""
@@ -107,20 +94,20 @@ class Slots:
         if ahead is not None and (slot := ahead.slot()) is not None:
             slot.close()
         for slot in self._slots:
-            slot.let_go()
+            slot.close()
         self._slots = []
 
 
 class _Ahead:
     """A slot that is made while training goes on."""
 
-    def __init__(self, make: Callable[[], Slot | None]) -> None:
+    def __init__(self, size_bytes: int) -> None:
         self._slot: Slot | None = None
-        self._thread = threading.Thread(target=self._make, args=(make,), daemon=True)
+        self._thread = threading.Thread(target=self._make, args=(size_bytes,), daemon=True)
         self._thread.start()
 
-    def _make(self, make: Callable[[], Slot | None]) -> None:
-        self._slot = make()
+    def _make(self, size_bytes: int) -> None:
+        self._slot = _created(size_bytes)
 
     def slot(self) -> Slot | None:
         """Wait for it; None if there was no memory for it."""
@@ -131,3 +118,10 @@ class _Ahead:
 def _room_bytes(need_bytes: int) -> int:
     """Records grow: so does the room, ahead."""
     return (need_bytes // _STEP_BYTES + 2) * _STEP_BYTES
+
+
+def _created(size_bytes: int) -> Slot | None:
+    try:
+        return Slot.create(size_bytes) if available_bytes() >= size_bytes + SPARE_BYTES else None
+    except OSError:
+        return None

@@ -309,15 +309,15 @@ def test_memory_that_went_bad_is_noticed_and_the_disk_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     killed_at(tmp_path, 7)
-    remembered = legacy.Legacy.remembered
+    tensors = legacy.Legacy.tensors
 
     def spoiled(self: legacy.Legacy, checkpoint: str) -> Any:
-        found = remembered(self, checkpoint)
-        assert found is not None
-        found.tensors["weights"][1234] ^= 1
+        found = tensors(self, checkpoint)
+        assert found
+        found["weights"][1234] ^= 1
         return found
 
-    monkeypatch.setattr(legacy.Legacy, "remembered", spoiled)
+    monkeypatch.setattr(legacy.Legacy, "tensors", spoiled)
     finish(tmp_path)
     assert "resumes after step 7 (epoch 0), restored in" in capsys.readouterr().err
 
@@ -326,14 +326,14 @@ def test_a_table_that_went_bad_is_noticed_and_the_disk_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Said
 ) -> None:
     killed_at(tmp_path, 7)
-    remembered = legacy.Legacy.remembered
+    tensors = legacy.Legacy.tensors
 
     def spoiled(self: legacy.Legacy, checkpoint: str) -> Any:
         assert self.kept is not None
         self.slots[self.kept.slot].memory[self.kept.start :] = 0xC1  # no MessagePack begins so
-        return remembered(self, checkpoint)
+        return tensors(self, checkpoint)
 
-    monkeypatch.setattr(legacy.Legacy, "remembered", spoiled)
+    monkeypatch.setattr(legacy.Legacy, "tensors", spoiled)
     finish(tmp_path)
     assert "resumes after step 7 (epoch 0), restored in" in capsys.readouterr().err
 

@@ -19,24 +19,6 @@ from holdfast.storage.local import LocalStorage
 Bytes = npt.NDArray[np.uint8]
 
 
-class Held:
-    """What memory holds, of which nothing is to be had for good but what is ``offered``."""
-
-    def __init__(self, tensors: dict[str, Bytes], offered: frozenset[str] = frozenset()) -> None:
-        self.tensors = tensors
-        self._offered = offered
-
-    def take(self, name: str) -> Bytes | None:
-        return self.tensors[name] if name in self._offered else None
-
-
-class Movable(BytesTensor):
-    home: Bytes | None = None
-
-    def live_in(self, memory: Bytes) -> None:
-        self.home = memory
-
-
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str, Bytes]]:
     """A manifest, and the bytes of its tensors."""
@@ -48,14 +30,14 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Manifest, dict[str,
     return run.manifest(committed.id), {name: np.frombuffer(data, np.uint8) for name, data in state.items()}
 
 
-def targets_of(manifest: Manifest, kind: type[BytesTensor] = BytesTensor) -> list[tuple[str, BytesTensor]]:
-    return [(name, kind(entry.spec.size_bytes)) for name, entry in manifest.tensors.items()]
+def targets_of(manifest: Manifest) -> list[tuple[str, BytesTensor]]:
+    return [(name, BytesTensor(entry.spec.size_bytes)) for name, entry in manifest.tensors.items()]
 
 
 def test_what_is_there_and_right_is_taken(saved: tuple[Manifest, dict[str, Bytes]]) -> None:
     manifest, data = saved
     wanted = targets_of(manifest)
-    assert recall_tensors(Held(data), manifest, wanted) == []
+    assert recall_tensors(data, manifest, wanted) == []
     for name, target in wanted:
         assert target.committed
         assert target.data == data[name].tobytes()
@@ -64,19 +46,8 @@ def test_what_is_there_and_right_is_taken(saved: tuple[Manifest, dict[str, Bytes
 def test_what_is_not_there_is_left_for_the_disk(saved: tuple[Manifest, dict[str, Bytes]]) -> None:
     manifest, data = saved
     wanted = targets_of(manifest)
-    left = recall_tensors(Held({"wide": data["wide"]}), manifest, wanted)
+    left = recall_tensors({"wide": data["wide"]}, manifest, wanted)
     assert sorted(name for name, _ in left) == sorted(set(data) - {"wide"})
-
-
-def test_what_may_move_lives_where_it_was_held(saved: tuple[Manifest, dict[str, Bytes]]) -> None:
-    manifest, data = saved
-    wanted = targets_of(manifest, Movable)
-    assert recall_tensors(Held(data, frozenset({"wide"})), manifest, wanted) == []
-    for name, target in wanted:
-        assert isinstance(target, Movable)
-        assert target.committed
-        assert target.home is (data["wide"] if name == "wide" else None)
-        assert target.data == (bytes(len(data[name])) if name == "wide" else data[name].tobytes())
 
 
 @settings(max_examples=200, deadline=None)
@@ -96,11 +67,7 @@ def test_what_went_bad_is_never_taken_for_good(
         damaged = np.concatenate([damaged, damaged[:1]])
     else:
         damaged = np.array(data["wide"] if name != "wide" else np.roll(data["wide"], 4096))
-    kind = choice.draw(st.sampled_from([BytesTensor, Movable]))
-    wanted = targets_of(manifest, kind)
-    left = recall_tensors(Held(data | {name: damaged}, frozenset(data)), manifest, wanted)
+    wanted = targets_of(manifest)
+    left = recall_tensors(data | {name: damaged}, manifest, wanted)
     assert [(n, target.committed) for n, target in left] == [(name, False)]
     assert all(target.committed for n, target in wanted if n != name)
-    assert [n for n, target in wanted if isinstance(target, Movable) and target.home is None] == (
-        [name] if kind is Movable else []
-    )

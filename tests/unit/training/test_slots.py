@@ -113,27 +113,3 @@ def test_one_that_nobody_took_is_closed(some: slots.Slots) -> None:
     some.prepare(set(), SMALL)
     some.close()
     assert set(Path("/proc/self/fd").iterdir()) <= before
-
-
-def test_one_in_which_tensors_live_holds_no_snapshot_and_is_replaced(
-    some: slots.Slots, made: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    some.take(set(), SMALL)
-    some.take({0}, SMALL)
-    tensor = some[0].take(4096, 5000)
-    tensor[:] = 7
-    assert some.taken() == [0]
-    assert some.take(set(), SMALL) == 1
-    available = slots.available_bytes
-    monkeypatch.setattr(slots, "available_bytes", lambda: 0)
-    assert some.take({1}, SMALL) is None  # nothing is written over, though memory lacks
-    assert (tensor == 7).all()
-    monkeypatch.setattr(slots, "available_bytes", available)
-    some.limit = slots.IN_FLIGHT
-    some.prepare({1}, SMALL)
-    assert some.take({1}, SMALL) == 0
-    assert some.taken() == []
-    assert made == [0, 1, 0]
-    some[0].memory[:] = 1
-    some.close()
-    assert (tensor == 7).all()

@@ -67,15 +67,6 @@ class Target:
         torch.autograd.graph.increment_version(self._tensor)
 
 
-class NewTarget(Target):
-    """Of a dense tensor on the host that nothing but a restore has seen yet."""
-
-    def live_in(self, memory: npt.NDArray[np.uint8]) -> None:
-        storage = torch.from_numpy(memory).untyped_storage()
-        with torch.no_grad():
-            self._tensor.set_(storage, 0, self._tensor.shape, self._tensor.stride())
-
-
 class LazyTarget:
     """A parameter of a lazy module: gets its shape with its values."""
 
@@ -109,12 +100,6 @@ def target(tensor: torch.Tensor) -> Target:
     if what is not None:
         raise UnsupportedError(f"A checkpoint cannot be restored into {what}.", do=_LEAVE_OUT)
     return Target(tensor)
-
-
-def new_target(tensor: torch.Tensor) -> Target:
-    """Of a tensor that was just made."""
-    plain = type(tensor) in ORDINARY and is_plain_memory(tensor) and not tensor.is_inference()
-    return NewTarget(tensor) if plain else target(tensor)
 
 
 def new_tensor(spec: TensorSpec, device: str | torch.device) -> tuple[torch.Tensor, Target]:

@@ -81,7 +81,7 @@ class Renewing:
         target = self._target(live, spec)
         tensor: torch.Tensor = make(ref, spec) if target is None else live
         self._made[ref.name] = tensor
-        self._walk.read(ref, target or tensors.new_target(tensor))
+        self._walk.read(ref, target or tensors.target(tensor))
         return tensor
 
     def _target(self, live: Any, spec: TensorSpec) -> tensors.Target | None:
