@@ -37,13 +37,17 @@ Move = Callable[[str, Bytes], object]
 class Place:
     """Where a way brings the state: the server, and a folder for what it needs here."""
 
-    def __init__(self, endpoint: str, folder: Path) -> None:
+    def __init__(self, endpoint: str, folder: Path, prefix: str = "") -> None:
         self.endpoint = endpoint
         self.folder = folder
+        self._prefix = prefix
         self.host = urlsplit(endpoint).netloc
 
-    def url(self, prefix: str) -> str:
-        return f"s3://{BUCKET}/{prefix}?endpoint={self.endpoint}"
+    def named(self, name: str) -> str:
+        return f"{self._prefix}{name}"
+
+    def url(self, name: str) -> str:
+        return f"s3://{BUCKET}/{self.named(name)}?endpoint={self.endpoint}"
 
 
 class Limit:
@@ -145,7 +149,7 @@ class Dcp:
 
     def __init__(self, place: Place) -> None:
         sys.path.append(os.environ["TORCH_PACKAGES"])
-        self._place = f"s3://{BUCKET}/dcp"
+        self._place = f"s3://{BUCKET}/{place.named('dcp')}"
         self._options = s3fs_options(place)
 
     def send(self, state: Bytes) -> None:
@@ -264,10 +268,21 @@ def took(action: Callable[[Bytes], object], state: Bytes) -> dict[str, float]:
     return {"seconds": time.perf_counter() - started, "cpu_seconds": time.process_time() - used}
 
 
+def warm_up(name: str, endpoint: str, folder: Path) -> None:
+    """Bring a few tensors there and back, so that what is loaded and begun once is not measured."""
+    few = np.zeros(2 * TENSOR_BYTES, np.uint8)
+    way = WAYS[name](Place(endpoint, folder, "warm-"))
+    if isinstance(way, Mirror):
+        way.prepare(few)
+    way.send(few)
+    way.restore(np.ones_like(few))
+
+
 def main() -> None:
     name, endpoint, size_bytes, folder, result = sys.argv[1:6]
     state = np.random.default_rng(0).integers(0, 256, int(size_bytes) // 4 * 4, np.uint8)
     back = np.zeros_like(state)
+    warm_up(name, endpoint, Path(folder) / "warm")
     way = WAYS[name](Place(endpoint, Path(folder)))
     if isinstance(way, Mirror):
         way.prepare(state)

@@ -35,6 +35,8 @@ BLOCK_BYTES = 4096
 TAIL_READ_BYTES = 64 * 1024
 """Holds trailer and index of nearly every pack."""
 MAX_INDEX_BYTES = 1 << 28
+MOST_ENTRY_BYTES = 128
+"""What an entry of a chunk as it is takes in the index, at most."""
 RAW = "raw"
 MAX_DEPTH = 3
 """Of bases of bases: a delta on a delta, and what is derived from it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -14,7 +15,7 @@ from holdfast.domain.manifest import Shard, TensorEntry, chunk_sizes, joined_dig
 from holdfast.domain.tensors import TensorSource
 from holdfast.errors import HoldfastError
 from holdfast.repository import layout
-from holdfast.repository.pack import MAGIC, PackBuilder, PackEntry
+from holdfast.repository.pack import BLOCK_BYTES, MAGIC, MOST_ENTRY_BYTES, PackBuilder, PackEntry
 from holdfast.storage.base import Storage
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from holdfast.storage.base import Buffer
+
+    Bytes = npt.NDArray[np.uint8]
 
 Item = TypeVar("Item")
 PACK_BYTES = 64 * 1024 * 1024
@@ -79,6 +82,8 @@ class PackWriter:
         self._find = find
         self._written: set[bytes] = set()
         self._used: set[str] = set()
+        self._whole = False
+        self._rooms = threading.local()
         self.new_packs: dict[str, list[PackEntry]] = {}
 
     def write(self, sources: Mapping[str, TensorSource], known: Mapping[str, TensorEntry]) -> Written:
@@ -133,6 +138,7 @@ class PackWriter:
         sources: Mapping[str, TensorSource],
         digests: dict[str, list[bytes]],
     ) -> None:
+        self._whole = not self._storage.exclusive_locks  # over a network a pack is sent from where it lies
         size_bytes = sum(source.spec.size_bytes for source in sources.values())
         if size_bytes <= PACK_BYTES:
             for group in groups:
@@ -151,30 +157,53 @@ class PackWriter:
     def _write_pack(
         self, group: list[_Piece], sources: Mapping[str, TensorSource], digests: dict[str, list[bytes]]
     ) -> None:
-        fresh = self._fresh(group, sources, digests)
+        room = self._room_for_all(group) if self._whole else _new(max(piece.size for piece in group))
+        fresh = self._fresh(group, sources, digests, room, in_turn=self._whole)
         first = next(fresh, None)
         if first is None:
             return
-        builder = PackBuilder(layout.new_pack_id())
+        builder, chunks = PackBuilder(layout.new_pack_id()), chain([first], fresh)
         self.new_packs[builder.pack_id] = builder.entries
-        self._storage.put(layout.pack(builder.pack_id), _parts(builder, chain([first], fresh)))
+        parts = [_collected(builder, chunks, room)] if self._whole else _parts(builder, chunks)
+        self._storage.put(layout.pack(builder.pack_id), parts)
+
+    def _room_for_all(self, group: list[_Piece]) -> Bytes:
+        """Memory for a pack of these, which this thread uses for the next one again."""
+        need_bytes = sum(piece.size for piece in group) + len(group) * MOST_ENTRY_BYTES + 2 * BLOCK_BYTES
+        room: Bytes | None = getattr(self._rooms, "held", None)
+        if room is None or len(room) < need_bytes:
+            room = self._rooms.held = _new(max(need_bytes, PACK_BYTES))
+        return room
 
     def _fresh(
-        self, group: list[_Piece], sources: Mapping[str, TensorSource], digests: dict[str, list[bytes]]
-    ) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]]]:
+        self,
+        group: list[_Piece],
+        sources: Mapping[str, TensorSource],
+        digests: dict[str, list[bytes]],
+        room: Bytes,
+        *,
+        in_turn: bool,
+    ) -> Iterator[tuple[bytes, Bytes]]:
         """Digest each piece; yield those that must be written.
 
         What is digested is a copy, and the copy is what is written: should another thread change
         the tensor meanwhile, the checkpoint is of mixed moments, but it verifies.
+
+        Parameters
+        ----------
+        room : uint8[:]
+            Where the copies go.
+        in_turn : bool
+            Each behind the one before, as a pack has them; else all to the same place.
         """
         import numpy as np
 
         name, data = None, None
-        scratch = np.empty(max(piece.size for piece in group), np.uint8)
+        start = len(MAGIC) if in_turn else 0
         for piece in group:
             if piece.name != name or data is None:
                 name, data = piece.name, sources[piece.name].read()
-            chunk = scratch[: piece.size]
+            chunk = room[start : start + piece.size]
             np.copyto(chunk, data[piece.start : piece.start + piece.size])
             digest = blake3.blake3(chunk.data).digest()
             digests[piece.name][piece.number] = digest
@@ -186,6 +215,7 @@ class PackWriter:
                 continue
             self._written.add(digest)
             yield digest, chunk
+            start += piece.size if in_turn else 0
 
 
 def discard(storage: Storage, new_packs: dict[str, list[PackEntry]]) -> None:
@@ -198,7 +228,28 @@ def discard(storage: Storage, new_packs: dict[str, list[PackEntry]]) -> None:
         del new_packs[pack_id]
 
 
-def _parts(builder: PackBuilder, chunks: Iterable[tuple[bytes, npt.NDArray[np.uint8]]]) -> Iterator[Buffer]:
+def _new(size_bytes: int) -> Bytes:
+    import numpy as np
+
+    return np.empty(size_bytes, np.uint8)
+
+
+def _collected(builder: PackBuilder, chunks: Iterable[tuple[bytes, Bytes]], room: Bytes) -> Buffer:
+    """The pack in one piece; its chunks lie where they belong already."""
+    import numpy as np
+
+    end = len(MAGIC)
+    for digest, data in chunks:
+        builder.add(digest, len(data))
+        end += len(data)
+    room[: len(MAGIC)] = np.frombuffer(MAGIC, np.uint8)
+    for part in builder.finish():
+        room[end : end + len(part)] = np.frombuffer(part, np.uint8)
+        end += len(part)
+    return room[:end].data
+
+
+def _parts(builder: PackBuilder, chunks: Iterable[tuple[bytes, Bytes]]) -> Iterator[Buffer]:
     yield MAGIC
     for digest, data in chunks:
         builder.add(digest, len(data))

@@ -102,8 +102,12 @@ class ObjectStorage:
     def put(self, key: str, parts: Iterable[Buffer]) -> None:
         check_key(key)
         raised: list[BaseException] = []
-        piece_bytes = WHOLE_BYTES if self._sending is None else PART_BYTES
-        copies = self._paced(_in_pieces(_noting(parts, raised), piece_bytes))
+        if self._sending is not None:
+            copies = _paced(_in_pieces(_noting(parts, raised), PART_BYTES), self._sending)
+        elif isinstance(parts, Sequence) and len(parts) == 1:  # its producer waits: it is sent as it lies
+            copies = iter([byte_view(parts[0])])
+        else:
+            copies = _in_pieces(_noting(parts, raised), WHOLE_BYTES)
         first, second = next(copies, memoryview(b"")), next(copies, None)
         how: Any = {"chunk_size": PART_BYTES, "max_concurrency": PARTS}
         with told_plainly(f"writing {key}", self._location, but=raised):
@@ -111,12 +115,6 @@ class ObjectStorage:
                 obstore.put(self._store, key, first, use_multipart=len(first) > PART_BYTES, **how)
             else:
                 obstore.put(self._store, key, chain([first, second], copies), use_multipart=True, **how)
-
-    def _paced(self, parts: Iterator[memoryview]) -> Iterator[memoryview]:
-        for part in parts:
-            if self._sending is not None:
-                self._sending.wait(len(part))
-            yield part
 
     def put_if_absent(self, key: str, data: bytes) -> bool:
         check_key(key)
@@ -262,6 +260,12 @@ def _in_pieces(parts: Iterable[Buffer], piece_bytes: int) -> Iterator[memoryview
                 piece, filled = np.empty(piece_bytes, np.uint8), 0
     if filled:
         yield piece[:filled].data
+
+
+def _paced(parts: Iterator[memoryview], pace: Pace) -> Iterator[memoryview]:
+    for part in parts:
+        pace.wait(len(part))
+        yield part
 
 
 def _noting(parts: Iterable[Buffer], raised: list[BaseException]) -> Iterator[Buffer]:
