@@ -171,6 +171,10 @@ class SimulatedStore:
     def exclusive_locks(self) -> bool:
         return self.disk.has_locks
 
+    @property
+    def sends_whole(self) -> bool:
+        return False
+
     @contextmanager
     def lock(self, name: str, *, shared: bool, wait_seconds: float) -> Iterator[bool]:
         """Never waits: in one thread nobody could let go meanwhile."""

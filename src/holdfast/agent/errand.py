@@ -7,7 +7,7 @@ import subprocess
 import time
 from contextlib import suppress
 
-from holdfast.agent.errands import PAUSES_SECONDS
+from holdfast.agent.errands import LEFT_DAMAGED, NEWEST_LEFT, PAUSES_SECONDS
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import (
     BusyError,
@@ -30,9 +30,6 @@ MAY_WAIT = frozenset(
     }
 )
 """What may be left for the next round; what was not brought to a mirror is not there."""
-LEFT_DAMAGED = DamagedError.exit_code
-"""All but what is damaged here is at the mirror, the newest too."""
-NEWEST_LEFT = 1
 HOPELESS = frozenset({UsageError.exit_code, UnsupportedError.exit_code, LEFT_DAMAGED})
 """What trying again does not change."""
 

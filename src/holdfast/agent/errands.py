@@ -22,7 +22,6 @@ import psutil
 
 from holdfast.domain import events
 from holdfast.domain.events import Listener, unheard
-from holdfast.errors import DamagedError
 from holdfast.node.commands import environment, last_error
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import Hello, Message, Told, Uploaded
@@ -32,6 +31,8 @@ PAUSES_SECONDS = (5.0, 15.0, 60.0, 300.0)
 """Between tries of one that fails; the last one again and again."""
 LAST_SECONDS = 6 * 3600.0
 """For how long what is left at the end of training is tried."""
+LEFT_DAMAGED, NEWEST_LEFT = 80, 81
+"""How a round ends that brought all but what is damaged here, the newest too; and without the newest."""
 _RUNNER = "import sys; from holdfast.agent.errand import main; sys.exit(main(*sys.argv[1:]))"
 
 
@@ -193,7 +194,7 @@ class Rounds:
             said.seek(0)
             text = said.read().decode(errors="replace")
         code, mirror = ended.process.returncode, self.errand.uploads_to
-        left = mirror is not None and code == DamagedError.exit_code
+        left = code == LEFT_DAMAGED
         if code and not left:
             self._new += ended.checkpoints
             self._failed(last_error(text, code))

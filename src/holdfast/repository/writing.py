@@ -82,7 +82,7 @@ class PackWriter:
         self._find = find
         self._written: set[bytes] = set()
         self._used: set[str] = set()
-        self._whole = False
+        self._whole = storage.sends_whole
         self._rooms = threading.local()
         self.new_packs: dict[str, list[PackEntry]] = {}
 
@@ -138,7 +138,6 @@ class PackWriter:
         sources: Mapping[str, TensorSource],
         digests: dict[str, list[bytes]],
     ) -> None:
-        self._whole = not self._storage.exclusive_locks  # over a network a pack is sent from where it lies
         size_bytes = sum(source.spec.size_bytes for source in sources.values())
         if size_bytes <= PACK_BYTES:
             for group in groups:

@@ -92,6 +92,11 @@ class Storage(Protocol):
         """Whether `lock` really excludes every other process that uses this storage."""
         ...
 
+    @property
+    def sends_whole(self) -> bool:
+        """Whether `put` sends what comes in one part from where it lies; else several parts are better."""
+        ...
+
 
 @runtime_checkable
 class KeepsTemporaries(Protocol):

@@ -273,6 +273,10 @@ class LocalStorage:
         return room.f_bavail * room.f_frsize
 
     @property
+    def sends_whole(self) -> bool:
+        return False  # the disk writes one part while the next is made
+
+    @property
     def exclusive_locks(self) -> bool:
         if self._features is not None:
             return self._features.exclusive_locks

@@ -92,6 +92,10 @@ class MemoryStorage:
     def exclusive_locks(self) -> bool:
         return True
 
+    @property
+    def sends_whole(self) -> bool:
+        return False
+
     @contextmanager
     def lock(self, name: str, *, shared: bool, wait_seconds: float) -> Iterator[bool]:
         with self._changed:

@@ -240,6 +240,10 @@ class ObjectStorage:
     def exclusive_locks(self) -> bool:
         return False
 
+    @property
+    def sends_whole(self) -> bool:
+        return self._sending is None
+
     @contextmanager
     def lock(self, name: str, *, shared: bool, wait_seconds: float) -> Iterator[bool]:
         yield False

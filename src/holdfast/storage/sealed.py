@@ -189,6 +189,10 @@ class SealedStorage:
     def exclusive_locks(self) -> bool:
         return self.inner.exclusive_locks
 
+    @property
+    def sends_whole(self) -> bool:
+        return False  # what is sent is made frame by frame
+
 
 class _Telling:
     """Says of which object it was that a frame does not open."""

@@ -36,6 +36,15 @@ def saving(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_
         os.kill(agent, signal.SIGKILL)
 
 
+@pytest.fixture
+def held_for_a_while(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Half a minute is what an agent holds memory for, and none outlives the test."""
+    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "30")
+    yield
+    for agent in agents_below(tmp_path):
+        os.kill(agent, signal.SIGKILL)
+
+
 def _hold_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the script says; and with an agent that is there before training begins."""
     tiers, start = save_rules.tiers, background.Background._start

@@ -30,7 +30,7 @@ from tests.integration.training.launching import (
 from typer.testing import CliRunner
 
 import holdfast
-from agents import agent_of, agents_below, agents_of, stop_agent
+from agents import agent_of, agents_of, stop_agent
 from holdfast.cli.app import app
 from holdfast.node import legacy, link, memory
 from holdfast.node.channel import address
@@ -38,17 +38,12 @@ from holdfast.node.messages import Inherit
 from holdfast.training import background, slots
 
 Said = pytest.CaptureFixture[str]
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's"),
+    pytest.mark.usefixtures("held_for_a_while"),
+]
 RULE = "memory every 1 step, disk every 100 steps"
 SIZE = 50_000
-
-
-@pytest.fixture(autouse=True)
-def no_agent_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "30")
-    yield
-    for agent in agents_below(tmp_path):
-        os.kill(agent, signal.SIGKILL)
 
 
 def killed_at(repository: Path, step: int, *, until: int = 20, save: str = RULE, **options: Any) -> None:

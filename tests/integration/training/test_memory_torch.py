@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from collections.abc import Callable
@@ -11,25 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from tests.integration.training.launching import Tell, ended, launch, send_self
+from tests.integration.training.launching import Tell, ended, launch, send_self, wait_until
 from torch.utils.data import DataLoader, TensorDataset
 
 import holdfast
-from agents import agent_of, agents_below
+from agents import agent_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="memory shared without a name is Linux's"),
+    pytest.mark.usefixtures("held_for_a_while"),
+]
 torch.set_num_threads(1)
 RULE = "memory every 1 step, disk every 100 steps"
 STEPS = 12
 Act = Callable[[holdfast.Checkpointer, torch.optim.Optimizer, int], None]
-
-
-@pytest.fixture(autouse=True)
-def no_agent_stays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "30")
-    yield
-    for agent in agents_below(tmp_path):
-        os.kill(agent, signal.SIGKILL)
 
 
 def adamw(model: torch.nn.Module) -> torch.optim.Optimizer:
@@ -61,6 +55,7 @@ def train(
     kind: str = "plain",
     make: Callable[[torch.nn.Module], torch.optim.Optimizer] = adamw,
     workers: int = 0,
+    save: str = RULE,
     **options: Any,
 ) -> dict[str, torch.Tensor]:
     """Fit noise; the model and what the optimizer keeps of it."""
@@ -70,7 +65,7 @@ def train(
     data = TensorDataset(torch.randn(96, 256, generator=torch.Generator().manual_seed(1)).to(dtype))
     loader = DataLoader(data, batch_size=8, shuffle=True, num_workers=workers)
     state = {"model": model, "optimizer": optimizer}
-    with holdfast.Checkpointer(repository, state, save=RULE, **options) as ckpt:
+    with holdfast.Checkpointer(repository, state, save=save, **options) as ckpt:
         for _ in ckpt.epochs(STEPS * 8 // 96):
             for (batch,) in ckpt.batches(loader):
 
@@ -154,8 +149,7 @@ def test_who_is_forked_to_save_by_itself_saves_one_step(tmp_path: Path) -> None:
 
                 def look(tell: Tell) -> None:
                     tell("ready")
-                    while not (tmp_path / "go").exists():
-                        pass
+                    assert wait_until((tmp_path / "go").exists)
                     tell(str(same(snapshot(torch.nn.Module(), optimizer), before)))
 
                 forked.append(launch(look))
@@ -190,8 +184,7 @@ def test_a_snapshot_in_which_a_tensor_went_bad_gives_the_others(
     monkeypatch.setattr(Legacy, "tensors", spoiled)
     said = killed_at(tmp_path / "killed", 6)
     assert "restored in" in said
-    monkeypatch.undo()
-    monkeypatch.setenv("HOLDFAST_MEMORY_SECONDS", "30")
+    monkeypatch.setattr(Legacy, "tensors", tensors)
     assert same(train(tmp_path / "killed"), expected)
 
 
@@ -223,22 +216,4 @@ def test_a_session_entered_again_in_one_process_goes_on_exactly(tmp_path: Path) 
 def test_a_launch_that_saves_by_itself_takes_it_from_memory_too(tmp_path: Path) -> None:
     expected = train(tmp_path / "whole")
     killed_at(tmp_path / "killed", 5)
-    assert same(train_on_disk(tmp_path / "killed"), expected)
-
-
-def train_on_disk(repository: Path) -> dict[str, torch.Tensor]:
-    """The next launch saves in its own process, so the agent ends at its beginning."""
-    model = model_of("plain")
-    optimizer = adamw(model)
-    data = TensorDataset(torch.randn(96, 256, generator=torch.Generator().manual_seed(1)))
-    loader = DataLoader(data, batch_size=8, shuffle=True)
-    with holdfast.Checkpointer(
-        repository, {"model": model, "optimizer": optimizer}, save="every 2 steps", background=False
-    ) as ckpt:
-        for _ in ckpt.epochs(STEPS * 8 // 96):
-            for (batch,) in ckpt.batches(loader):
-                optimizer.zero_grad()
-                model(batch).square().mean().backward()
-                optimizer.step()
-                ckpt.step()
-    return snapshot(model, optimizer)
+    assert same(train(tmp_path / "killed", save="every 2 steps", background=False), expected)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 import holdfast
-from holdfast.agent.errand import LEFT_DAMAGED, NEWEST_LEFT, main
+from holdfast.agent.errand import main
+from holdfast.agent.errands import LEFT_DAMAGED, NEWEST_LEFT
 
 
 def saved(place: Path, *steps: int) -> None:

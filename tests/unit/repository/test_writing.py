@@ -41,8 +41,8 @@ class Remote(MemoryStorage):
         self.parts: list[int] = []
 
     @property
-    def exclusive_locks(self) -> bool:
-        return False
+    def sends_whole(self) -> bool:
+        return True
 
     def put(self, key: str, parts: Iterable[Buffer]) -> None:
         copied = [bytes(part) for part in parts]
