@@ -199,6 +199,9 @@ class Rounds:
             self._new += ended.checkpoints
             self._failed(last_error(text, code))
             return
+        if left and not self._has_left:
+            self._tell(Told(f"{mirror} has all but what is damaged here: {last_error(text, code)}"))
+        self._has_left = left
         if mirror is not None:
             self._tell(Uploaded(ended.newest, mirror))
             took_seconds = time.monotonic() - ended.began_seconds
@@ -206,9 +209,6 @@ class Rounds:
         if self._failures:
             self._failures = 0
             self._tell(Told(f"{self.errand.commands[0][0]} works again."))
-        if left and not self._has_left:
-            self._tell(Told(f"{mirror} has all but what is damaged here: {last_error(text, code)}"))
-        self._has_left = left
 
     def _failed(self, why: str) -> None:
         if not self._failures:

@@ -288,13 +288,16 @@ def test_what_is_damaged_here_keeps_nothing_newer_from_the_mirror(tmp_path: Path
         ckpt.step()
     flip(min((here / "packs").rglob("*.pack"), key=lambda pack: pack.stat().st_mtime_ns))
     with holdfast.Checkpointer(here, state, save=None, keep="all", mirror=mirror) as ckpt:
+        said = ""
         for step in (3, 4, 5):  # each in a round of its own, none of them put off
             state["w"] += 1
             ckpt.step()
             ckpt.save().wait_uploaded(PATIENCE_SECONDS)
             assert steps_in(mirror)[-1] == step
+            said += capsys.readouterr().err
+            assert "has all but" in said  # before it is said that it is there
         assert 1 not in steps_in(mirror)
-    said = capsys.readouterr().err
+    said += capsys.readouterr().err
     assert said.count(f"{mirror} has all but what is damaged here: ") == 1
     assert "lags" not in said
     assert gone(here)
