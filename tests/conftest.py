@@ -10,11 +10,20 @@ import zlib
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ALL = bool(os.environ.get("HOLDFAST_ALL_TESTS"))
 """Whether to run what is left out of every day's tests, too: `make test-all`."""
 os.environ.setdefault("HOLDFAST_BACKGROUND", "0")
 os.environ.setdefault("HOLDFAST_MEMORY_SECONDS", "0")
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    from tests.watchdog import watch
+
+    watch(session.config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -128,7 +128,6 @@ def raws(bases: Sequence[Base]) -> list[Bytes]:
 
 
 @codecs
-@settings(deadline=None)
 @given(data=st.data())
 def test_what_it_encodes_comes_back_bit_for_bit(codec: Codec, data: st.DataObject) -> None:
     raw, dtype, bases = data.draw(cases(codec))
@@ -149,7 +148,6 @@ def test_what_it_encodes_comes_back_bit_for_bit(codec: Codec, data: st.DataObjec
     assert [base.raw.tobytes() for base in bases] == bases_before
 
 
-@settings(deadline=None)
 @given(st.sampled_from(CODECS), st.data())
 def test_the_one_chosen_is_never_larger_than_the_chunk(like: Codec, data: st.DataObject) -> None:
     raw, dtype, bases = data.draw(cases(like))
@@ -165,7 +163,6 @@ def test_the_one_chosen_is_never_larger_than_the_chunk(like: Codec, data: st.Dat
         assert found.tobytes() == raw.tobytes()
 
 
-@settings(deadline=None)
 @given(st.sampled_from(CODECS), st.integers(0, 17), st.integers(0, 17), st.data())
 def test_an_encoder_takes_memory_at_any_address(
     like: Codec, skew: int, other: int, data: st.DataObject
@@ -184,7 +181,6 @@ def test_an_encoder_takes_memory_at_any_address(
 FLOATS = st.sampled_from(["<f4", "<f8", "<f2", "<i8", "<u2", "?"])
 
 
-@settings(deadline=None)
 @given(npst.arrays(FLOATS, st.integers(0, 300)), st.data())
 def test_arrays_of_any_values(array: npt.NDArray[np.generic], data: st.DataObject) -> None:
     raw = bytes_of(array)
@@ -199,7 +195,7 @@ def test_arrays_of_any_values(array: npt.NDArray[np.generic], data: st.DataObjec
 
 
 @codecs
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_a_changed_encoding_is_an_error_or_fails_the_digest(codec: Codec, data: st.DataObject) -> None:
     """Cut short, flipped, of another chunk's size or bases: never a wrong chunk, never an odd exception."""
@@ -223,7 +219,6 @@ def test_a_changed_encoding_is_an_error_or_fails_the_digest(codec: Codec, data: 
 
 
 @codecs
-@settings(deadline=None)
 @given(st.binary(max_size=200), st.integers(0, 300), st.lists(st.binary(max_size=600), max_size=3))
 def test_any_bytes_decode_or_are_damage(codec: Codec, body: bytes, size: int, bases: list[bytes]) -> None:
     out = np.full(size + 2, 77, np.uint8)

@@ -398,7 +398,6 @@ class HistoryWithoutLocks(History):
 _SETTINGS = settings(
     max_examples=60,
     stateful_step_count=20,
-    deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # shrinking takes minutes: do it by hand
 )

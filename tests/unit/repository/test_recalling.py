@@ -50,7 +50,7 @@ def test_what_is_not_there_is_left_for_the_disk(saved: tuple[Manifest, dict[str,
     assert sorted(name for name, _ in left) == sorted(set(data) - {"wide"})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.data())
 def test_what_went_bad_is_never_taken_for_good(
     saved: tuple[Manifest, dict[str, Bytes]], choice: st.DataObject

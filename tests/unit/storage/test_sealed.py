@@ -58,7 +58,7 @@ def test_sizes_at_the_edges_of_frames(size_bytes: int) -> None:
     st.integers(0, 3 * FRAME_BYTES),
     st.integers(0, 3 * FRAME_BYTES),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_range_of_what_came_in_any_parts(size: int, cuts: list[int], start: int, length: int) -> None:
     storage, data = sealed(), noise(size)
     marks = sorted({0, size, *(c for c in cuts if c < size)})
@@ -190,7 +190,7 @@ def test_junk_is_no_object(tmp_path: object) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 400), st.integers(0, 400))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_arbitrary_bytes_are_refused_whatever_is_asked(junk: bytes, start: int, length: int) -> None:
     storage = sealed()
     storage.inner.put("a", [b"HFSEAL\x00\x01"[: len(junk)] + junk])
