@@ -55,7 +55,9 @@ def _abort(pid: int) -> None:
     """SIGABRT has the stack of each thread printed; one that is stopped hears it once it goes on."""
     with suppress(OSError):
         state = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("State"))
-        print(f"\nA worker, process {pid}, has been silent for {SILENT_SECONDS:g} s. {state}", file=sys.stderr)
+        print(
+            f"\nA worker, process {pid}, has been silent for {SILENT_SECONDS:g} s. {state}", file=sys.stderr
+        )
         os.kill(pid, signal.SIGABRT)
         os.kill(pid, signal.SIGCONT)
 
