@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import blake3
@@ -180,6 +181,8 @@ def _are_well_based(entries: list[PackEntry]) -> bool:
     """Whether all bases lie before what needs them, few and not deep: so that reading ends."""
     if not any(entry.bases for entry in entries):
         return True
+    if any(later.offset < entry.offset for entry, later in pairwise(entries)):
+        return False  # threads that read one another's bases wait for what lies before
     depths: dict[bytes, int] = {}
     for entry in entries:
         below = [depths.get(base, MAX_DEPTH) for base in split_digests(entry.bases)]

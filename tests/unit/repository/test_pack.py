@@ -41,11 +41,18 @@ def built(*chunks: bytes, name: str = PACK) -> bytes:
     return b"".join([*parts, *(bytes(part) for part in builder.finish())])
 
 
-def sealed(index: bytes, *, start: int = 8, length: int | None = None, magic: bytes = TRAILER_MAGIC) -> bytes:
+def sealed(
+    index: bytes,
+    *,
+    start: int = 8,
+    length: int | None = None,
+    magic: bytes = TRAILER_MAGIC,
+    data: bytes = b"",
+) -> bytes:
     """A pack with any index, whose digest is right."""
     length = len(index) if length is None else length
-    trailer = TRAILER.pack(start, length, blake3.blake3(index).digest(), magic)
-    body = MAGIC + index
+    trailer = TRAILER.pack(start + len(data), length, blake3.blake3(index).digest(), magic)
+    body = MAGIC + data + index
     return body + bytes(-(len(body) + len(trailer)) % BLOCK_BYTES) + trailer
 
 
@@ -83,7 +90,7 @@ def test_only_both_ends_make_a_newer_version() -> None:
 def based(entries: list[list[Any]]) -> MemoryStorage:
     """A pack of this index, as version 2 writes it."""
     index = msgspec.msgpack.encode({"pack": PACK, "entries": entries})
-    return stored(sealed(index, magic=BASED_TRAILER_MAGIC))
+    return stored(sealed(index, magic=BASED_TRAILER_MAGIC, data=b"x"))
 
 
 def entry(name: int, *bases: int) -> list[Any]:
@@ -123,8 +130,9 @@ def test_bases_that_may_be() -> None:
         [entry(1), entry(2, 1, 1, 1)],
         [entry(1), entry(1, 1)],
         [entry(1), [*entry(2, 1)[:5], bytes([1]) * 31]],
+        [[bytes([1]) * 32, 9, 0, 0, "raw", b""], entry(2, 1)],
     ],
-    ids=["itself", "later", "circle", "elsewhere", "too deep", "too many", "twice", "cut short"],
+    ids=["itself", "later", "circle", "elsewhere", "too deep", "too many", "twice", "cut short", "behind"],
 )
 def test_bases_that_cannot_be_are_damage(entries: list[list[Any]]) -> None:
     with pytest.raises(DamagedError, match="bases"):
