@@ -31,7 +31,7 @@ MAY_WAIT = frozenset(
 )
 """What may be left for the next round; what was not brought to a mirror is not there."""
 HOPELESS = frozenset({UsageError.exit_code, UnsupportedError.exit_code, LEFT_DAMAGED})
-"""What trying again does not change."""
+"""What trying again does not change; but a mirror may be a file, or no bucket, only for a while."""
 
 
 def main(commands_json: str, last_seconds: str) -> int:
@@ -39,14 +39,16 @@ def main(commands_json: str, last_seconds: str) -> int:
     commands = json.loads(commands_json)
     until = time.monotonic() + float(last_seconds)
     tries = 0
-    while (failed := _first_failure(commands)) and failed not in HOPELESS and time.monotonic() < until:
+    while (failed := _first_failure(commands))[1] and time.monotonic() < until:
+        if failed[1] in HOPELESS and failed != ("sync", UsageError.exit_code):
+            break
         time.sleep(PAUSES_SECONDS[min(tries, len(PAUSES_SECONDS) - 1)])
         tries += 1
-    return failed
+    return failed[1]
 
 
-def _first_failure(commands: list[list[str]]) -> int:
-    """The code of the first that fails, which ends the round; what is damaged is all that `sync` leaves."""
+def _first_failure(commands: list[list[str]]) -> tuple[str, int]:
+    """The first that fails, which ends the round, and its code; what is damaged is all that `sync` leaves."""
     left = 0
     for words in commands:
         newest = _newest(words[1], words[3]) if words[0] == "sync" else None
@@ -54,8 +56,8 @@ def _first_failure(commands: list[list[str]]) -> int:
         if (words[0], code) == ("sync", DamagedError.exit_code):
             left = LEFT_DAMAGED if _has(words[2], words[3], newest) else NEWEST_LEFT
         elif code and (words[0], code) not in MAY_WAIT:
-            return code
-    return left
+            return words[0], code
+    return "sync", left
 
 
 def _newest(place: str, run: str) -> CheckpointId | None:

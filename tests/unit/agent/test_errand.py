@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import holdfast
+from holdfast.agent import errand
 from holdfast.agent.errand import main
 from holdfast.agent.errands import LEFT_DAMAGED, NEWEST_LEFT
 
@@ -71,3 +73,15 @@ def test_what_cannot_be_brought_at_all_ends_the_round(tmp_path: Path) -> None:
     saved(tmp_path / "there", 1, 2)
     assert main(round_of(tmp_path / "nothing", tmp_path / "there"), "0") == 3
     assert steps_at(tmp_path / "there") == [1, 2]
+
+
+def test_a_mirror_that_is_a_file_for_a_while_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "here", 1)
+    there = tmp_path / "there"
+    there.touch()
+    monkeypatch.setattr(errand, "PAUSES_SECONDS", (0.01,))
+    monkeypatch.setattr(errand.time, "sleep", lambda _: there.unlink())
+    assert main(round_of(tmp_path / "here", there), "60") == 0
+    assert steps_at(there) == [1]
