@@ -29,6 +29,7 @@ from paddle.io import (
 
 from cut_passes import Cuts, Make, through_bytes
 from holdfast.errors import UnsupportedError
+from holdfast.frameworks.paddle import loaders
 from holdfast.training.position import BatchPass
 
 pytestmark = pytest.mark.paddle
@@ -279,6 +280,26 @@ def test_worker_init_fn_reaches_the_dataset() -> None:
     assert min(float(label(batch)) for batch in BatchPass(loader, seed=1, number=0)) >= 1000
 
 
+class Stuck(Dataset):
+    """The third sample never comes."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Any:
+        if index == 2:
+            time.sleep(1000)
+        return np.full(1, index)
+
+
+def test_a_pass_is_left_though_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "ENDS_SECONDS", 0.5)
+    left = BatchPass(DataLoader(Stuck(), batch_size=1, num_workers=1), seed=1, number=0)
+    assert next(left)[0].tolist() == [0]
+    left.close()
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_changed_batch_size_goes_on_at_the_next_sample(workers: int) -> None:
     def make(size: int) -> Any:
@@ -299,6 +320,8 @@ def test_changed_batch_size_goes_on_at_the_next_sample(workers: int) -> None:
     assert sizes == [2, 3, 3, 2]
     assert second.inexact == "batch_size was 4, now 3"
     assert second.samples == SAMPLES
+    for begun in (first, third):
+        begun.close()
 
 
 def test_other_samples_are_noticed() -> None:

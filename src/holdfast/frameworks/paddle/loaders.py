@@ -32,6 +32,8 @@ from holdfast.frameworks.data.marked import (
 from holdfast.frameworks.data.passes import MapLoader
 from holdfast.frameworks.data.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
 
+ENDS_SECONDS = 5.0
+"""For how long a data worker of a pass that was left may finish what it is at."""
 _KNOWN = frozenset({"paddle.io.dataloader.sampler", "paddle.io.dataloader.batch_sampler"})
 Collate = Callable[[Any], Any]
 _LOADERS: WeakKeyDictionary[Any, _PaddleMap | _PaddleStream] = WeakKeyDictionary()
@@ -135,10 +137,13 @@ class _Copies:
 
     def drop_workers(self) -> None:
         """End them now; those that live on too, as Paddle's reader keeps stale batches."""
-        stop = getattr(self._running(), "_try_shutdown_all", None)
+        running = self._running()
         self._kept = None
-        if stop is not None:
-            stop()
+        if running is not None:
+            running._try_shutdown_all(ENDS_SECONDS)  # without a time Paddle waits for ever for one that hangs
+            for worker in running._workers:
+                worker.kill()
+                worker.join()
 
 
 class _Here:
