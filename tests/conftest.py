@@ -6,6 +6,7 @@ And what a killed trainer leaves in memory stays there no longer than its test.
 from __future__ import annotations
 
 import os
+import tempfile
 import zlib
 from collections.abc import Iterator
 
@@ -55,6 +56,19 @@ def _is_left_out(item: pytest.Item) -> bool:
     case = getattr(item, "callspec", None)
     in_the_loop = case is None or case.params.get("saving", "loop") == "loop"
     return not in_the_loop and zlib.crc32(item.nodeid.encode()) % 3 != 0
+
+
+@pytest.fixture(scope="session", autouse=True)
+def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What killed trainers leave among the temporary files is gone in the end."""
+    tmp_path_factory.getbasetemp()  # stays where it is, for a look at what failed
+    with (
+        tempfile.TemporaryDirectory(prefix="holdfast-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", None)  # found anew
+        yield
 
 
 @pytest.fixture(scope="session")
