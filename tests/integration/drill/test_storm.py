@@ -25,8 +25,8 @@ def test_a_training_weathers_a_storm_and_ends_exact(tmp_path: Path) -> None:
 
 
 def test_a_flaw_is_found_in_a_storm_too(tmp_path: Path) -> None:
-    words = ("--faults", "kill", "--storm", "10", "--every", "0.3")
-    found, _ = drilled(tmp_path, *words, "--", "numpy", "forgotten", "--steps", "20", exits=1)
+    words = ("--faults", "kill", "--storm", "10", "--every", "0.8")
+    found, _ = drilled(tmp_path, *words, "--", "numpy", "forgotten", "--steps", "60", exits=1)
     assert found["difference"]["tensors"] == ["weights"]
 
 
