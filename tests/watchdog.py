@@ -43,7 +43,7 @@ class Watchdog:
     def _watch(self) -> None:
         while True:
             time.sleep(SILENT_SECONDS / 50)
-            waiting = self._session.sched.node2pending if self._session.sched else {}
+            waiting = getattr(self._session.sched, "node2pending", {})
             since = {node: at for node, at in list(self._heard.items()) if waiting.get(node)}
             silent = min(since, key=since.__getitem__, default=None)
             if silent is not None and time.monotonic() - since[silent] > SILENT_SECONDS:

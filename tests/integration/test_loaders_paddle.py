@@ -281,22 +281,24 @@ def test_worker_init_fn_reaches_the_dataset() -> None:
 
 
 class Stuck(Dataset):
-    """The third sample never comes."""
+    """Of each worker the second sample never comes."""
 
     def __len__(self) -> int:
-        return 4
+        return 8
 
     def __getitem__(self, index: int) -> Any:
-        if index == 2:
+        if index >= 4:
             time.sleep(1000)
         return np.full(1, index)
 
 
-def test_a_pass_is_left_though_a_worker_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loaders, "ENDS_SECONDS", 0.5)
-    left = BatchPass(DataLoader(Stuck(), batch_size=1, num_workers=1), seed=1, number=0)
+def test_a_pass_is_left_though_its_workers_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loaders, "ENDS_SECONDS", 2)
+    left = BatchPass(DataLoader(Stuck(), batch_size=1, num_workers=4), seed=1, number=0)
     assert next(left)[0].tolist() == [0]
+    began = time.monotonic()
     left.close()
+    assert time.monotonic() - began < 6, "they are not waited for one after the other"
     assert not multiprocessing.active_children()
 
 

@@ -101,9 +101,17 @@ class Holdings:
         newest.saving = True
         return newest.staged, self._slots[newest.staged.slot]
 
-    def inheritance(self) -> tuple[Inheritance, list[int]]:
-        """What a successor gets, and the descriptors that go with it; what is not durable stays behind."""
+    def inheritance(self, *, alone: bool) -> tuple[Inheritance, list[int]]:
+        """What a successor gets, and the descriptors that go with it; what is not durable stays behind.
+
+        Parameters
+        ----------
+        alone : bool
+            Nobody else may still write to this memory; else it goes to nobody.
+        """
         lost = self._lost if self.drop_unsaved() else None
+        if not alone:
+            self.clear()
         return Inheritance(self._kept(), lost), [self._slots[n].descriptor for n in sorted(self._slots)]
 
     def _kept(self) -> Kept | None:

@@ -155,9 +155,9 @@ class Agent:
                 self._bequeath(heir)
 
     def _bequeath(self, heir: Channel) -> None:
-        if not self._life.over and self._life.pid != heir.peer_pid:
-            self._holdings.clear()  # the trainer before, or an heir before this one, may wake up, and write
-        message, descriptors = self._holdings.inheritance()
+        # The trainer before, or an heir before this one, may be stopped: waking up, it would write.
+        alone = self._life.over or self._life.pid == heir.peer_pid
+        message, descriptors = self._holdings.inheritance(alone=alone)
         self._heirs[heir] = True
         self._follow(heir)
         with suppress(ChannelClosedError):

@@ -33,10 +33,10 @@ def test_a_durable_snapshot_is_handed_on_with_the_slots(held: Holdings) -> None:
     held.staged(Staged(1, 10, 2, 100, 50))
     assert held.take_unsaved(failed_seconds_ago=0.0) is None  # somebody saves it already
     held.decided(Done(1, checkpoint="c"))
-    message, descriptors = held.inheritance()
+    message, descriptors = held.inheritance(alone=True)
     assert message == Inheritance(Kept("c", 2, 100, 50))
     assert [os.fstat(d).st_size for d in descriptors] == [4096] * 3
-    assert held.inheritance()[0] == message  # its heir may die as well
+    assert held.inheritance(alone=True)[0] == message  # its heir may die as well
 
 
 def test_one_in_memory_only_has_to_be_saved_first(held: Holdings) -> None:
@@ -46,7 +46,7 @@ def test_one_in_memory_only_has_to_be_saved_first(held: Holdings) -> None:
     assert unsaved[1] is held[0]
     assert held.take_unsaved(failed_seconds_ago=0.0) is None
     held.decided(Done(1, checkpoint="c"))
-    assert held.inheritance()[0].kept == Kept("c", 0, 100, 50)
+    assert held.inheritance(alone=True)[0].kept == Kept("c", 0, 100, 50)
 
 
 def test_one_that_cannot_be_saved_is_tried_again_and_lost_to_an_heir(held: Holdings) -> None:
@@ -56,8 +56,16 @@ def test_one_that_cannot_be_saved_is_tried_again_and_lost_to_an_heir(held: Holdi
     assert held.take_unsaved(failed_seconds_ago=60.0) is None
     assert held.take_unsaved(failed_seconds_ago=0.0) is not None
     held.decided(Done(1, failure=describe(StorageError("The disk is full."))))
-    assert held.inheritance()[0] == Inheritance(None, "The disk is full.")
+    assert held.inheritance(alone=True)[0] == Inheritance(None, "The disk is full.")
     assert not held.any_kept
+
+
+def test_what_another_may_write_to_goes_to_nobody_but_what_was_lost_is_told(held: Holdings) -> None:
+    held.staged(in_memory(1))
+    held.take_unsaved(failed_seconds_ago=0.0)
+    held.decided(Done(1, failure=describe(StorageError("The disk is full."))))
+    assert held.inheritance(alone=False) == (Inheritance(None, "The disk is full."), [])
+    assert len(held) == 0
 
 
 def test_one_of_a_run_that_others_go_on_with_is_not_tried_again(held: Holdings) -> None:
@@ -73,7 +81,7 @@ def test_a_newer_one_takes_the_place_of_the_one_before(held: Holdings) -> None:
     held.reclaimed(0)  # the older one: nothing to forget
     assert held.any_kept
     held.decided(Done(1, checkpoint="old"))
-    assert held.inheritance()[0].kept is None
+    assert held.inheritance(alone=True)[0].kept is None
 
 
 @pytest.mark.parametrize("how", ["reclaimed", "withdrawn", "replaced"])

@@ -33,7 +33,7 @@ from holdfast.frameworks.data.passes import MapLoader
 from holdfast.frameworks.data.streams import Carrying, Counting, Start, Stream, StreamLoader, Turns
 
 ENDS_SECONDS = 5.0
-"""For how long a data worker of a pass that was left may finish what it is at."""
+"""For how long the data workers of a pass that was left may finish what they are at."""
 _KNOWN = frozenset({"paddle.io.dataloader.sampler", "paddle.io.dataloader.batch_sampler"})
 Collate = Callable[[Any], Any]
 _LOADERS: WeakKeyDictionary[Any, _PaddleMap | _PaddleStream] = WeakKeyDictionary()
@@ -140,7 +140,8 @@ class _Copies:
         running = self._running()
         self._kept = None
         if running is not None:
-            running._try_shutdown_all(ENDS_SECONDS)  # without a time Paddle waits for ever for one that hangs
+            # Paddle waits for each in turn, and without a time for ever for one that hangs.
+            running._try_shutdown_all(ENDS_SECONDS / len(running._workers))
             for worker in running._workers:
                 worker.kill()
                 worker.join()
