@@ -9,6 +9,7 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -66,7 +67,7 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         tempfile.TemporaryDirectory(prefix="holdfast-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
     ):
-        os.chmod(folder, 0o1777)  # for tests as another user
+        Path(folder).chmod(0o1777)  # for tests as another user
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", None)  # found anew
         yield
