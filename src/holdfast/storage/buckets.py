@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlsplit
@@ -36,7 +38,7 @@ def open_bucket(url: str) -> ObjectStorage:
     Raises
     ------
     UsageError
-        The URL holds secrets, unknown options, or no bucket.
+        The URL holds secrets, unknown options, or no bucket; or it lacks what such a store must know.
     UnsupportedError
         The extra ``objects`` is not installed.
     """
@@ -56,8 +58,24 @@ def open_bucket(url: str) -> ObjectStorage:
     sending = Pace(parse_rate(options["upload_limit"])) if "upload_limit" in options else None
     asking = Pace(parse_requests(options["request_limit"])) if "request_limit" in options else None
     patient: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
-    store = _store(place, options, patient)
-    return ObjectStorage(store, _creators(place, options, url), url, sending, asking)
+    with _refused_plainly(url):
+        store, creators = _store(place, options, patient), _creators(place, options, url)
+    return ObjectStorage(store, creators, url, sending, asking)
+
+
+@contextmanager
+def _refused_plainly(url: str) -> Iterator[None]:
+    from obstore.exceptions import BaseError
+
+    from holdfast.storage.refusals import first_line
+
+    try:
+        yield
+    except BaseError as error:
+        raise UsageError(
+            f"{_without_options(url)} cannot be used: {first_line(error)}.",
+            do="Correct the URL, or what the environment says of the store.",
+        ) from error
 
 
 def _creators(place: str, options: dict[str, str], url: str) -> list[Creator]:
@@ -88,9 +106,19 @@ def _options(url: str, query: str) -> dict[str, str]:
             f"The URL {place} has the option {min(unknown)!r}, which is none of {', '.join(known)}.",
             do=_EXAMPLE,
         )
-    if "@" in options.get("endpoint", ""):
+    endpoint = options.get("endpoint")
+    if "@" in (endpoint or ""):
         raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
+    if endpoint is not None and not _is_address(endpoint):
+        raise UsageError(f"The endpoint {endpoint!r} is no address.", do=_EXAMPLE)
     return options
+
+
+def _is_address(endpoint: str) -> bool:
+    with suppress(ValueError):  # of a port that is none
+        parts = urlsplit(endpoint)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    return False
 
 
 def _without_options(url: str) -> str:

@@ -55,7 +55,7 @@ def refusal(error: BaseException, doing: str, location: str) -> errors.HoldfastE
         what = f"{failed}: access was denied{_code(error)}."
         return errors.StorageError(what, do=_ALLOWED, errno=errno.EACCES)
     if status is None:
-        return errors.StorageError(f"{failed}: {_first_line(error)}.", do=_CONNECTED)
+        return errors.StorageError(f"{failed}: {first_line(error)}.", do=_CONNECTED)
     return errors.StorageError(
         f"{failed}: the store answered {status}{_code(error)}.",
         do="See the store's own log, or try again later.",
@@ -83,5 +83,6 @@ def _code(error: BaseException) -> str:
     return f" ({found[1]})" if found else ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What it says, in short."""
     return str(error).strip().partition("\n")[0].removeprefix("Generic ")[:300]

@@ -20,9 +20,14 @@ from holdfast.storage.urls import open_storage
         ("s3://key:secret@bucket/x", "must not hold credentials"),
         ("az://container/x?region=eu", "the option 'region', which is none of endpoint, upload_limit"),
         ("gs://bucket/x?path_style=no", "the option 'path_style'"),
+        ("az://container/x", "Account must be specified"),
+        ("s3://bucket/x?endpoint=minio.example", "'minio.example' is no address"),
+        ("s3://bucket/x?endpoint=http://127.0.0.1:9000:9000", "is no address"),
+        ("gs://bucket/x?endpoint=https://", "is no address"),
     ],
 )
-def test_a_url_that_cannot_be_meant_is_refused(place: str, why: str) -> None:
+def test_a_url_that_cannot_be_meant_is_refused(place: str, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AZURE_STORAGE_ACCOUNT_NAME", raising=False)
     with pytest.raises(UsageError, match=why):
         open_storage(place)
 
