@@ -19,7 +19,6 @@ from holdfast.errors import (
 )
 from holdfast.node.commands import command
 from holdfast.repository.repository import Repository
-from holdfast.repository.run import Run
 from holdfast.storage.urls import open_storage
 
 MAY_WAIT = frozenset(
@@ -54,25 +53,22 @@ def _first_failure(commands: list[list[str]]) -> tuple[str, int]:
         newest = _newest(words[1], words[3]) if words[0] == "sync" else None
         code = subprocess.run(command(*words), check=False).returncode
         if (words[0], code) == ("sync", DamagedError.exit_code):
-            left = LEFT_DAMAGED if _has(words[2], words[3], newest) else NEWEST_LEFT
+            if not _has(words[2], words[3], newest):
+                return "sync", NEWEST_LEFT  # no prune: what the mirror would resume from may be all it has
+            left = LEFT_DAMAGED
         elif code and (words[0], code) not in MAY_WAIT:
             return words[0], code
     return "sync", left
 
 
 def _newest(place: str, run: str) -> CheckpointId | None:
+    """What a launch there would go on from."""
     with suppress(HoldfastError):
-        return next(_run_at(place, run).recovery_points(), None)
+        return Repository.open(open_storage(place), plain=True).run(run).latest()
     return None
 
 
 def _has(place: str, run: str, newest: CheckpointId | None) -> bool:
-    """Whether this one is there, or one that came after it."""
-    with suppress(HoldfastError):
-        there = _run_at(place, run).checkpoints()
-        return newest is not None and any(c.order[:2] >= newest.order[:2] for c in there)
-    return False
-
-
-def _run_at(place: str, name: str) -> Run:
-    return Repository.open(open_storage(place), plain=True).run(name)
+    """Whether a launch there would go on from this one, or from one that came after it."""
+    there = _newest(place, run)
+    return newest is not None and there is not None and there.order[:2] >= newest.order[:2]
