@@ -31,8 +31,8 @@ PAUSES_SECONDS = (5.0, 15.0, 60.0, 300.0)
 """Between tries of one that fails; the last one again and again."""
 LAST_SECONDS = 6 * 3600.0
 """For how long what is left at the end of training is tried."""
-LEFT_DAMAGED, NEWEST_LEFT = 80, 81
-"""How a round ends that brought all but what is damaged here, the newest too; and without the newest."""
+LEFT_DAMAGED, NEWEST_LEFT, REFUSED_FOR_NOW = 80, 81, 82
+"""How a round ends that brought all but what is damaged here; not even the newest; nothing as yet."""
 _RUNNER = "import sys; from holdfast.agent.errand import main; sys.exit(main(*sys.argv[1:]))"
 
 

@@ -58,8 +58,8 @@ class Synced(msgspec.Struct):
         return not (self.checkpoints or self.records or self.failed)
 
 
-def _own_attempts(source: Run, target: Run) -> list[AttemptId]:
-    """Attempts that the destination has by itself."""
+def own_attempts(source: Run, target: Run) -> list[AttemptId]:
+    """Attempts that the destination has by itself: where there are any, a sync is refused."""
     known = {a.id for a in source.attempts()}
     return [a.id for a in target.attempts() if a.based and a.id not in known]
 
@@ -95,7 +95,7 @@ def sync_run(
         The destination's run has gone on by itself.
     """
     source, target = route.source.run(name), route.target.run(name)
-    if own := _own_attempts(source, target):
+    if own := own_attempts(source, target):
         if not source.all_checkpoints():  # it is being removed there, or was
             return Synced(name)
         raise _diverged(target, own[-1])

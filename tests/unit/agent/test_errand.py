@@ -14,6 +14,7 @@ import holdfast
 from holdfast.agent import errand
 from holdfast.agent.errand import main
 from holdfast.agent.errands import LEFT_DAMAGED, NEWEST_LEFT
+from holdfast.errors import UsageError
 from keys import KEY
 
 
@@ -138,3 +139,14 @@ def test_a_mirror_that_is_a_file_for_a_while_is_tried_again(
     monkeypatch.setattr(errand.time, "sleep", lambda _: there.unlink())
     assert main(round_of(tmp_path / "here", there), "60") == 0
     assert steps_at(there) == [1]
+
+
+@pytest.mark.parametrize("there", ["elsewhere", "foo://x", "s3://key:secret@bucket/x"])
+def test_what_can_never_be_brought_is_not_tried_for_hours(
+    tmp_path: Path, there: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(Path("here"), 1)
+    saved(Path("elsewhere"), 1)  # by itself
+    monkeypatch.setattr(errand.time, "sleep", lambda _: pytest.fail("tried again"))
+    assert main(json.dumps([["sync", "here", there, "main"]]), "3600") == UsageError.exit_code
