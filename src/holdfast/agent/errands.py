@@ -22,7 +22,7 @@ import psutil
 
 from holdfast.domain import events
 from holdfast.domain.events import Listener, unheard
-from holdfast.node.commands import environment, last_error
+from holdfast.node.commands import environment, last_error, not_brought
 from holdfast.node.memory import SPARE_BYTES, available_bytes
 from holdfast.node.messages import Hello, Message, Told, Uploaded
 
@@ -31,8 +31,8 @@ PAUSES_SECONDS = (5.0, 15.0, 60.0, 300.0)
 """Between tries of one that fails; the last one again and again."""
 LAST_SECONDS = 6 * 3600.0
 """For how long what is left at the end of training is tried."""
-LEFT_DAMAGED, NEWEST_LEFT = 80, 81
-"""How a round ends that brought all but what is damaged here, the newest too; and without the newest."""
+LEFT_DAMAGED, NEWEST_LEFT, REFUSED_FOR_NOW = 80, 81, 82
+"""How a round ends that brought all but what is damaged here; not even the newest; nothing as yet."""
 _RUNNER = "import sys; from holdfast.agent.errand import main; sys.exit(main(*sys.argv[1:]))"
 
 
@@ -118,7 +118,7 @@ class Rounds:
         self._new = 1 if errand.at_once else 0
         self._newest = 0
         self._failures = 0
-        self._has_left = False
+        self._left = ""
         self._not_before = 0.0
         self._running: _Round | None = None
 
@@ -197,11 +197,12 @@ class Rounds:
         left = code == LEFT_DAMAGED
         if code and not left:
             self._new += ended.checkpoints
-            self._failed(last_error(text, code))
+            self._failed(_why(text, code))
             return
-        if left and not self._has_left:
-            self._tell(Told(f"{mirror} has all but what is damaged here: {last_error(text, code)}"))
-        self._has_left = left
+        why_left = _why(text, code) if left else ""
+        if why_left not in ("", self._left):
+            self._tell(Told(f"{mirror} has all but what is damaged here: {why_left}"))
+        self._left = why_left
         if mirror is not None:
             self._tell(Uploaded(ended.newest, mirror))
             took_seconds = time.monotonic() - ended.began_seconds
@@ -218,6 +219,11 @@ class Rounds:
         self._failures += 1
         if (mirror := self.errand.uploads_to) is not None:
             self._emit(events.UploadFailed(self.errand.run, mirror, why, self._new, self._failures))
+
+
+def _why(said: str, code: int) -> str:
+    """What was left out, if that is all that is wrong; else the error."""
+    return (code in (LEFT_DAMAGED, NEWEST_LEFT) and not_brought(said)) or last_error(said, code)
 
 
 def _started(

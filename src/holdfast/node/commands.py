@@ -23,3 +23,10 @@ def last_error(said: str, code: int) -> str:
     if errors:
         return " ".join(lines[errors[-1] :]).removeprefix("error: ")
     return lines[-1] if lines else f"it ended with {code}"
+
+
+def not_brought(said: str) -> str:
+    """What a `sync` left out, by what it said on standard error: the first line of each, in one."""
+    lines = [line.partition(": not brought: ")[2].rstrip(":.") for line in said.splitlines()]
+    left = [line for line in lines if line]
+    return f"{'; '.join(left)}." if left else ""

@@ -15,7 +15,7 @@ is in, so its digest, and with it its full name, differs where the repository's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -44,7 +44,7 @@ class Synced(msgspec.Struct):
     records : int
         Attempts, their bases and ends, rejections and tags that were new there.
     failed : dict[str, str]
-        Checkpoints that have no good copy, each with the reason.
+        Checkpoints that have no good copy, and records that are damaged, each with the reason.
     """
 
     run: str
@@ -58,8 +58,8 @@ class Synced(msgspec.Struct):
         return not (self.checkpoints or self.records or self.failed)
 
 
-def _own_attempts(source: Run, target: Run) -> list[AttemptId]:
-    """Attempts that the destination has by itself."""
+def own_attempts(source: Run, target: Run) -> list[AttemptId]:
+    """Attempts that the destination has by itself: where there are any, a sync is refused."""
     known = {a.id for a in source.attempts()}
     return [a.id for a in target.attempts() if a.based and a.id not in known]
 
@@ -95,7 +95,7 @@ def sync_run(
         The destination's run has gone on by itself.
     """
     source, target = route.source.run(name), route.target.run(name)
-    if own := _own_attempts(source, target):
+    if own := own_attempts(source, target):
         if not source.all_checkpoints():  # it is being removed there, or was
             return Synced(name)
         raise _diverged(target, own[-1])
@@ -201,23 +201,31 @@ class _Syncing:
         """Attempts and their ends, then the bases, the highest first: its own point is there already."""
         layout = self._source.layout
         for attempt in attempts:
-            self._create(layout.attempt(attempt.id))
-            self._replace(layout.end(attempt.id))
+            self._bring_record(layout.attempt(attempt.id), self._create)
+            self._bring_record(layout.end(attempt.id), self._replace)
         for attempt in reversed(attempts):
             if attempt.based:
-                self._create(layout.base(attempt.id))
+                self._bring_record(layout.base(attempt.id), self._create)
 
-    def _create(self, key: str) -> None:
+    def _bring_record(self, key: str, put: Callable[[str, bytes], None]) -> None:
+        """One that is damaged must not keep the others back: without its base no launch counts there."""
+        try:
+            put(key, self._record_at_source(key))
+        except NotFoundError:
+            pass  # it has none, or is being removed
+        except DamagedError as error:
+            self._done.failed[key] = error.what
+
+    def _create(self, key: str, data: bytes) -> None:
         """Also where it is there: a sync that was killed may not have made it durable."""
-        with suppress(NotFoundError):
-            self._done.records += self._target.storage.put_if_absent(key, self._record_at_source(key))
+        self._done.records += self._target.storage.put_if_absent(key, data)
 
-    def _replace(self, key: str) -> None:
-        with suppress(NotFoundError):
-            data = self._record_at_source(key)
-            if self._target.storage.stat(key) is None or self._target.storage.get(key) != data:
-                self._target.storage.put(key, [data])
-                self._done.records += 1
+    def _replace(self, key: str, data: bytes) -> None:
+        with suppress(NotFoundError, DamagedError):
+            if self._target.storage.get(key) == data:
+                return
+        self._target.storage.put(key, [data])
+        self._done.records += 1
 
     def _record_at_source(self, key: str) -> bytes:
         data = self._source.storage.get(key, 0, records.MAX_RECORD_BYTES)

@@ -30,6 +30,27 @@ _IN_ENVIRONMENT = "Put them into the environment."
 _EXAMPLE = "Write for example 's3://bucket/prefix?endpoint=https://minio.example:9000&region=us-east-1'."
 
 
+def check_bucket(url: str) -> dict[str, str]:
+    """The options of a URL such as ``s3://bucket/prefix?region=r``, which can be one of a bucket.
+
+    Raises
+    ------
+    UsageError
+        The URL holds secrets, unknown options, or no bucket.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # brackets that do not match; what it says may repeat secrets
+        raise UsageError("Such a URL names no bucket.", do=_EXAMPLE) from None
+    if not parts.netloc:
+        raise UsageError(f"{_without_options(url)} names no bucket.", do=_EXAMPLE)
+    if parts.password is not None or ("@" in parts.netloc and parts.scheme in ("s3", "s3a", "gs")):
+        raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
+    options = _options(url, parts.query)
+    _paces(options)
+    return options
+
+
 def open_bucket(url: str) -> ObjectStorage:
     """The storage that a URL such as ``s3://bucket/prefix`` names; nothing is asked of it yet.
 
@@ -38,16 +59,11 @@ def open_bucket(url: str) -> ObjectStorage:
     Raises
     ------
     UsageError
-        The URL holds secrets, unknown options, or no bucket; or it lacks what such a store must know.
+        As from `check_bucket`; or the store must know more than it is told.
     UnsupportedError
         The extra ``objects`` is not installed.
     """
-    parts = urlsplit(url)
-    if not parts.netloc:
-        raise UsageError(f"{_without_options(url)} names no bucket.", do=_EXAMPLE)
-    if "@" in parts.netloc and parts.scheme in ("s3", "s3a", "gs"):
-        raise UsageError(_NO_SECRETS, do=_IN_ENVIRONMENT)
-    options = _options(url, parts.query)
+    options, parts = check_bucket(url), urlsplit(url)
     try:
         from holdfast.storage.objects import ObjectStorage
     except ImportError as error:
@@ -55,12 +71,10 @@ def open_bucket(url: str) -> ObjectStorage:
             f"{parts.scheme}:// needs the package obstore.", do="pip install 'holdfast[objects]'."
         ) from error
     place = f"{parts.scheme}://{parts.netloc}/{parts.path.strip('/')}".rstrip("/")
-    sending = Pace(parse_rate(options["upload_limit"])) if "upload_limit" in options else None
-    asking = Pace(parse_requests(options["request_limit"])) if "request_limit" in options else None
     patient: Any = {"max_retries": 10, "retry_timeout": timedelta(seconds=RETRY_SECONDS)}
     with _refused_plainly(url):
         store, creators = _store(place, options, patient), _creators(place, options, url)
-    return ObjectStorage(store, creators, url, sending, asking)
+    return ObjectStorage(store, creators, url, *_paces(options))
 
 
 @contextmanager
@@ -76,6 +90,13 @@ def _refused_plainly(url: str) -> Iterator[None]:
             f"{_without_options(url)} cannot be used: {first_line(error)}.",
             do="Correct the URL, or what the environment says of the store.",
         ) from error
+
+
+def _paces(options: dict[str, str]) -> tuple[Pace | None, Pace | None]:
+    """Of sending and of asking."""
+    sending = Pace(parse_rate(options["upload_limit"])) if "upload_limit" in options else None
+    asking = Pace(parse_requests(options["request_limit"])) if "request_limit" in options else None
+    return sending, asking
 
 
 def _creators(place: str, options: dict[str, str], url: str) -> list[Creator]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from holdfast.errors import NotFoundError, UsageError
-from holdfast.storage.buckets import SCHEMES, open_bucket
+from holdfast.storage.buckets import SCHEMES, check_bucket, open_bucket
 
 if TYPE_CHECKING:
     from holdfast.storage.base import Storage
@@ -50,7 +50,30 @@ def open_storage(place: str | os.PathLike[str], *, create: bool = False) -> Stor
         return _memory(rest)
     if scheme in SCHEMES:
         return open_bucket(str(place))
-    raise UsageError(f"{place} cannot be used: this version knows no {scheme}:// storage.", do=_PLACES)
+    raise _unknown(scheme)
+
+
+def check_shared(place: str) -> None:
+    """Refuse what can be no place that other processes reach; nothing is looked up or asked.
+
+    Raises
+    ------
+    UsageError
+        As from `open_storage`.
+    """
+    if folder_of(place) is not None:
+        return
+    scheme = place.partition("://")[0].lower()
+    if scheme == "memory":
+        raise UsageError(f"{place} lives in one process only.", do=_PLACES)
+    if scheme not in SCHEMES:
+        raise _unknown(scheme)
+    check_bucket(place)
+
+
+def _unknown(scheme: str) -> UsageError:
+    """Without the URL: there may be secrets in it."""
+    return UsageError(f"This version knows no {scheme}:// storage.", do=_PLACES)
 
 
 def folder_of(place: str | os.PathLike[str]) -> Path | None:
@@ -64,7 +87,7 @@ def folder_of(place: str | os.PathLike[str]) -> Path | None:
 def _path_of(url: str) -> Path:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path:
-        raise UsageError(f"{url} names no folder of this machine.", do=_PLACES)
+        raise UsageError("A file:// URL of another machine, or without a path, is no folder.", do=_PLACES)
     return Path(unquote(parts.path))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.domain import keep_rules
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import UsageError
+from holdfast.storage.urls import check_shared
 
 MEMORY_SECONDS = 600.0
 """Restarts of a crashed run come sooner, and who gave it up wants the memory back."""
@@ -85,12 +86,13 @@ def check_mirrors(given: object, keep: object) -> tuple[Mirror, ...]:
 
 
 def _mirror_place(given: object) -> str:
-    """A folder by its whole path, or a URL as it is."""
+    """A folder by its whole path, or a URL as it is, which can be one: nobody hears of it later."""
     if not isinstance(given, str | os.PathLike):
         raise UsageError(
             f"{given!r} is no place for a mirror.", do="Write for example mirror='s3://bucket/x'."
         )
     place = os.fspath(given)
+    check_shared(place)
     return place if "://" in place else str(Path(place).expanduser().absolute())
 
 

@@ -94,7 +94,7 @@ class Background:
         self._durable = CheckpointId.parse(hello.parent) if hello.parent is not None else None
         self._decided: list[Outcome] = []
         self._deaths, self._delays = 0, Delays()
-        self._uploads = Uploads(hello.mirrors)
+        self._uploads = Uploads(hello.mirrors, self._hear_all)
         self._fencing = Fencing(chosen_mode(), warn)
         self._fenced: tuple[Flight, Fence] | None = None
         self._completing = threading.RLock()
@@ -154,15 +154,15 @@ class Background:
     def wait_uploaded(self, sequence: int, timeout_seconds: float | None) -> bool:
         if self._instead is not None:
             raise UsageError("Nothing is brought to a mirror any more.", do="Start the training again.")
-        return self._uploads.wait(
-            sequence, timeout_seconds, self._hear_all, lambda: self._instead is not None
-        )
+        return self._uploads.wait(sequence, timeout_seconds, lambda: self._instead is not None)
 
     def close(self, *, done: bool) -> None:
         self._close_fence()
         self._listen(0.0)  # the agent may have died since, and nobody has noticed
         while self._is_owed() and self._agent.begun and not self._has_heir():
             self._listen(0.0)
+        if done and self._agent.begun:
+            self._uploads.say_lacking(self._run, self._hello.attempt)
         self._agent.end(done=done)
         self._newest = self._spared = None
         self._slots.close()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import traceback
+from collections.abc import Callable
 
 import pytest
 from tests import s3_server
 from tests.s3_proxy import meddling
 
+from holdfast import Checkpointer
 from holdfast.errors import StorageError, UsageError
 from holdfast.storage.urls import open_storage
 
@@ -33,16 +35,22 @@ def test_a_url_that_cannot_be_meant_is_refused(place: str, why: str, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "query",
+    "url",
     [
-        "secret_access_key=TELL-NOBODY",
-        "sv=2024&sig=TELL-NOBODY",
-        "endpoint=https://me:TELL-NOBODY@minio:9000",
+        "s3://bucket/prefix?secret_access_key=TELL-NOBODY",
+        "s3://bucket/prefix?sv=2024&sig=TELL-NOBODY",
+        "s3://bucket/prefix?endpoint=https://me:TELL-NOBODY@minio:9000",
+        "s3://AKIA:TELL-NOBODY@bucket/prefix",
+        "s3://AKIA:TELL-NOBODY@[bucket/prefix",
+        "az://account:TELL-NOBODY@container",
+        "ftp://me:TELL-NOBODY@host/prefix",
+        "file://me:TELL-NOBODY@host/prefix",
     ],
 )
-def test_secrets_in_a_url_are_refused_and_not_repeated(query: str) -> None:
+@pytest.mark.parametrize("use", [open_storage, lambda url: Checkpointer("memory://urls", {}, mirror=url)])
+def test_secrets_in_a_url_are_refused_and_not_repeated(url: str, use: Callable[[str], object]) -> None:
     with pytest.raises(UsageError) as caught:
-        open_storage(f"s3://bucket/prefix?{query}")
+        use(url)
     assert "TELL-NOBODY" not in "".join(traceback.format_exception(caught.value))
 
 

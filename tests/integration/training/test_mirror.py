@@ -110,6 +110,24 @@ def test_waiting_without_a_mirror_is_refused_and_without_time_gives_up(tmp_path:
     assert gone(tmp_path / "b")
 
 
+def test_what_the_mirror_lacks_at_the_end_is_said(tmp_path: Path, capsys: Said) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    mirror, down = tmp_path / "mirror", tmp_path / "file/mirror"
+    with holdfast.Checkpointer(tmp_path / "here", {"n": 0}, save=None, mirror=mirror) as ckpt:
+        ckpt.step()
+        ckpt.save().wait_uploaded(PATIENCE_SECONDS)
+    assert "as yet" not in capsys.readouterr().err
+    with holdfast.Checkpointer(tmp_path / "here", {"n": 0}, save=None, mirror=[mirror, down]) as ckpt:
+        for _ in range(2):
+            ckpt.step()
+            ckpt.save().wait_durable()
+    lacks = f"the mirror {down} lacks 2 checkpoints as yet; a process goes on with it\n"
+    assert capsys.readouterr().err.count(lacks) == 1
+    (tmp_path / "file").unlink()
+    assert comes([1, 2, 3], down)
+    assert gone(tmp_path / "here")
+
+
 TRAIN = """
 import sys, time
 from tests.integration.training.launching import at, count

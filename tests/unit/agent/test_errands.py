@@ -160,6 +160,27 @@ def test_a_failure_is_told_once_in_its_own_words(here: Path, tmp_path: Path) -> 
     assert "a link or file stands where a folder belongs" in message.text
 
 
+def test_what_is_left_out_is_told_by_name_and_again_when_it_changes(here: Path, tmp_path: Path) -> None:
+    told: list[Message] = []
+    rounds = Rounds(sync(here, str(tmp_path / "there")), told.append)
+    for step in range(2, 7):
+        known = set((here / "packs").rglob("*.pack"))
+        holdfast.save(here, {"weights": np.random.default_rng(step).random(9000)}, step=step)
+        (pack,) = set((here / "packs").rglob("*.pack")) - known
+        if step in (2, 5):
+            pack.chmod(0o600)
+            pack.write_bytes(bytes(pack.stat().st_size))
+        if step in (3, 4, 6):
+            rounds.committed(step)
+            rounds.look(idle=True)
+            assert until(lambda: ended(rounds))
+    left = f"{tmp_path / 'there'} has all but what is damaged here: The checkpoint main@"
+    assert [message.text for message in told if isinstance(message, Told)] == [
+        f"{left}2 is damaged.",
+        f"{left}5 is damaged; The checkpoint main@2 is damaged.",
+    ]
+
+
 def test_a_mirror_that_is_busy_has_not_got_it(here: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     holding, let_go = threading.Event(), threading.Event()

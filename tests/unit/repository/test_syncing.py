@@ -36,6 +36,8 @@ from holdfast.repository.syncing import sync_run
 from holdfast.repository.thinning import make_thin
 from holdfast.storage.base import Storage
 from holdfast.storage.memory import MemoryStorage
+from holdfast.storage.sealed import at_rest
+from keys import KEY, give
 from simulated_store import SimulatedDisk, SimulatedStore
 from syncs import a_copy, another, expected, make_run, synced
 
@@ -74,6 +76,29 @@ def test_a_repository_made_by_a_sync_is_a_copy(run: Run) -> None:
     there = Repository.open(target.storage).run("digits")
     assert set(there.checkpoints()) == set(expected(run))
     assert all(run.manifest(c) == there.manifest(c) for c in there.checkpoints())
+
+
+def test_records_that_are_damaged_keep_no_others_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    give(monkeypatch, HOLDFAST_KEY=KEY)
+    sealed = make_run()
+    first = sealed.attempts()[0].id
+    bad = (sealed.layout.attempt(first), sealed.layout.end(first))
+    for key in bad:
+        at_rest(sealed.storage).put(key, [b"damaged"])
+    target = another()
+    assert set(synced(sealed, target).failed) == set(bad)
+    assert target.run("digits").attempts() == sealed.attempts()
+
+
+def test_the_record_of_an_end_that_is_damaged_at_the_destination_is_mended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    give(monkeypatch, HOLDFAST_KEY=KEY)
+    sealed, target = make_run(), another()
+    synced(sealed, target)
+    at_rest(target.storage).put(sealed.layout.end(sealed.attempts()[0].id), [b"damaged"])
+    assert synced(sealed, target).failed == {}
+    assert target.run("digits").ends() == sealed.ends()
 
 
 def test_a_second_sync_moves_and_changes_nothing(run: Run) -> None:

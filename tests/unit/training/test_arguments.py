@@ -53,6 +53,18 @@ def test_a_place_is_a_path(place):
         holdfast.Checkpointer(place, {}).__enter__()
 
 
+@pytest.mark.parametrize(
+    "mirror",
+    ["ftp://host/x", "s3://key:secret@bucket/x", "s3://bucket?colour=red", "memory://m", "file://h/x"],
+)
+def test_a_mirror_that_cannot_be_is_refused_also_where_the_run_is_resumed(tmp_path, mirror):
+    holdfast.save(tmp_path, {"n": 1}, step=1)
+    with pytest.raises(holdfast.UsageError, match=r"^(?!.*secret)"):
+        holdfast.Checkpointer(tmp_path, {"n": 0}, mirror=mirror)
+    with pytest.raises(holdfast.UsageError, match=r"^(?!.*secret)"):
+        holdfast.Checkpointer(tmp_path, {"n": 0}, mirror=[tmp_path / "other", mirror])
+
+
 @pytest.mark.parametrize("at", [1.5, None, ("a",)])
 def test_an_address_is_a_step_or_text(tmp_path, at):
     holdfast.save(tmp_path, {"n": 1}, step=1)
