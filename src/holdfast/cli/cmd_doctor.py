@@ -223,13 +223,15 @@ def _rejected(run: Run) -> int:
 def _memory(runs: list[Run]) -> Iterator[Check]:
     """Whether the largest run could save in the background, by the size of its last checkpoint."""
     from holdfast.node.memory import available_bytes
+    from holdfast.training.slots import IN_FLIGHT, WITH_SNAPSHOTS, room_bytes
 
-    copy_bytes, run = max(((_latest_bytes(run), run.name) for run in runs), default=(0, ""))
-    if not copy_bytes:
+    state_bytes, run = max(((_latest_bytes(run), run.name) for run in runs), default=(0, ""))
+    if not state_bytes:
         return
-    there_bytes = available_bytes()
-    need = f"{text.size(2 * copy_bytes)} for saves in the background, {text.size(4 * copy_bytes)}"
-    fits = 2 * copy_bytes <= there_bytes
+    there_bytes, slot_bytes = available_bytes(), room_bytes(state_bytes)
+    background_bytes, snapshots_bytes = IN_FLIGHT * slot_bytes, WITH_SNAPSHOTS * slot_bytes
+    need = f"{text.size(background_bytes)} for saves in the background, {text.size(snapshots_bytes)}"
+    fits = background_bytes <= there_bytes
     limits = "" if fits else " Saves would be one at a time, or hold up training."
     what = f"The run {run} takes up to {need} with snapshots in memory; {text.size(there_bytes)} are free."
     yield Check("ok" if fits else "note", "memory", what + limits)

@@ -40,5 +40,8 @@ def command(
         )
     elif done.is_new:
         output.say(f"Published {run.name}@{done.checkpoint.step} as {done.path}.")
+    elif done.is_lost:
+        what = f"{done.path} stays {run.name}@{done.checkpoint.step}"
+        output.say(f"{what}: that is not here any more, and all that are here are worse.")
     else:
         output.say(f"{done.path} is {run.name}@{done.checkpoint.step} already.")

@@ -22,6 +22,7 @@ EXAMPLES = (
     "holdfast sync ./checkpoints /mnt/backup/checkpoints digits 'sweep/*'",
     "holdfast sync ./checkpoints /mnt/backup/checkpoints --dry-run --json",
     "holdfast sync --latest s3://bucket/prefix ./checkpoints digits",
+    "holdfast sync --latest --keep 'best 1 val_loss min' s3://bucket/prefix ./checkpoints digits",
 )
 
 
@@ -35,7 +36,10 @@ def command(
         typer.Argument(metavar="RUN", help="Runs or patterns; else all runs.", show_default=False),
     ] = None,
     latest: Annotated[
-        bool, typer.Option("--latest", help="Of the checkpoints only what each run resumes from.")
+        bool,
+        typer.Option(
+            "--latest", help="Of the checkpoints only what each run resumes from, and the best of --keep."
+        ),
     ] = False,
     keep: Annotated[
         str | None,

@@ -27,6 +27,11 @@ class Finding(msgspec.Struct, frozen=True):
     detail: str
 
 
+def upper(known: Usual) -> float:
+    """What lies above that is far above what is usual."""
+    return known.center + SIGMAS * known.sigma
+
+
 class Episode:
     """Lets the first of a row of signs through, and none until they have been away for long enough."""
 
@@ -68,20 +73,20 @@ class Heights:
         """So many of the last finite values."""
         return self._window.newest(count)
 
-    def take(self, value: float) -> Finding | None:
-        """Take the next value."""
+    def take(self, value: float, expected: Usual | None = None) -> Finding | None:
+        """Take the next value, which is held against what is expected, or else against what is usual."""
         if not math.isfinite(value):
             self._not_finite += 1
             begins = self._break.begins(self._not_finite >= self._limit)
             return Finding("not-finite", f"the {self._name} is {value}") if begins else None
         self._not_finite = 0
         self._break.begins(False)
-        known = self._window.usual
+        known = expected if expected is not None else self._window.usual
         self._window.add(value)
         return self._compare(value, known) if known is not None else None
 
     def _compare(self, value: float, known: Usual) -> Finding | None:
-        self._high = self._high + 1 if value > known.center + SIGMAS * known.sigma else 0
+        self._high = self._high + 1 if value > upper(known) else 0
         if not self._rise.begins(self._high >= IN_A_ROW):
             return None
         return Finding(

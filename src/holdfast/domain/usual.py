@@ -14,7 +14,8 @@ import msgspec
 WINDOW = 128
 ENOUGH = 24
 """With fewer values nothing is called usual."""
-REFRESHED_EVERY = 32
+REFRESHED_SHARE = 4
+"""What is usual is computed anew after a quarter as many values as are held: it keeps up with a trend."""
 SIGMA_OF_DEVIATION = 1.4826
 """Makes the median absolute deviation of normal noise its standard deviation."""
 LEAST_SHARE = 0.01
@@ -58,8 +59,8 @@ class Window:
     def add(self, value: float) -> None:
         self._values.append(value)
         self._added += 1
-        if self._added % REFRESHED_EVERY == 0:
-            self._usual = None
+        if self._added * REFRESHED_SHARE >= len(self._values):
+            self._usual, self._added = None, 0
 
     def newest(self, count: int) -> list[float]:
         return list(self._values)[-count:]

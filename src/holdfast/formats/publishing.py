@@ -7,6 +7,7 @@ two that write at one time the later one is never the older one.
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from holdfast.domain.keep_rules import Mode, is_improvement
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import NotFoundError
 from holdfast.formats.export import export_checkpoint, format_of
@@ -33,24 +35,30 @@ class Published(msgspec.Struct, frozen=True):
     path : str
     is_new : bool
         Whether it was written now; else it was there already.
+    is_lost : bool
+        It is not in the repository any more, and stays because all that are there are worse.
     """
 
     checkpoint: CheckpointId
     path: str
     is_new: bool
+    is_lost: bool = False
 
 
 class _Note(msgspec.Struct, frozen=True):
-    """Beside what was published: what it is, and how its files looked."""
+    """Beside what was published: what it is, how its files looked, and its monitored metric."""
 
     checkpoint: str
     files: dict[str, tuple[int, int]]
+    monitor: str = ""
+    value: float | None = None
 
 
 def publish(run: Run, at: int | str, path: str) -> Published:
     """Make a plain file, or a folder if ``path`` ends in ``/``, what ``at`` is now: its models.
 
-    It is replaced as a whole, and only if it is not that already.
+    It is replaced as a whole, and only if it is not that already. What was ``best`` stays as long as
+    all that are here are worse, where it is of this run, and the run has lost it: it may be the last copy.
 
     Raises
     ------
@@ -67,11 +75,14 @@ def publish(run: Run, at: int | str, path: str) -> Published:
         for each in (target, _note_path(target)):
             sweep(each)
         checkpoint = run.resolve(at)
-        if _note(target) == _Note(str(checkpoint), _looks(target)):
+        note = _note(target)
+        if note == (current := _current(run, checkpoint, target)):
             return Published(checkpoint, path, is_new=False)
+        if at == "best" and note is not None and (lost := _lost(run, note, current)) is not None:
+            return Published(lost, path, is_new=False, is_lost=True)
         models = models_in(run, checkpoint)  # all entries where there are none
         export_checkpoint(run, checkpoint, path, only=models or None, overwrite=True)
-        write_beside(_note_path(target), msgspec.json.encode(_Note(str(checkpoint), _looks(target))))
+        write_beside(_note_path(target), msgspec.json.encode(_current(run, checkpoint, target)))
     return Published(checkpoint, path, is_new=True)
 
 
@@ -100,6 +111,32 @@ def _note(target: Path) -> _Note | None:
         return msgspec.json.decode(_note_path(target).read_bytes(), type=_Note)
     except (OSError, msgspec.DecodeError):
         return None  # it is written anew
+
+
+def _current(run: Run, checkpoint: CheckpointId, target: Path) -> _Note:
+    """The note for a checkpoint and what stands there."""
+    summary = run.summary(checkpoint)
+    monitor = summary.monitor or ""
+    value = summary.metrics.get(monitor.rpartition(" ")[0])
+    is_number = value is not None and math.isfinite(value)
+    return _Note(str(checkpoint), _looks(target), monitor, value if is_number else None)
+
+
+def _lost(run: Run, note: _Note, current: _Note) -> CheckpointId | None:
+    """What stands there, if it is better, and this run had it and has not rejected it, but has it no more."""
+    stands = CheckpointId.parse(note.checkpoint)
+    if stands is None or note.files != current.files or str(stands) in run.rejected():
+        return None
+    is_here = any(c.identity[:-1] == stands.identity[:-1] for c in run.all_checkpoints())  # whole or thin
+    is_ours = any(attempt.id == stands.attempt for attempt in run.attempts())
+    return stands if is_ours and not is_here and _is_better(note, current) else None
+
+
+def _is_better(note: _Note, current: _Note) -> bool:
+    if note.value is None or current.value is None or note.monitor != current.monitor:
+        return False
+    mode: Mode = "max" if note.monitor.endswith(" max") else "min"
+    return is_improvement(note.value, [current.value], mode)
 
 
 def _looks(target: Path) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from holdfast.domain.keep_rules import Decision, KeepRule, Kept, decide
+from holdfast.domain.keep_rules import Decision, KeepRule, Kept, best, decide
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.repository import retention
 from holdfast.repository.overview import Entry, entries
@@ -45,22 +45,40 @@ def kept_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[Att
 
     Without those of which the other has a thin copy, where the rule wants no more.
     """
-    there = entries(other) if other is not None else []
-    known = {e.id.identity for e in there}
-    here = [e for e in entries(run) if e.id.identity not in known]
-    decided = _decided(run, [*there, *here], rule)
+    decided = _decided(run, _joined(run, other), rule)
     thinned = {c.identity[:-1] for c in decided.keep if c.kind == "thin"}
     to_thin = {c.identity for c in decided.thin if c.identity[:-1] not in thinned}
     return {c.identity for c in decided.keep} | to_thin
 
 
-def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
-    everything = sorted(found, key=lambda e: (e.on_line, e.id.order))  # dead branches count as older
-    usable = [e for e in everything if e.summary is not None and not e.rejected]
+def best_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[AttemptId, int, int, str]]:
+    """Those of a run that are its best by a rule, beside what another repository has of it."""
+    found = _in_order(_joined(run, other))
+    names = {kept.id for kept in best(_counted(run, found), rule.monitor, rule.mode, rule.best)}
+    return {e.id.identity for e in found if str(e.id) in names}
+
+
+def _joined(run: Run, other: Run | None) -> list[Entry]:
+    there = entries(other) if other is not None else []
+    known = {e.id.identity for e in there}
+    return [*there, *(e for e in entries(run) if e.id.identity not in known)]
+
+
+def _in_order(found: list[Entry]) -> list[Entry]:
+    return sorted(found, key=lambda e: (e.on_line, e.id.order))  # dead branches count as older
+
+
+def _counted(run: Run, found: list[Entry]) -> list[Kept]:
+    """What a rule decides on: what can be read and is not rejected."""
+    usable = [e for e in found if e.summary is not None and not e.rejected]
     base = _needed_base(run, usable)
     newest = {(e.id.step, e.id.attempt): e.id.sequence for e in usable}
-    kept = [_kept(e, newest[e.id.step, e.id.attempt] > e.id.sequence, base) for e in usable]
-    decision: Decision = decide(rule, kept)
+    return [_kept(e, newest[e.id.step, e.id.attempt] > e.id.sequence, base) for e in usable]
+
+
+def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
+    everything = _in_order(found)
+    decision: Decision = decide(rule, _counted(run, everything))
     by_id = {str(e.id): e.id for e in everything}
     counted = {*decision.keep, *decision.thin, *decision.drop}
     return Plan(

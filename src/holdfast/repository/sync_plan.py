@@ -11,7 +11,7 @@ from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.chunks import ChunkReader
-from holdfast.repository.pruning import kept_elsewhere
+from holdfast.repository.pruning import best_elsewhere, kept_elsewhere
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
@@ -61,6 +61,13 @@ def missing(source: Run, target: Run | None, keep: KeepRule | None = None) -> li
     return lacking[::-1]
 
 
+def best_missing(source: Run, target: Run | None, keep: KeepRule | None) -> list[CheckpointId]:
+    """Of those to bring the best that a rule names, if it names any, newest first."""
+    lacking = missing(source, target) if keep is not None and keep.best else []
+    named = best_elsewhere(source, target, keep) if keep is not None and lacking else set()
+    return [c for c in lacking if c.identity in named]
+
+
 class Planned(msgspec.Struct, frozen=True):
     """What a sync would do for a run.
 
@@ -93,8 +100,8 @@ def plan(
     met: set[bytes] = set()
     for name in names:
         run = source.run(name)
-        wanted = missing(run, target.run(name) if target is not None else None, keep)
-        wanted = wanted[: 1 if latest else None]
+        there = target.run(name) if target is not None else None
+        wanted = _latest_and_best(run, there, keep) if latest else missing(run, there, keep)
         if wanted and target is not None:
             rely_on_all(target)
         lacking: dict[bytes, int] = {}
@@ -103,6 +110,11 @@ def plan(
                 lacking |= _lacking(run, checkpoint, target, met)
                 met |= lacking.keys()
         yield Planned(name, len(wanted), lacking)
+
+
+def _latest_and_best(source: Run, target: Run | None, keep: KeepRule | None) -> list[CheckpointId]:
+    found = [*missing(source, target)[:1], *best_missing(source, target, keep)]
+    return list(dict.fromkeys(found))
 
 
 def _lacking(

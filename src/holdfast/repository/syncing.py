@@ -4,7 +4,7 @@ In this order, so that a sync killed at any point leaves the destination with th
 had before, or the right one:
 
 1. rejections of what is there already;
-2. the run's recovery point, as its own commit: chunks, hint, manifest;
+2. the run's recovery point, as its own commit: chunks, hint, manifest; with ``latest`` the best, too;
 3. attempts and how they ended, then what they were based on, the highest first;
 4. all other checkpoints, the newest first;
 5. tags.
@@ -28,7 +28,7 @@ from holdfast.repository import records
 from holdfast.repository.adopting import Advance, Origin, adopt
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
-from holdfast.repository.sync_plan import Route, missing
+from holdfast.repository.sync_plan import Route, best_missing, missing
 from holdfast.repository.vouching import carried, carried_bytes
 
 
@@ -85,7 +85,7 @@ def sync_run(
     Parameters
     ----------
     latest : bool
-        Of the checkpoints only the one that the run resumes from.
+        Of the checkpoints only the one that the run resumes from, and the best that ``keep`` names.
     keep : KeepRule, optional
         Of the others only those that this rule keeps at the destination.
 
@@ -114,15 +114,22 @@ class _Syncing:
     def run(self, *, latest: bool, keep: KeepRule | None) -> Synced:
         attempts = self._source.attempts()  # from now on it may go on: that is for the next sync
         self._reject()
-        if self._bring_recovery_point(attempts):
+        is_ready = self._bring_recovery_point(attempts)
+        if latest:  # before the line is there: a launch begins only when all of this has come
+            self._bring_all(best_missing(self._source, self._target, keep))
+        if is_ready:
             self._record(attempts)
-        for checkpoint in missing(self._source, self._target, keep) if not latest else ():
-            if str(checkpoint) not in self._done.failed:
-                self._bring(checkpoint)
+        if not latest:
+            self._bring_all(missing(self._source, self._target, keep))
         self._tag()
         return self._done
 
     # -- checkpoints -------------------------------------------------------------------
+
+    def _bring_all(self, wanted: Sequence[CheckpointId]) -> None:
+        for checkpoint in wanted:
+            if str(checkpoint) not in self._done.failed:
+                self._bring(checkpoint)
 
     def _bring_recovery_point(self, attempts: Sequence[Attempt]) -> bool:
         """See to what the run would resume from; whether its line may be recorded now."""

@@ -220,7 +220,7 @@ class Checkpointer:
     def _repository(self) -> Repository:
         options = self._options
         if options.mirrors and self._place.rank == 0 and options.resume != "never":
-            fetch(self._location, options.run, options.mirrors)
+            fetch(self._location, options.run, options.mirrors, options.keep)
         if options.resume in ("auto", "never"):
             return Repository.create(open_storage(self._location, create=True))
         return Repository.open(open_storage(self._location))

@@ -13,7 +13,7 @@ from holdfast.domain.events import Event, Found
 from holdfast.domain.finding_rules import settled
 from holdfast.domain.gpus import Gpu, GpuWatches
 from holdfast.domain.health import Collectives, Finding, Heights, Pace, Plateau
-from holdfast.domain.joining import JOIN_STEPS, TAIL, seam
+from holdfast.domain.joining import JOIN_STEPS, TAIL, Trend, seam
 from holdfast.domain.usual import ENOUGH
 from holdfast.errors import UnhealthyError
 from holdfast.frameworks import registry
@@ -63,6 +63,7 @@ class Health:
         self._rules = settled(rules, goes_back=supervised)
         self._blind = set(rules.values()) == {"ignore"}
         self._joining = 0
+        self._trend: Trend | None = None
         self._emit = emit
         self.stop = stop
         self._loss = Heights("loss", "spike")
@@ -95,7 +96,8 @@ class Health:
     def resumed(self, losses: Sequence[float], *, altered: bool) -> None:
         """The state is that of a checkpoint: its last losses; whether the script has changed values of it."""
         self._loss = Heights("loss", "spike", known=losses)
-        self._joining = JOIN_STEPS if len(losses) >= ENOUGH else 0
+        self._trend = Trend(losses) if len(losses) >= ENOUGH else None
+        self._joining = 0
         self._rules = settled(self._given, goes_back=self._supervised and not altered)
 
     @property
@@ -112,14 +114,19 @@ class Health:
             self.note(self._pace.take(now - self._stepped_at))
         self._stepped_at = now
         if loss is not None:
-            self.note(self._joined(self._loss.take(loss)))
+            self.note(self._joined(loss))
             self.note(self._plateau.take(loss))
         self.reported(metrics)
 
-    def _joined(self, finding: Finding | None) -> Finding | None:
-        """A rise is another thing right after a restore."""
-        joining, self._joining = self._joining > 0, max(self._joining - 1, 0)
-        return seam(finding) if finding is not None and finding.kind == "spike" and joining else finding
+    def _joined(self, loss: float) -> Finding | None:
+        """A rise is another thing right after a restore: from where the losses before it lead."""
+        if self._trend is None:
+            return self._loss.take(loss)
+        self._joining += 1
+        finding = self._loss.take(loss, self._trend.expected(self._joining))
+        if self._joining == JOIN_STEPS:
+            self._trend = None
+        return seam(finding) if finding is not None and finding.kind == "spike" else finding
 
     def reported(self, metrics: Mapping[str, Any]) -> None:
         """Metrics were given; one of them may be the gradient norm."""

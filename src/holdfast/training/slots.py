@@ -70,23 +70,23 @@ class Slots:
             self._on_new(number, slot)
             return number
         if not busy:
-            raise MemoryError(_room_bytes(need_bytes))
+            raise MemoryError(room_bytes(need_bytes))
         self.limit = max(len(busy), 1)  # fewer saves at once will do
         return None
 
     def prepare(self, busy: Collection[int], need_bytes: int) -> None:
         """Make another slot ahead, behind training, unless one is free or there may be no more."""
         if self._ahead is None and len(self._slots) < self.limit and len(busy) >= len(self._slots):
-            self._ahead = _Ahead(_room_bytes(need_bytes))
+            self._ahead = _Ahead(room_bytes(need_bytes))
 
     def _made(self, need_bytes: int) -> Slot | None:
         """A new slot: the one that was made ahead if it will do."""
         ahead, self._ahead = self._ahead, None
         slot = ahead.slot() if ahead is not None else None
         if slot is None or slot.size_bytes >= need_bytes:
-            return slot or _created(_room_bytes(need_bytes))
+            return slot or _created(room_bytes(need_bytes))
         slot.close()
-        return _created(_room_bytes(need_bytes))
+        return _created(room_bytes(need_bytes))
 
     def close(self) -> None:
         """Let go of all of them."""
@@ -115,8 +115,8 @@ class _Ahead:
         return self._slot
 
 
-def _room_bytes(need_bytes: int) -> int:
-    """Records grow: so does the room, ahead."""
+def room_bytes(need_bytes: int) -> int:
+    """What a slot takes up for so much. Records grow: so does the room, ahead."""
     return (need_bytes // _STEP_BYTES + 2) * _STEP_BYTES
 
 

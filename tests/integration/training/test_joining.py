@@ -69,6 +69,13 @@ def test_losses_that_do_not_join_are_told_of_as_such(tmp_path: Path) -> None:
     assert "the resumed training does not join what it was: the loss is 2.5" in str(event)
 
 
+def test_losses_that_rise_as_they_did_join_and_a_break_does_not(tmp_path: Path) -> None:
+    rising = [1 + max(0, n - 20) / 100 for n in range(60)]
+    train(tmp_path, rising[:40])
+    assert train(tmp_path, rising[40:]) == []
+    assert [event.kind for event in train(tmp_path, [2.5] * 10)] == ["seam"]
+
+
 def test_a_rise_long_after_the_restore_is_another_thing(tmp_path: Path) -> None:
     train(tmp_path, CALM)
     assert [event.kind for event in train(tmp_path, CALM + [2.5] * 3)] == ["spike"]

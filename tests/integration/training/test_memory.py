@@ -540,10 +540,18 @@ def test_status_shows_what_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_doctor_says_how_much_memory_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    count(tmp_path, size=SIZE)
+    held = []
+
+    def look(ckpt: holdfast.Checkpointer, t: int) -> None:
+        told = CliRunner().invoke(app, ["status", "--json", "--repository", str(tmp_path)]).stdout
+        held.append(json.loads(told)["runs"][0]["memory"]["size_bytes"])
+
+    count(tmp_path, size=SIZE, each=look, save=RULE, until=4)
+    assert max(held) in [slots * 4 << 20 for slots in (2, 3, 4)], "as 'status' says"
     said = CliRunner().invoke(app, ["doctor", str(tmp_path)]).stdout
-    assert "The run main takes up to 781 KiB for saves in the background, 1.5 MiB with snapshots" in " ".join(
-        said.split()
+    assert (
+        "The run main takes up to 8.0 MiB for saves in the background, 16.0 MiB with snapshots"
+        in " ".join(said.split())
     )
     monkeypatch.setattr(memory, "available_bytes", lambda: 1000)
     said = CliRunner().invoke(app, ["doctor", str(tmp_path)]).stdout

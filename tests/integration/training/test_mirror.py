@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 import holdfast
 from agents import agents_of
 from holdfast.cli.app import app
+from holdfast.domain.keep_rules import KeepRule, parse
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import HoldfastError, StorageError, UsageError
 from holdfast.node.lease import claiming
@@ -208,7 +209,7 @@ def test_what_a_killed_launch_still_fetches_is_waited_for(tmp_path: Path) -> Non
     thread = threading.Thread(target=hold)
     thread.start()
     holding.wait()
-    assert fetch(here, "main", [Mirror(str(mirror))])
+    assert fetch(here, "main", [Mirror(str(mirror))], KeepRule())
     thread.join()
     assert time.monotonic() - seen >= 11
     assert steps_in(here) == [6]
@@ -245,7 +246,7 @@ def test_a_fresh_start_is_refused_while_no_launch_leads_to_what_its_mirror_has(
     with pytest.raises(StorageError, match="no record of a launch leads to them"):
         count(here, mirror=mirror, background=False)
     CliRunner().invoke(app, ["repair", str(mirror), "--apply"])
-    assert fetch(here, "main", [Mirror(str(mirror))])
+    assert fetch(here, "main", [Mirror(str(mirror))], KeepRule())
 
 
 def test_of_two_of_one_step_the_one_that_is_damaged_is_mended(tmp_path: Path) -> None:
@@ -268,7 +269,7 @@ def test_of_two_of_one_step_the_one_that_is_damaged_is_mended(tmp_path: Path) ->
 def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys: Said) -> None:
     here, mirror = tmp_path / "here", tmp_path / "mirror"
     Repository.create(LocalStorage(mirror, create=True)).run("main").begin_attempt()
-    assert not fetch(here, "main", [Mirror(str(mirror))])
+    assert not fetch(here, "main", [Mirror(str(mirror))], KeepRule())
     assert "came from" not in capsys.readouterr().err
 
 
@@ -288,11 +289,11 @@ def test_a_fresh_machine_starts_from_what_a_damaged_mirror_has_intact(tmp_path: 
             ckpt.save()
     shutil.copytree(mirror, other)
     flip(max((mirror / "packs").rglob("*.pack"), key=lambda pack: pack.stat().st_mtime_ns))
-    assert fetch(here, "main", [Mirror(str(mirror))])
+    assert fetch(here, "main", [Mirror(str(mirror))], KeepRule())
     assert steps_in(here) == [1]
     assert f"not all that the mirror {mirror} has could be brought: " in capsys.readouterr().err
     shutil.rmtree(here)
-    assert fetch(here, "main", [Mirror(str(mirror)), Mirror(str(other))])
+    assert fetch(here, "main", [Mirror(str(mirror)), Mirror(str(other))], KeepRule())
     assert holdfast.open(here)["main"].latest.step == 2
 
 
@@ -446,20 +447,73 @@ def test_the_newest_of_what_several_mirrors_have_is_taken_first(
     shutil.rmtree(here)
     asked, ask = [], mirroring._asked
 
-    def killed(location: Path, run: str, mirror: str) -> Any:
-        ask(location, run, mirror)
+    def killed(location: Path, run: str, mirror: str, keep: KeepRule) -> Any:
+        ask(location, run, mirror, keep)
         asked.append(mirror)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as once:
         once.setattr(mirroring, "_asked", killed)
         with pytest.raises(KeyboardInterrupt):
-            fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
+            fetch(here, "main", [Mirror(str(near)), Mirror(str(far))], KeepRule())
     assert asked == [str(far)]
     assert holdfast.open(here)["main"].latest.step == 2, "the next launch asks no mirror any more"
     shutil.rmtree(here)
-    assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))])
+    assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))], KeepRule())
     assert holdfast.open(here)["main"].latest.step == 2
+
+
+BEST = parse("last 2, best 1 score max")
+
+
+def score(ckpt: holdfast.Checkpointer, t: int) -> None:
+    """The third step is the best."""
+    ckpt.report(score=1.0 if t == 2 else t / 100)
+
+
+def test_a_fresh_start_brings_the_best_too_and_publishes_no_worse_one(tmp_path: Path) -> None:
+    here, mirror, path = tmp_path / "here", tmp_path / "mirror", tmp_path / "best.safetensors"
+    options: dict[str, Any] = {"save": "every 1 step", "background": False, "each": score}
+    count(mirror, keep=BEST, publish=f"best -> {path}", **options)
+    best, published = steps_in(mirror)[0], path.read_bytes()
+    count(here, until=8, keep=BEST, mirror=mirror, publish=f"best -> {path}", **options)
+    assert best == 3
+    assert steps_in(here) == [3, 7, 8]
+    assert path.read_bytes() == published
+
+
+def test_the_best_comes_from_whichever_mirror_has_kept_it(tmp_path: Path) -> None:
+    here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
+    count(far, save="every 1 step", keep="all", each=score, background=False)
+    shutil.copytree(far, near)
+    prune = ["prune", "main", "--keep", "last 1", "--yes", "-R", str(near)]
+    assert CliRunner().invoke(app, prune).exit_code == 0
+    assert 3 not in steps_in(near)
+    assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))], BEST)
+    assert {3, 6} <= set(steps_in(here)) <= {3, 5, 6}
+
+
+def test_a_fetch_that_is_cut_short_before_the_best_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(mirror, save="every 1 step", keep=BEST, each=score, background=False)
+    source = Repository.open(LocalStorage(mirror))
+    target = Repository.create(LocalStorage(here, create=True), repository_id=source.id)
+    monkeypatch.setattr(syncing, "best_missing", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        syncing.sync_run(Route(source, target), "main", latest=True, keep=BEST)
+    assert steps_in(here) == [6]
+    assert fetch(here, "main", [Mirror(str(mirror))], BEST)
+    assert steps_in(here) == [3, 6]
+
+
+def test_a_fresh_start_goes_on_without_a_best_that_is_damaged(tmp_path: Path, capsys: Said) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(mirror, save="every 1 step", keep=BEST, each=score, background=False)
+    flip(next(path for path in (mirror / "runs/main/checkpoints").iterdir() if "3-" in path.name[:13]))
+    assert fetch(here, "main", [Mirror(str(mirror))], BEST)
+    assert steps_in(here) == [6]
 
 
 def test_without_an_agent_it_is_said_that_nothing_is_mirrored(tmp_path: Path, capsys: Said) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -127,6 +128,53 @@ def test_what_cannot_be_published_is_reported_and_training_goes_on(
 def test_rules_that_cannot_be_followed_are_refused_at_once(publish: str, why: str) -> None:
     with pytest.raises(UsageError, match=why):
         holdfast.Checkpointer("unused", {}, publish=publish)
+
+
+def scored(here: Path, path: Path, scores: list[float], **options: Any) -> Path:
+    """Train on until there is one step for each score, with the best one published."""
+
+    def score(ckpt: holdfast.Checkpointer, t: int) -> None:
+        ckpt.report(score=scores[t])
+
+    rule = holdfast.keep(last=2, best=1, monitor="score", mode="max")
+    options |= {"save": "every 1 step", "keep": rule, "publish": f"best -> {path}", "background": False}
+    count(here, until=len(scores), each=score, **options)
+    return path
+
+
+def removed(here: Path, address: str) -> None:
+    assert app.run(["rm", address, "--yes", "-R", str(here)]) == 0
+
+
+def test_a_best_that_the_run_has_lost_gives_way_to_a_better_one_only(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, path = tmp_path / "here", tmp_path / "best.safetensors"
+    scored(here, path, [0, 1, 9, 2, 3])
+    step = holdfast.open(here)["main"].best("score", "max").step
+    published = path.read_bytes()
+    removed(here, f"main@{step}")
+    scored(here, path, [0, 1, 9, 2, 3, 4])
+    assert path.read_bytes() == published
+    capsys.readouterr()
+    assert app.run(["publish", "main@best", str(path), "-R", str(here)]) == 0
+    assert f"stays main@{step}: that is not here any more" in capsys.readouterr().out
+    scored(here, path, [0, 1, 9, 2, 3, 4, 10, 0])
+    assert path.read_bytes() != published
+
+
+def test_a_best_of_a_dead_branch_or_of_another_run_gives_way_to_a_worse_one(tmp_path: Path) -> None:
+    here, path = tmp_path / "here", tmp_path / "best.safetensors"
+    scored(here, path, [0, 1, 2, 3, 9])
+    published = path.read_bytes()
+    step = holdfast.open(here)["main"].best("score", "max").step
+    assert app.run(["restart", f"main@{step - 1}", "--yes", "-R", str(here)]) == 0
+    scored(here, path, [0, 1, 2, 3, 2, 2])
+    assert path.read_bytes() != published
+    shutil.rmtree(here)
+    published = path.read_bytes()
+    scored(here, path, [0, 0, 1])
+    assert path.read_bytes() != published
 
 
 # -- the verb --------------------------------------------------------------------------------
