@@ -426,10 +426,15 @@ def test_broken_files_are_named(place: Path, state: dict[str, Any], tmp_path: Pa
     run, checkpoint = saved(place, state)
     export_checkpoint(run, checkpoint, tmp_path / "m.pt")
     whole = (tmp_path / "m.pt").read_bytes()
-    for number, content in enumerate([b"", b"hello", whole[: len(whole) // 2], whole[:-30]]):
+    cut = {b"": "is empty", b"hello": "is no file of torch.save, or a damaged one"}
+    cut |= {whole[:end]: "is cut short: its end is missing" for end in (9, len(whole) // 2, -30)}
+    torch.save({"w": torch.ones(3)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    cut[(tmp_path / "old.pt").read_bytes()[:-1]] = "is cut short: its end is missing"
+    for number, (content, what) in enumerate(cut.items()):
         (tmp_path / "cut.pt").write_bytes(content)
-        with pytest.raises(DamagedError, match=r"cut\.pt is not a whole file of torch\.save"):
+        with pytest.raises(DamagedError) as caught:
             imported(place, tmp_path / "cut.pt", f"r{number}")
+        assert str(caught.value) == f"cut.pt {what}. Fetch or write it again."
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
         archive.writestr("readme", "no")
     with pytest.raises(DamagedError, match=r"zip\.pt"):
