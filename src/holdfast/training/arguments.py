@@ -11,6 +11,7 @@ from typing import Any
 from holdfast.domain import keep_rules
 from holdfast.domain.mirrors import Mirror
 from holdfast.errors import UsageError
+from holdfast.storage.urls import is_same_place
 
 MEMORY_SECONDS = 600.0
 """Restarts of a crashed run come sooner, and who gave it up wants the memory back."""
@@ -96,18 +97,12 @@ def _mirror_place(given: object) -> str:
 
 def check_elsewhere(mirrors: tuple[Mirror, ...], repository: str | os.PathLike[str]) -> tuple[Mirror, ...]:
     """Refuse the repository itself as its mirror: what a mirror's rule lets go would go here."""
-    if any(_spelled_out(mirror.place) == _spelled_out(os.fspath(repository)) for mirror in mirrors):
+    if any(is_same_place(mirror.place, os.fspath(repository)) for mirror in mirrors):
         raise UsageError(
             f"{os.fspath(repository)} cannot be its own mirror.",
             do="Give mirror= another place, or leave it out.",
         )
     return mirrors
-
-
-def _spelled_out(place: str) -> str:
-    if "://" in place:
-        return place.partition("?")[0].rstrip("/")
-    return os.path.realpath(Path(place).expanduser())
 
 
 def chosen_background(background: object, *, in_memory: bool) -> bool:
