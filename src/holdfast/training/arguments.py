@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from holdfast.domain import keep_rules
+from holdfast.domain import keep_rules, save_rules
+from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.mirrors import Mirror
+from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
 from holdfast.storage.urls import is_same_place
 
@@ -63,6 +65,22 @@ def check_probe(probe: object) -> Callable[[], Any] | None:
         f"probe={probe!r} cannot be called.",
         do="Give a function without arguments that returns a number, such as the loss of one fixed batch.",
     )
+
+
+def check_save(given: SaveRule | str | None, keep: KeepRule) -> SaveRule:
+    """When to save; refuses to wait for the best of what nobody compares."""
+    rule = save_rules.parse(given)
+    if save_rules.asks_for_best(rule):
+        refuse_without_best(f"save={str(given)!r}", keep)
+    return rule
+
+
+def refuse_without_best(what: str, keep: KeepRule) -> None:
+    if not keep.best:
+        raise UsageError(
+            f"{what}: nothing says what is best.",
+            do="Give keep= a monitored metric, such as keep(last=3, best=1, monitor='val_loss').",
+        )
 
 
 def check_mirrors(given: object, keep: object) -> tuple[Mirror, ...]:
