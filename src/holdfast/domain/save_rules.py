@@ -219,8 +219,8 @@ class InMemory(Rule, frozen=True):
 
 def asks_for_best(rule: SaveRule) -> bool:
     """Whether any part of it waits for a metric to be among the best."""
-    parts = [part.rule if isinstance(part, InMemory) else part for part in any_of(rule).rules]
-    return any(isinstance(part, OnImprovement) or (part != rule and asks_for_best(part)) for part in parts)
+    parts = [part for tier in tiers(rule) if tier is not None for part in any_of(tier).rules]
+    return any(isinstance(part, OnImprovement) for part in parts)
 
 
 def tiers(rule: SaveRule) -> tuple[SaveRule | None, SaveRule | None]:

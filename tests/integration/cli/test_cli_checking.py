@@ -411,3 +411,18 @@ def test_doctor_counts_only_rejected_checkpoints_that_are_there(place, digits, h
     assert "1 checkpoint rejected" in holdfast("doctor").out
     assert holdfast("rm", "digits@200", "--yes").code == 0
     assert "rejected as damaged" not in holdfast("doctor").out
+
+
+def test_doctor_finds_a_disk_on_which_no_launch_could_save(place, digits, holdfast, monkeypatch):
+    spare_bytes = 16 << 20
+    for free_bytes, code, told in (
+        (spare_bytes + 12_500, 0, "- free space:    16.0 MiB\n"),
+        (spare_bytes + 11_000, 1, "! free space:    16.0 MiB, too little for a checkpoint of 11.7 KiB and"),
+        (spare_bytes - 1, 1, "that are kept free: make room."),
+    ):
+        monkeypatch.setattr(LocalStorage, "free_bytes", lambda _, found=free_bytes: found)
+        result = holdfast("doctor")
+        assert result.code == code
+        assert told in result.out
+    empty = holdfast("doctor", str(place.path.parent / "tomorrow")).out
+    assert "16.0 MiB, too little for the 16.0 MiB that are kept free" in empty
