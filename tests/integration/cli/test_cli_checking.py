@@ -113,6 +113,23 @@ def test_verify_mends_from_another_repository(place, digits, holdfast, tmp_path)
     assert "Nothing to mend" in holdfast("repair").out
 
 
+def test_packs_that_are_cut_short_are_mended_as_repair_says(place, digits, holdfast, tmp_path):
+    copy = str(tmp_path / "copy")
+    assert holdfast("sync", str(place.path), copy).code == 0
+    for step in (300, 400):
+        pack = pack_of(place, "digits", digits[step])
+        pack.write_bytes(pack.read_bytes()[:60])
+    damaged = r"no readable pack holds it \(Pack \w+ is damaged: it is truncated, and others are\)\n"
+    assert re.search(damaged, holdfast("verify").out)
+    told = holdfast("repair").out
+    assert re.search(r"it is truncated\. Without it checkpoints lack \d chunks\.\n", told)
+    assert "None is intact in it; 'holdfast verify --repair-from PLACE' brings them from a copy." in told
+    assert holdfast("verify", "--repair-from", copy).code == 0
+    assert "Without it checkpoints lack nothing." in holdfast("repair").out
+    assert holdfast("repair", "--apply").code == 0
+    assert "All intact: 4 checkpoints" in holdfast("verify").out
+
+
 def test_verify_says_what_another_repository_cannot_mend(place, digits, holdfast, tmp_path):
     copy = str(tmp_path / "copy")
     assert holdfast("sync", "--latest", str(place.path), copy, "digits").code == 0
