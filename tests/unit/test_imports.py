@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 
 import holdfast
 
@@ -119,6 +120,21 @@ except holdfast.UnsupportedError as error:
     said = run(code, hidden=OPTIONAL)
     assert "torch cannot be imported" in said
     assert "pip install torch" in said
+
+
+@pytest.mark.filterwarnings("ignore")  # DCP warns of being used without a process group
+def test_an_import_without_its_framework_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "steps").mkdir()
+    torch.save({"w": torch.ones(3)}, tmp_path / "steps" / "step-1.pt")
+    dcp.save({"w": torch.ones(3)}, checkpoint_id=str(tmp_path / "dcp"), no_dist=True)
+    for number, source in enumerate((tmp_path / "steps" / "step-1.pt", tmp_path / "steps", tmp_path / "dcp")):
+        code = f"""
+from holdfast.cli.app import main
+sys.stderr = sys.stdout
+sys.argv = ["holdfast", "import", {str(source)!r}, "q{number}", "-R", {str(tmp_path / "c")!r}]
+main()
+"""
+        assert "pip install torch" in run(code, hidden=OPTIONAL, expect=8)
 
 
 def test_the_command_line_needs_no_framework(tmp_path: Path) -> None:

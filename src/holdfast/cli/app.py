@@ -49,7 +49,6 @@ _DEBUG = "--debug"
 app = typer.Typer(
     name="holdfast",
     help="Checkpoints that survive: look at them, check them, repair them, move them.",
-    no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -111,7 +110,7 @@ def run(arguments: Sequence[str]) -> int:
     debug, as_json = _DEBUG in ours, "--json" in ours
     ordered = [_DEBUG] * debug + [a for a in ours if a != _DEBUG] + list(arguments[len(ours) :])
     try:
-        code = app(ordered, prog_name="holdfast", standalone_mode=False)
+        code = app(ordered or ["--help"], prog_name="holdfast", standalone_mode=False)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return INTERRUPTED

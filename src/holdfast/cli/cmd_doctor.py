@@ -166,10 +166,31 @@ def _features(storage: Storage) -> Iterator[Check]:
 
 
 def _room(storage: Storage) -> Iterator[Check]:
+    """Whether a launch could save: before its first save it asks for room for all of it."""
+    from holdfast.repository.persisting import SPARE_BYTES
+
     free_bytes = storage.free_bytes()
-    if free_bytes is not None:
-        level = "note" if free_bytes < _LITTLE_BYTES else "ok"
-        yield Check(level, "free space", text.size(free_bytes))
+    if free_bytes is None:
+        return
+    free, need_bytes = text.size(free_bytes), _checkpoint_bytes(storage)
+    if free_bytes < need_bytes + SPARE_BYTES:
+        need = f"a checkpoint of {text.size(need_bytes)} and " if need_bytes else ""
+        finding = f"{free}, too little for {need}the {text.size(SPARE_BYTES)} that are kept free: make room."
+        yield Check("problem", "free space", finding)
+    else:
+        yield Check("note" if free_bytes < _LITTLE_BYTES else "ok", "free space", free)
+
+
+def _checkpoint_bytes(storage: Storage) -> int:
+    """The least that a run's newest checkpoint takes."""
+    from holdfast.errors import HoldfastError
+    from holdfast.repository.repository import Repository
+
+    try:
+        sizes = [_latest_bytes(run) for run in Repository.open(storage).runs()]
+    except HoldfastError:
+        return 0  # said by another check
+    return min((size for size in sizes if size), default=0)
 
 
 def _clock(storage: Storage) -> Iterator[Check]:

@@ -76,8 +76,9 @@ def command(
 
 def _plans(runs: list[Run], rule: KeepRule | None) -> list[tuple[Run, Plan]]:
     from holdfast.repository.pruning import plan
+    from holdfast.repository.retaining import is_model
 
-    return [(run, plan(run, rule)) for run in runs] if rule is not None else []
+    return [(run, plan(run, rule, is_model=is_model)) for run in runs] if rule is not None else []
 
 
 def _would(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, Any]:
@@ -88,7 +89,8 @@ def _would(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, A
     going = {(run.name, c) for run, plan in plans for c in plan.drop}
     left = {p for key, packs in survey.needs.items() if key not in going for p in packs or ()}
     packs = survey.pack_bytes.keys() - left if not unread else set()
-    return _result(len(going), len(packs), sum(survey.pack_bytes[p] for p in packs), 0)
+    freed_bytes = sum(survey.pack_bytes[p] for p in packs)
+    return _result(len(going), sum(len(plan.thin) for _, plan in plans), len(packs), freed_bytes, 0)
 
 
 def _apply(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, Any]:
@@ -96,24 +98,33 @@ def _apply(repository: Repository, plans: list[tuple[Run, Plan]]) -> dict[str, A
     from holdfast.repository import pruning, retention
     from holdfast.repository.retaining import is_model
 
-    removed = []
+    removed, thinned = [], 0
     for run, plan in plans:
         with claimed(run):
-            removed.append(pruning.apply(run, plan, is_model=is_model, wait_seconds=WAIT_SECONDS))
+            pruned = pruning.apply(run, plan, is_model=is_model, wait_seconds=WAIT_SECONDS)
+        thinned += len(set(plan.thin).intersection(pruned.checkpoints))
+        removed.append(pruned)
     removed.append(retention.finish(repository, wait_seconds=WAIT_SECONDS))
     removed.append(retention.sweep(repository, wait_seconds=WAIT_SECONDS))
     if any(pruned.busy for pruned in removed):
         raise BusyError("Another process was saving or reading all the time.", do="Try again.")
     return _result(
-        sum(len(p.checkpoints) for p in removed),
+        sum(len(p.checkpoints) for p in removed) - thinned,
+        thinned,
         sum(len(p.packs) for p in removed),
         sum(p.freed_bytes for p in removed),
         sum(p.waiting for p in removed[-2:]),  # these look at everything
     )
 
 
-def _result(checkpoints: int, packs: int, freed_bytes: int, waiting: int) -> dict[str, Any]:
-    return {"checkpoints": checkpoints, "packs": packs, "freed_bytes": freed_bytes, "waiting": waiting}
+def _result(checkpoints: int, thinned: int, packs: int, freed_bytes: int, waiting: int) -> dict[str, Any]:
+    return {
+        "checkpoints": checkpoints,
+        "thinned": thinned,
+        "packs": packs,
+        "freed_bytes": freed_bytes,
+        "waiting": waiting,
+    }
 
 
 def _report(
@@ -137,6 +148,9 @@ def _report(
     verb = "Would remove" if dry_run else "Removed"
     gone = f"{text.several(result['checkpoints'], 'checkpoint')} and {text.several(result['packs'], 'pack')}"
     output.say(f"{verb} {gone}: {text.size(result['freed_bytes'])}.")
+    if result["thinned"]:
+        verb = "Would thin" if dry_run else "Thinned"
+        output.say(f"{verb} {text.several(result['thinned'], 'checkpoint')}.")
     if result["waiting"]:
         output.say(
             f"{text.several(result['waiting'], 'thing')} must wait for their grace time: prune again later."

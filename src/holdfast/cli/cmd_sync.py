@@ -64,14 +64,17 @@ def command(
     given, DEST is created sealed, and one that is not is refused without --plain.
     """
     from holdfast.domain.keep_rules import parse
+    from holdfast.errors import UsageError
+    from holdfast.storage.urls import is_same_place
 
+    if is_same_place(source, target):
+        raise UsageError(f"{source} cannot be synced to itself.", do="Give DEST another place.")
     rule = parse(keep) if keep is not None else None
     opened = _open(source, plain=True)
     found = [run for name in runs for run in find_runs(opened, name)] if runs else opened.runs()
     names = list(dict.fromkeys(run.name for run in found))
     if dry_run:
-        there = _open_if_there(target, plain=plain)
-        _tell_plan(_planned(opened, there, names, latest=latest, keep=rule), json=json)
+        _plan(opened, _open_if_there(target, plain=plain), names, latest=latest, keep=rule, json=json)
     else:
         target_repository = _created(opened, target, plain=plain)
         _sync(opened, target_repository, names, latest=latest, keep=rule, json=json)
@@ -109,14 +112,58 @@ def _planned(
     return list(plan(source, target, names, latest=latest, keep=keep))
 
 
-def _tell_plan(planned: list[Planned], *, json: bool) -> None:
+def _plan(
+    source: Repository,
+    target: Repository | None,
+    names: list[str],
+    *,
+    latest: bool,
+    keep: KeepRule | None,
+    json: bool,
+) -> None:
+    refused = {name: why for name in names if (why := _refusal(source, target, name, latest=latest))}
+    allowed = [name for name in names if name not in refused]
+    _tell_plan(_planned(source, target, allowed, latest=latest, keep=keep), refused, json=json)
+    if refused:
+        raise typer.Exit(max(error.exit_code for error in refused.values()))
+
+
+def _refusal(
+    source: Repository, target: Repository | None, name: str, *, latest: bool
+) -> HoldfastError | None:
+    """Why a sync would refuse a run; nothing is written."""
+    from holdfast.errors import HoldfastError, StorageError
+    from holdfast.node.lease import refuse_if_live
+    from holdfast.repository.syncing import refuse_diverged
+
+    try:
+        if latest:
+            refuse_without_line(source.run(name))
+        if target is not None:
+            there = target.run(name)
+            refuse_if_live(there.storage, there.layout.leases, f"The run {name}")
+            refuse_diverged(source.run(name), there)
+    except StorageError:
+        raise
+    except HoldfastError as error:
+        return error
+    return None
+
+
+def _tell_plan(planned: list[Planned], refused: dict[str, HoldfastError], *, json: bool) -> None:
     if json:
-        told = [{"run": p.run, "checkpoints": p.checkpoints, "moved_bytes": p.moved_bytes} for p in planned]
+        told: list[dict[str, Any]] = [
+            {"run": p.run, "checkpoints": p.checkpoints, "moved_bytes": p.moved_bytes, "refused": None}
+            for p in planned
+        ]
+        told += [{"run": n, "checkpoints": 0, "moved_bytes": 0, "refused": str(refused[n])} for n in refused]
         output.print_json({"dry_run": True, "runs": told})
         return
     for run in (p for p in planned if p.checkpoints):
         output.say(f"{run.run}: {_amount(run.checkpoints, run.moved_bytes)} to move.")
-    if not any(p.checkpoints for p in planned):
+    for error in refused.values():
+        output.note(str(error))
+    if not any(p.checkpoints for p in planned) and not refused:
         output.say("Every checkpoint is there.")
 
 

@@ -169,7 +169,7 @@ def _unsigned_records(repository: Repository, verdicts: list[Verdict], trusted: 
     from holdfast.repository.vouching import unsigned
 
     runs = sorted({verdict.run for verdict in verdicts})
-    return [f"{what} is not signed." for name in runs for what in unsigned(repository.run(name), trusted)]
+    return [told for name in runs for told in unsigned(repository.run(name), trusted)]
 
 
 def _told(repository: Repository, report: _Report) -> dict[str, Any]:

@@ -206,6 +206,8 @@ def parse(rule: KeepRule | str) -> KeepRule:
             if name in options and name != "thin":
                 raise UsageError(f"{rule!r} says {name.replace('_', ' ')} twice.", do=_EXAMPLES)
             options[name] = value
+    if 0 in options.values():
+        raise UsageError(f"{rule!r} holds a number that is not above zero.", do=_EXAMPLES)
     return keep(**options)  # type: ignore[arg-type]  # names and types come from the patterns
 
 
@@ -213,6 +215,8 @@ def _parse_one(part: str, whole: str) -> Iterator[tuple[str, int | float | str |
     if found := _LAST.fullmatch(part):
         yield "last", int(found[1])
     elif found := _BEST.fullmatch(part):
+        if " " in found[2] and not found[3]:  # more likely a mistaken mode than a metric's name
+            raise UsageError(f"{whole!r} does not end {part!r} with 'min' or 'max'.", do=_EXAMPLES)
         yield from (("best", int(found[1])), ("monitor", found[2]), ("mode", (found[3] or "min").lower()))
     elif part and (found := _EVERY.fullmatch(part)):
         if found["thin"]:

@@ -217,6 +217,12 @@ class InMemory(Rule, frozen=True):
         return f"memory {self.rule}"
 
 
+def asks_for_best(rule: SaveRule) -> bool:
+    """Whether any part of it waits for a metric to be among the best."""
+    parts = [part for tier in tiers(rule) if tier is not None for part in any_of(tier).rules]
+    return any(isinstance(part, OnImprovement) for part in parts)
+
+
 def tiers(rule: SaveRule) -> tuple[SaveRule | None, SaveRule | None]:
     """Part a rule into what goes to the disk and what stays in memory; None for what is not asked for.
 

@@ -16,7 +16,7 @@ from holdfast.errors import DamagedError, NotFoundError, UnsupportedError
 from holdfast.formats import torch_files
 from holdfast.formats.bounds import check_bounds
 from holdfast.formats.unpickling import Known, Record, unpickle
-from holdfast.frameworks import classes
+from holdfast.frameworks import classes, registry
 
 if TYPE_CHECKING:
     import numpy as np
@@ -134,6 +134,7 @@ class ShardedSource:
         _check_cover(name, spec, shards)
 
     def read(self) -> npt.NDArray[np.uint8]:
+        registry.framework("torch")  # or it is said in plain words that it is not here
         import torch
 
         from holdfast.frameworks.torch.tensors import DTYPES, Source

@@ -224,8 +224,9 @@ def _is_bare(saved: SavedState) -> bool:
 def _refuse_framework(saved: SavedState, name: str, what: str, instead: str) -> None:
     foreign = [entry for entry, value in saved.tree.items() if views.framework_of(value) == name]
     if foreign:
+        come = "comes" if len(foreign) == 1 else "come"
         raise UnsupportedError(
-            f"{', '.join(foreign)} of {saved.run.name}@{saved.checkpoint.step} comes from {name}, whose"
+            f"{', '.join(foreign)} of {saved.run.name}@{saved.checkpoint.step} {come} from {name}, whose"
             f" layers keep their weights in another form than {what} promises.",
             do=f"Export to {instead}, or to .safetensors and convert.",
         )

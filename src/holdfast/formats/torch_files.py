@@ -12,6 +12,9 @@ from typing import IO, Any
 from holdfast.errors import DamagedError, UnsupportedError
 from holdfast.formats.bounds import check_bounds
 from holdfast.formats.unpickling import PickledArray, stand_ins
+from holdfast.frameworks import registry
+
+_CUT_SHORT = ("unexpected EOF", "central directory", "not a ZIP archive")  # PyTorch's words for it
 
 
 def save_values(values: Any, file: IO[bytes]) -> None:
@@ -48,9 +51,9 @@ def load_values(path: Path) -> Any:
     Raises
     ------
     UnsupportedError
-        It holds anything but tensors and plain values; nothing was run.
+        It holds anything but tensors and plain values; nothing was run. Or PyTorch is not here.
     DamagedError
-        It is cut short, or no such file.
+        It is empty, cut short, or no such file.
     """
     return _loaded(path, path.name, mmap=zipfile.is_zipfile(path))
 
@@ -66,6 +69,7 @@ def load_stream(file: IO[bytes], name: str) -> Any:
 
 
 def _loaded(file: Path | IO[bytes], name: str, *, mmap: bool) -> Any:
+    registry.framework("torch")  # or it is said in plain words that it is not here
     import torch
 
     try:
@@ -73,7 +77,7 @@ def _loaded(file: Path | IO[bytes], name: str, *, mmap: bool) -> Any:
             values = torch.load(file, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
         if "global" not in str(error).lower():
-            raise _broken(name, error) from error
+            raise _broken(file, name, error) from error
         raise UnsupportedError(
             f"{name} holds Python objects that only running code could build; it was not run.",
             do="Load it where you trust it, and save plain state dicts: torch.save(model.state_dict(), ...).",
@@ -81,9 +85,9 @@ def _loaded(file: Path | IO[bytes], name: str, *, mmap: bool) -> Any:
     except OSError as error:
         if error.errno not in (None, errno.EINVAL):  # a file too short is mapped as an invalid argument
             raise
-        raise _broken(name, error) from error
+        raise _broken(file, name, error) from error
     except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError) as error:
-        raise _broken(name, error) from error
+        raise _broken(file, name, error) from error
     check_bounds(values, name)
     return _with_arrays(values)
 
@@ -99,6 +103,11 @@ def _with_arrays(value: Any) -> Any:
     return tuple(_with_arrays(item) for item in value) if type(value) is tuple else value
 
 
-def _broken(name: str, error: Exception) -> DamagedError:
-    reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-    return DamagedError(f"{name} is not a whole file of torch.save: {reason}.", do="Fetch or write it again.")
+def _broken(file: Path | IO[bytes], name: str, error: Exception) -> DamagedError:
+    if isinstance(file, Path) and not file.stat().st_size:
+        what = "is empty"
+    elif isinstance(error, EOFError | OSError) or any(words in str(error) for words in _CUT_SHORT):
+        what = "is cut short: its end is missing"
+    else:
+        what = "is no file of torch.save, or a damaged one"
+    return DamagedError(f"{name} {what}.", do="Fetch or write it again.")

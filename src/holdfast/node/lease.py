@@ -102,12 +102,27 @@ def refuse_if_held(storage: Storage, folder: str, what: str) -> None:
     """
     for key, record, alive in _records(storage, folder):
         if record and alive and not record.holder.is_this_process():
-            raise BusyError(
-                f"{what} is being trained by {record.holder}.",
-                do="Wait for it or stop it; a holder on another machine counts as dead after"
-                f" {LEASE_SECONDS:.0f} s without news.",
-            )
+            raise _held(what, record)
         _deleted(storage, key)
+
+
+def refuse_if_live(storage: Storage, folder: str, what: str) -> None:
+    """As `refuse_if_held`, but nothing is tidied.
+
+    Raises
+    ------
+    BusyError
+    """
+    for record in live(storage, folder):
+        raise _held(what, record)
+
+
+def _held(what: str, record: LeaseRecord) -> BusyError:
+    return BusyError(
+        f"{what} is being trained by {record.holder}.",
+        do="Wait for it or stop it; a holder on another machine counts as dead after"
+        f" {LEASE_SECONDS:.0f} s without news.",
+    )
 
 
 def _deleted(storage: Storage, key: str) -> bool:

@@ -322,8 +322,9 @@ class ChunkReader:
         broken = self._index.unreadable
         if not broken:
             return "no pack holds it"
-        others = " and others" if len(broken) > 1 else ""
-        return f"no readable pack holds it ({next(iter(broken.values()))}{others})"
+        first = next(iter(broken.values())).removesuffix(".")
+        others = ", and others are" if len(broken) > 1 else ""
+        return f"no readable pack holds it ({first}{others})"
 
 
 class _Asked:

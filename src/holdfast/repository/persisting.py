@@ -167,7 +167,8 @@ class Persister:
         if free_bytes < need_bytes + SPARE_BYTES:
             raise StorageError(
                 f"{self._run.storage.location} has {free_bytes / 1e6:.0f} MB left, "
-                f"too little for a checkpoint of {need_bytes / 1e6:.0f} MB.",
+                f"too little for a checkpoint of {need_bytes / 1e6:.0f} MB "
+                f"and the {SPARE_BYTES / 1e6:.0f} MB that are kept free.",
                 do="Make room there.",
             )
 

@@ -12,7 +12,7 @@ from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.repository import retention
 from holdfast.repository.overview import Entry, entries
 from holdfast.repository.run import Run
-from holdfast.repository.thinning import make_thin
+from holdfast.repository.thinning import can_be_thin, make_thin
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -35,9 +35,15 @@ class Plan(msgspec.Struct, frozen=True):
     rule: KeepRule
 
 
-def plan(run: Run, rule: KeepRule) -> Plan:
-    """Decide, without touching anything."""
-    return _decided(run, entries(run), rule)
+def plan(run: Run, rule: KeepRule, *, is_model: Callable[[Any], bool]) -> Plan:
+    """Decide, without touching anything; what holds no model stays full.
+
+    Parameters
+    ----------
+    is_model : callable
+        Which top-level entries of a state a thin checkpoint keeps.
+    """
+    return _decided(run, entries(run), rule, lambda checkpoint: can_be_thin(run, checkpoint, is_model))
 
 
 def kept_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[AttemptId, int, int, str]]:
@@ -45,7 +51,7 @@ def kept_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[Att
 
     Without those of which the other has a thin copy, where the rule wants no more.
     """
-    decided = _decided(run, _joined(run, other), rule)
+    decided = _decided(run, _joined(run, other), rule, lambda checkpoint: True)
     thinned = {c.identity[:-1] for c in decided.keep if c.kind == "thin"}
     to_thin = {c.identity for c in decided.thin if c.identity[:-1] not in thinned}
     return {c.identity for c in decided.keep} | to_thin
@@ -76,14 +82,18 @@ def _counted(run: Run, found: list[Entry]) -> list[Kept]:
     return [_kept(e, newest[e.id.step, e.id.attempt] > e.id.sequence, base) for e in usable]
 
 
-def _decided(run: Run, found: list[Entry], rule: KeepRule) -> Plan:
+def _decided(
+    run: Run, found: list[Entry], rule: KeepRule, can_be_thin: Callable[[CheckpointId], bool]
+) -> Plan:
     everything = _in_order(found)
     decision: Decision = decide(rule, _counted(run, everything))
     by_id = {str(e.id): e.id for e in everything}
     counted = {*decision.keep, *decision.thin, *decision.drop}
+    thin = [i for i in decision.thin if can_be_thin(by_id[i])]
+    keep = {*decision.keep, *decision.thin}.difference(thin)
     return Plan(
-        keep=[by_id[i] for i in decision.keep],
-        thin=[by_id[i] for i in decision.thin],
+        keep=[c for i, c in by_id.items() if i in keep],
+        thin=[by_id[i] for i in thin],
         drop=[by_id[i] for i in decision.drop],
         set_aside=[c for i, c in by_id.items() if i not in counted],
         rule=rule,
@@ -128,7 +138,7 @@ def apply(
     is_model : callable
         Which top-level entries of a state a thin checkpoint keeps.
     """
-    now = plan(run, decided.rule)  # somebody may have thought it over for long
+    now = plan(run, decided.rule, is_model=is_model)  # somebody may have thought it over for long
     thin = [checkpoint for checkpoint in decided.thin if checkpoint in now.thin]
     thinned = [checkpoint for checkpoint in thin if make_thin(run, checkpoint, is_model)]
     return retention.remove(

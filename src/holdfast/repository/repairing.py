@@ -318,7 +318,8 @@ def _mend_pack(
 ) -> Finding:
     storage, index = repository.storage, repository.index
     lacking = {d for d in sizes if not index.copies(d)}
-    what = f"{index.unreadable[pack_id]} Chunks that checkpoints need from nowhere else: {len(lacking)}."
+    chunks = f"{len(lacking)} chunk{'' if len(lacking) == 1 else 's'}"
+    what = f"{index.unreadable[pack_id]} Without it checkpoints lack {chunks if lacking else 'nothing'}."
     if not lacking and pack_id in wanted:
         do = f"{wanted[pack_id]} may need it: mend or remove that first."
         return Finding("pack", pack_id, what, do)
@@ -329,7 +330,8 @@ def _mend_pack(
     found = find_chunks(data, sizes)
     intact = {f.digest for f in found if f.digest in lacking}
     if not intact:
-        return Finding("pack", pack_id, what, "None of them is in it: restore it from a backup.")
+        do = "None is intact in it; 'holdfast verify --repair-from PLACE' brings them from a copy."
+        return Finding("pack", pack_id, what, do)
     do = f"Copy those of them that are intact in it ({len(intact)}) to a new pack."
     return Finding("pack", pack_id, what, do, lambda: _copy_chunks(repository, data, found))
 

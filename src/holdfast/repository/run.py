@@ -210,7 +210,10 @@ class Run:
         steps = sorted({c.step for c in checkpoints})
         some = ", ".join(map(str, steps if len(steps) <= 8 else [*steps[:3], "...", *steps[-4:]]))
         tags = f"; tags: {', '.join(sorted(self.tags()))}" if self.tags() else ""
-        return NotFoundError(f"The run {self.name} has no checkpoint @{at}; its steps are {some}{tags}.")
+        return NotFoundError(
+            f"The run {self.name} has no checkpoint @{at}; its steps are {some}{tags}.",
+            do="Name one of these, or 'latest'.",
+        )
 
     # -- reading -----------------------------------------------------------------------
 

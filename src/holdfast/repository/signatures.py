@@ -165,10 +165,14 @@ def require(run: Run, manifest: Manifest, checkpoint: CheckpointId, trusted: Col
     found = signer(run, manifest, checkpoint)
     if found in trusted:
         return
-    how = "is not signed" if found is None else f"is signed by {found}, which is not trusted here"
     raise SignatureError(
-        f"{run.name}@{checkpoint.step} {how}.", do=f"Use another one, or correct {SIGNED_BY}."
+        f"{run.name}@{checkpoint.step} {told_of(found)}.", do=f"Use another one, or correct {SIGNED_BY}."
     )
+
+
+def told_of(found: str | None) -> str:
+    """In words, who signed what nobody trusted has."""
+    return "is not signed" if found is None else f"is signed by {found}, which is not trusted here"
 
 
 def carried(source: Run, checkpoint: CheckpointId, run: Run, new: CheckpointId) -> bytes | None:

@@ -64,12 +64,19 @@ def own_attempts(source: Run, target: Run) -> list[AttemptId]:
     return [a.id for a in target.attempts() if a.based and a.id not in known]
 
 
-def _diverged(target: Run, attempt: AttemptId) -> UsageError:
-    """Of two heads only one could count."""
-    return UsageError(
-        f"The run {target.name} in {target.storage.location} has gone on by itself (attempt {attempt}).",
-        do=f"Sync it the other way, or rename one of the two: holdfast mv {target.name} NEW",
-    )
+def refuse_diverged(source: Run, target: Run) -> None:
+    """Refuse a destination whose run has gone on by itself: of two heads only one could count.
+
+    Raises
+    ------
+    UsageError
+    """
+    own = own_attempts(source, target)
+    if own and source.all_checkpoints():
+        raise UsageError(
+            f"The run {target.name} in {target.storage.location} has gone on by itself (attempt {own[-1]}).",
+            do=f"Sync it the other way, or rename one of the two: holdfast mv {target.name} NEW",
+        )
 
 
 def sync_run(
@@ -95,10 +102,9 @@ def sync_run(
         The destination's run has gone on by itself.
     """
     source, target = route.source.run(name), route.target.run(name)
-    if own := own_attempts(source, target):
-        if not source.all_checkpoints():  # it is being removed there, or was
-            return Synced(name)
-        raise _diverged(target, own[-1])
+    if own_attempts(source, target):
+        refuse_diverged(source, target)
+        return Synced(name)  # it is being removed there, or was
     return _Syncing(route, source, target, advance).run(latest=latest, keep=keep)
 
 

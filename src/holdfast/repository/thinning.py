@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from holdfast.domain import tree
 from holdfast.domain.names import CheckpointId
+from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.commit import Draft, commit
 from holdfast.repository.run import Run
 from holdfast.repository.signatures import trusted_manifest
@@ -26,8 +28,8 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     bool
         Whether a thin copy stands; False if nothing in it is to be kept, or if the copy is damaged.
     """
-    if there := [c for c in run.checkpoints() if _is_thin_of(c, checkpoint)]:
-        return not run.rejected().issuperset(map(str, there))
+    if (good := _has_good_copy(run, checkpoint)) is not None:
+        return good
     manifest, hints = trusted_manifest(run, checkpoint), run.hints(checkpoint)
     kept = {key: value for key, value in tree.decode(manifest.details.tree).items() if keeps(value)}
     names = {ref.name for ref in tree.references(kept)}
@@ -51,6 +53,21 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     )
     commit(run, draft, dedup=False)
     return True
+
+
+def can_be_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) -> bool:
+    """Whether `make_thin` would say yes; also where its manifest cannot be read, which that one raises."""
+    if (good := _has_good_copy(run, checkpoint)) is not None:
+        return good
+    with suppress(DamagedError, NotFoundError):
+        return any(map(keeps, tree.decode(run.manifest(checkpoint).details.tree).values()))
+    return True
+
+
+def _has_good_copy(run: Run, checkpoint: CheckpointId) -> bool | None:
+    """Whether a thin copy of it is good; None where there is none."""
+    there = [c for c in run.checkpoints() if _is_thin_of(c, checkpoint)]
+    return not run.rejected().issuperset(map(str, there)) if there else None
 
 
 def _is_thin_of(candidate: CheckpointId, full: CheckpointId) -> bool:

@@ -16,7 +16,14 @@ from holdfast.domain.lineage import Attempt, trusted_part
 from holdfast.errors import DamagedError, SignatureError
 from holdfast.repository import records
 from holdfast.repository.records import BaseRecord, EndRecord, TagRecord
-from holdfast.repository.signatures import SIGNED_BY, author, made_signature, own_signer, trusted_signers
+from holdfast.repository.signatures import (
+    SIGNED_BY,
+    author,
+    made_signature,
+    own_signer,
+    told_of,
+    trusted_signers,
+)
 
 if TYPE_CHECKING:
     from holdfast.repository.run import Run
@@ -37,8 +44,13 @@ def is_vouched(run: Run, record: Said, trusted: Collection[str] | None = None) -
         trusted = trusted_signers()
         if not trusted:
             return True
+    return _signer(run, record) in trusted
+
+
+def _signer(run: Run, record: Said) -> str | None:
+    """Public key of who signed it; None without a signature that is right."""
     signed = record.signed
-    return isinstance(signed, records.SignatureRecord) and author(signed, _message(run, record)) in trusted
+    return author(signed, _message(run, record)) if isinstance(signed, records.SignatureRecord) else None
 
 
 def require_vouched(run: Run, tag: TagRecord) -> None:
@@ -78,18 +90,22 @@ def passed_over(attempts: Sequence[Attempt]) -> list[Attempt]:
 
 
 def unsigned(run: Run, trusted: Collection[str]) -> Iterator[str]:
-    """What of a run none of these has signed: tags, and where launches start and how they ended."""
+    """A sentence for each record of a run that none of these has signed."""
+    for what, record in _statements(run):
+        if record is not None and (found := _signer(run, record)) not in trusted:
+            yield f"{what} {told_of(found)}."
+
+
+def _statements(run: Run) -> Iterator[tuple[str, Said | None]]:
+    """Tags, and where launches start and how they ended, each with its name."""
     for name in run.tags():
         tag = records.read_or_none(run.storage, run.layout.tag(name), TagRecord)
-        if tag is not None and not is_vouched(run, tag, trusted):
-            yield f"The tag {name!r} of {run.name}"
+        yield f"The tag {name!r} of {run.name}", tag
     ends = run.ends()
     for attempt in run.attempts():
         base = records.read_or_none(run.storage, run.layout.base(attempt.id), BaseRecord)
-        if base is not None and not is_vouched(run, base, trusted):
-            yield f"What attempt {attempt.id} of {run.name} starts from"
-        if attempt.id in ends and not is_vouched(run, ends[attempt.id], trusted):
-            yield f"How attempt {attempt.id} of {run.name} ended"
+        yield f"What attempt {attempt.id} of {run.name} starts from", base
+        yield f"How attempt {attempt.id} of {run.name} ended", ends.get(attempt.id)
 
 
 def carried(source: Run, record: Statement, run: Run, new: Statement) -> Statement:

@@ -84,6 +84,16 @@ def folder_of(place: str | os.PathLike[str]) -> Path | None:
     return _path_of(str(place)) if found[1].lower() == "file" else None
 
 
+def is_same_place(one: str, other: str) -> bool:
+    """Whether both name one place, however each is spelled."""
+    return _spelled_out(one) == _spelled_out(other)
+
+
+def _spelled_out(place: str) -> str:
+    folder = folder_of(place)
+    return os.path.realpath(folder) if folder is not None else place.partition("?")[0].rstrip("/")
+
+
 def _path_of(url: str) -> Path:
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path:

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from holdfast.domain import keep_rules
+from holdfast.domain import keep_rules, save_rules
+from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.mirrors import Mirror
+from holdfast.domain.save_rules import SaveRule
 from holdfast.errors import UsageError
-from holdfast.storage.urls import check_shared
+from holdfast.storage.urls import check_shared, is_same_place
 
 MEMORY_SECONDS = 600.0
 """Restarts of a crashed run come sooner, and who gave it up wants the memory back."""
@@ -65,6 +67,22 @@ def check_probe(probe: object) -> Callable[[], Any] | None:
     )
 
 
+def check_save(given: SaveRule | str | None, keep: KeepRule) -> SaveRule:
+    """When to save; refuses to wait for the best of what nobody compares."""
+    rule = save_rules.parse(given)
+    if save_rules.asks_for_best(rule):
+        refuse_without_best(f"save={str(given)!r}", keep)
+    return rule
+
+
+def refuse_without_best(what: str, keep: KeepRule) -> None:
+    if not keep.best:
+        raise UsageError(
+            f"{what}: nothing says what is best.",
+            do="Give keep= a monitored metric, such as keep(last=3, best=1, monitor='val_loss').",
+        )
+
+
 def check_mirrors(given: object, keep: object) -> tuple[Mirror, ...]:
     """Where the mirrors are, and what each keeps; refuses what is no place, and rules for none."""
     if given is None:
@@ -98,18 +116,12 @@ def _mirror_place(given: object) -> str:
 
 def check_elsewhere(mirrors: tuple[Mirror, ...], repository: str | os.PathLike[str]) -> tuple[Mirror, ...]:
     """Refuse the repository itself as its mirror: what a mirror's rule lets go would go here."""
-    if any(_spelled_out(mirror.place) == _spelled_out(os.fspath(repository)) for mirror in mirrors):
+    if any(is_same_place(mirror.place, os.fspath(repository)) for mirror in mirrors):
         raise UsageError(
             f"{os.fspath(repository)} cannot be its own mirror.",
             do="Give mirror= another place, or leave it out.",
         )
     return mirrors
-
-
-def _spelled_out(place: str) -> str:
-    if "://" in place:
-        return place.partition("?")[0].rstrip("/")
-    return os.path.realpath(Path(place).expanduser())
 
 
 def chosen_background(background: object, *, in_memory: bool) -> bool:

@@ -26,6 +26,7 @@ from holdfast.training.arguments import (
     check_elsewhere,
     check_grace,
     check_probe,
+    check_save,
     check_staging_memory,
     check_state,
     chosen_background,
@@ -155,7 +156,8 @@ class Checkpointer:
             check_state(state)
         self._location = chosen_place(overrides.place(repository))
         self._state = {} if state is None else state
-        on_disk, in_memory = save_rules.tiers(save_rules.parse(overrides.save or save))
+        asked = check_save(save, keep_rules.parse(keep))
+        on_disk, in_memory = save_rules.tiers(save_rules.parse(overrides.save or asked))
         self._options = Options(
             run=validate_run(run if run not in (None, "") else os.environ.get("HOLDFAST_RUN") or "main"),
             resume=overrides.resumed(resume),

@@ -10,11 +10,12 @@ from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.manifest import Details
 from holdfast.domain.names import AttemptId, CheckpointId
 from holdfast.domain.publications import Publication, parse
-from holdfast.errors import HoldfastError, UsageError
+from holdfast.errors import HoldfastError
 from holdfast.repository.commit import Draft, Join
 from holdfast.repository.persisting import Persisted, Persister
 from holdfast.repository.retaining import Retention
 from holdfast.repository.run import Run
+from holdfast.training.arguments import refuse_without_best
 
 
 def check_publish(given: object, keep: KeepRule) -> tuple[Publication, ...]:
@@ -27,11 +28,8 @@ def check_publish(given: object, keep: KeepRule) -> tuple[Publication, ...]:
     """
     found = parse(given)
     for each in found:
-        if each.at == "best" and not keep.best:
-            raise UsageError(
-                f"publish={str(each)!r}: nothing says what is best.",
-                do="Give keep= a monitored metric, such as keep(last=3, best=1, monitor='val_loss').",
-            )
+        if each.at == "best":
+            refuse_without_best(f"publish={str(each)!r}", keep)
     return tuple(Publication(each.at, _whole_path(each.path)) for each in found)
 
 

@@ -163,12 +163,24 @@ def test_prune_makes_thin_what_the_rule_keeps_thin(place, holdfast):
         array = np.random.default_rng(step).standard_normal(2000)
         model = Component("torch.module", {"w": TensorRef("model/w", "numpy")})
         place.save("digits", attempt, step, {"w": array, "moment": -array}, values={"model": model})
-    told = holdfast("prune", "--keep", "last 1, then thin every 200 steps", "--yes", "--json").json
+    rule = ("--keep", "last 1, then thin every 200 steps")
+    assert "Would thin 1 checkpoint." in holdfast("prune", *rule, "--dry-run").out
+    told = holdfast("prune", *rule, "--yes", "--json").json
     assert told["runs"][0]["thin"] == [200]
+    assert (told["checkpoints"], told["thinned"]) == (1, 1)
     kinds = {(c.step, c.kind) for c in place.run("digits").checkpoints()}
     assert kinds == {(200, "thin"), (300, "full"), (400, "full")}
     assert holdfast("verify").code == 0
     assert holdfast("restart", "digits@200", "--yes").code == 2
+
+
+def test_prune_promises_to_thin_nothing_that_holds_no_model(place, digits, holdfast):
+    rule = ("prune", "digits", "--keep", "last 1, then thin every 100 steps")
+    told = holdfast(*rule, "--dry-run", "--json").json
+    assert (told["runs"][0]["thin"], told["thinned"]) == ([], 0)
+    assert told["runs"][0]["keep"] == [100, 200, 300, 400]
+    assert "hin" not in holdfast(*rule, "--yes").out.replace("make thin", "")
+    assert {c.kind for c in place.run("digits").checkpoints()} == {"full"}
 
 
 def test_a_real_trainer_answers_and_restarts(place, holdfast):

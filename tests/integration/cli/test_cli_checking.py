@@ -113,6 +113,23 @@ def test_verify_mends_from_another_repository(place, digits, holdfast, tmp_path)
     assert "Nothing to mend" in holdfast("repair").out
 
 
+def test_packs_that_are_cut_short_are_mended_as_repair_says(place, digits, holdfast, tmp_path):
+    copy = str(tmp_path / "copy")
+    assert holdfast("sync", str(place.path), copy).code == 0
+    for step in (300, 400):
+        pack = pack_of(place, "digits", digits[step])
+        pack.write_bytes(pack.read_bytes()[:60])
+    damaged = r"no readable pack holds it \(Pack \w+ is damaged: it is truncated, and others are\)\n"
+    assert re.search(damaged, holdfast("verify").out)
+    told = holdfast("repair").out
+    assert re.search(r"it is truncated\. Without it checkpoints lack \d chunks\.\n", told)
+    assert "None is intact in it; 'holdfast verify --repair-from PLACE' brings them from a copy." in told
+    assert holdfast("verify", "--repair-from", copy).code == 0
+    assert "Without it checkpoints lack nothing." in holdfast("repair").out
+    assert holdfast("repair", "--apply").code == 0
+    assert "All intact: 4 checkpoints" in holdfast("verify").out
+
+
 def test_verify_says_what_another_repository_cannot_mend(place, digits, holdfast, tmp_path):
     copy = str(tmp_path / "copy")
     assert holdfast("sync", "--latest", str(place.path), copy, "digits").code == 0
@@ -411,3 +428,18 @@ def test_doctor_counts_only_rejected_checkpoints_that_are_there(place, digits, h
     assert "1 checkpoint rejected" in holdfast("doctor").out
     assert holdfast("rm", "digits@200", "--yes").code == 0
     assert "rejected as damaged" not in holdfast("doctor").out
+
+
+def test_doctor_finds_a_disk_on_which_no_launch_could_save(place, digits, holdfast, monkeypatch):
+    spare_bytes = 16 << 20
+    for free_bytes, code, told in (
+        (spare_bytes + 12_500, 0, "- free space:    16.0 MiB\n"),
+        (spare_bytes + 11_000, 1, "! free space:    16.0 MiB, too little for a checkpoint of 11.7 KiB and"),
+        (spare_bytes - 1, 1, "that are kept free: make room."),
+    ):
+        monkeypatch.setattr(LocalStorage, "free_bytes", lambda _, found=free_bytes: found)
+        result = holdfast("doctor")
+        assert result.code == code
+        assert told in result.out
+    empty = holdfast("doctor", str(place.path.parent / "tomorrow")).out
+    assert "16.0 MiB, too little for the 16.0 MiB that are kept free" in empty

@@ -43,7 +43,7 @@ def test_fork_tells_programs_what_it_made(place, digits, holdfast):
         ("digits@300", "digits", 2, "There is a run digits already."),
         ("digits@300", "taken", 2, "There is a run taken already."),
         ("digits@300", "a/../b", 2, "cannot name a run"),
-        ("digits@999", "branch", 3, "no checkpoint @999"),
+        ("digits@999", "branch", 3, "400; tags: paper. Name one of these, or 'latest'."),
         ("nothing", "branch", 3, "no run 'nothing'"),
         ("digits@200", "branch", 2, "digits@200 is rejected"),
     ],

@@ -70,7 +70,8 @@ def test_sync_of_some_runs_told_to_programs(place, digits, backup, holdfast):
 
 def test_a_dry_run_makes_nothing(place, digits, backup, holdfast):
     told = holdfast("sync", str(place.path), str(backup), "--dry-run", "--json").json
-    assert told == {"dry_run": True, "runs": [{"run": "digits", "checkpoints": 4, "moved_bytes": 48_000}]}
+    run = {"run": "digits", "checkpoints": 4, "moved_bytes": 48_000, "refused": None}
+    assert told == {"dry_run": True, "runs": [run]}
     assert not backup.exists()
     assert (
         "4 checkpoints, 46.9 KiB to move" in holdfast("sync", str(place.path), str(backup), "--dry-run").out
@@ -92,6 +93,22 @@ def test_sync_refuses_a_run_that_went_on_there_but_not_the_others(place, digits,
     told = holdfast("sync", str(place.path), str(backup), "--json")
     assert told.code == 2
     assert "by itself" in told.json["runs"][0]["refused"]
+    place.save("other", place.attempt("other"), 9)
+    planned = holdfast("sync", str(place.path), str(backup), "--dry-run")
+    assert (planned.code, planned.err) == (2, result.err)
+    assert planned.out.startswith("other: 1 checkpoint,")
+    planned = holdfast("sync", str(place.path), str(backup), "--dry-run", "--json")
+    assert planned.code == 2
+    assert "by itself" in planned.json["runs"][1]["refused"]
+
+
+def test_a_repository_is_not_synced_to_itself(place, digits, tmp_path, holdfast):
+    (tmp_path / "alias").symlink_to(place.path)
+    for target in (str(place.path), str(tmp_path / "alias"), f"file://{place.path}"):
+        for options in ((), ("--dry-run",)):
+            result = holdfast("sync", str(place.path), target, *options)
+            assert result.code == 2
+            assert "cannot be synced to itself" in result.err
 
 
 def test_sync_says_what_it_cannot_find(place, digits, backup, tmp_path, holdfast):
@@ -154,9 +171,11 @@ def test_a_run_that_is_trained_there_is_not_touched(place, digits, backup, holdf
         assert trainer.stdout is not None
         assert trainer.stdout.readline() == "live\n"
         result = holdfast("sync", str(place.path), str(backup))
+        planned = holdfast("sync", str(place.path), str(backup), "--dry-run")
         trainer.kill()
-    assert result.code == 6
-    assert "being trained" in result.err
+    for told in (result, planned):
+        assert told.code == 6
+        assert "being trained" in told.err
     assert len(opened(backup).run("digits").checkpoints()) == 4
 
 

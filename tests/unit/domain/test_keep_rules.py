@@ -244,6 +244,7 @@ def test_all_keeps_all() -> None:
         ("Last 3, best 2 val_loss min", keep(last=3, best=2, monitor="val_loss")),
         ("last 3, best 2 Acc MAX", keep(last=3, best=2, monitor="Acc", mode="max")),
         ("best 1 val_loss", keep(best=1, monitor="val_loss")),
+        ("best 1 val loss max", keep(best=1, monitor="val loss", mode="max")),
         ("last 3, every 1000 steps", keep(last=3, every_steps=1000)),
         ("last 3, every 1.5 hours, every epoch", keep(last=3, every_hours=1.5, every_epochs=1)),
         ("last 3, then thin every 1000 steps", keep(last=3, every_steps=1000, thin=True)),
@@ -278,6 +279,19 @@ def test_parse(text: str, rule: KeepRule) -> None:
 )
 def test_nonsense_is_refused_with_an_example(text: str) -> None:
     with pytest.raises(UsageError, match="Write"):
+        parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("last 3, best 2 val_loss mix", "does not end 'best 2 val_loss mix' with 'min' or 'max'"),
+        ("last 0", "'last 0' holds a number that is not above zero"),
+        ("last 3, every 0 hours", "'last 3, every 0 hours' holds a number that is not above zero"),
+    ],
+)
+def test_a_mistake_is_named_as_it_was_written(text: str, why: str) -> None:
+    with pytest.raises(UsageError, match=why):
         parse(text)
 
 

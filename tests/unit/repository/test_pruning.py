@@ -14,7 +14,7 @@ def planned(rule: str) -> tuple[Run, list[CheckpointId], Plan]:
     run = make_repository(MemoryStorage()).run("digits")
     attempt = begin(run)
     made = [save(run, attempt, number, number * 10).id for number in range(1, 5)]
-    return run, made, plan(run, parse(rule))
+    return run, made, plan(run, parse(rule), is_model=lambda value: True)
 
 
 def applied(run: Run, decided: Plan) -> list[CheckpointId]:

@@ -321,7 +321,8 @@ def test_what_the_destination_would_remove_at_once_is_not_brought(rule: str) -> 
         synced(run, other.repository)
         for place in (knowing, other):
             mirror = Repository.open(place.storage).run("digits")
-            apply(mirror, pruning_plan(mirror, parse(rule)), is_model=lambda value: True)
+            planned = pruning_plan(mirror, parse(rule), is_model=lambda value: True)
+            apply(mirror, planned, is_model=lambda value: True)
         assert brought == 1
         assert {c.identity for c in knowing.checkpoints()} == {c.identity for c in other.checkpoints()}
     assert missing(run, knowing, parse(rule)) == []

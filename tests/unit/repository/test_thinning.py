@@ -40,7 +40,8 @@ def test_of_a_copy_and_its_full_one_that_was_not_removed_one_stays(
         made = [save(run, attempt, n, n * 100).id for n in range(1, 8)]
         assert make_thin(run, made[2], lambda value: True)
         if by_hand:
-            pruning.apply(run, pruning.plan(run, parse(rule)), is_model=lambda value: True)
+            planned = pruning.plan(run, parse(rule), is_model=lambda value: True)
+            pruning.apply(run, planned, is_model=lambda value: True)
         else:
             retaining.Retention(run, attempt, parse(rule), pytest.fail)._apply()
         kind = "thin" if "thin" in rule else "full"

@@ -71,7 +71,9 @@ def test_what_is_signed_counts(run: Run, trusting: None) -> None:
     assert run.latest() == run.resolve("good") == run.checkpoints()[-1]
     assert run.had_ended(run.attempts()[0].id)
     assert list(unsigned(run, {MY_PUBLIC})) == []
-    assert len(list(unsigned(run, {HIS_PUBLIC}))) == 4  # a tag, two bases, an end
+    told = list(unsigned(run, {HIS_PUBLIC}))
+    assert len(told) == 4  # a tag, two bases, an end
+    assert all(line.endswith(f" is signed by {MY_PUBLIC}, which is not trusted here.") for line in told)
 
 
 @pytest.mark.parametrize("how", ["older", "afresh"])
@@ -149,7 +151,8 @@ def test_a_run_that_is_renamed_is_signed_anew(
     target = run.repository.run("renamed")
     move(run, target)
     left = list(unsigned(target, {MY_PUBLIC}))
-    assert f"What attempt {attempt} of renamed starts from" in left  # what he wrote is not signed for him
+    # what he wrote is not signed for him
+    assert f"What attempt {attempt} of renamed starts from is not signed." in left
     assert len(left) == (1 if key is not None else 5)
 
 
@@ -180,7 +183,7 @@ def test_a_launch_says_which_attempts_do_not_count(
     assert holdfast.load(place, state, at="good").step == 2
     assert app.run(("verify", "--repository", place)) == 13
     told = capsys.readouterr()
-    assert f"What attempt {attempt} of main starts from is not signed." in told.out + told.err
+    assert f"What attempt {attempt} of main starts from is signed by {HIS_PUBLIC}, which is" in told.out
     with holdfast.Checkpointer(place, state) as ckpt:
         assert ckpt.restored is not None
         assert ckpt.restored.step == 2

@@ -89,3 +89,12 @@ def test_what_wraps_a_loader_goes_around_batches():
         with pytest.raises(holdfast.UnsupportedError, match=r"go around batches\(\)"):
             ckpt.batches(enumerate([1]))
         ckpt.step()
+
+
+@pytest.mark.parametrize(
+    "save", ["best", "memory best", "every 9 steps | best", "memory best, disk every 9 steps"]
+)
+def test_saving_at_the_best_needs_a_metric_that_is_monitored(tmp_path, save):
+    with pytest.raises(holdfast.UsageError, match="nothing says what is best"):
+        holdfast.Checkpointer(tmp_path, {}, save=save)
+    holdfast.Checkpointer(tmp_path, {}, save=save, keep="last 1, best 1 loss")

@@ -25,10 +25,18 @@ def answer_of(command: str, *words: str, given: bytes = b"") -> bytes:
             program, input=given, stdout=subprocess.PIPE, timeout=ANSWER_SECONDS, check=False
         )
     except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        raise _failed(type(error).__name__) from None
+        raise _failed(_why(error)) from None
     if done.returncode:
         raise _failed(f"it ended with {done.returncode}")
     return done.stdout.strip()
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return f"there is no command {error.filename}"
+    if isinstance(error, subprocess.TimeoutExpired):
+        return f"it took longer than {ANSWER_SECONDS:.0f} s"
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def _failed(why: str) -> UsageError:

@@ -147,8 +147,8 @@ BAD = {
     "capitals": ({"HOLDFAST_KEY": KEY.upper().replace("HOLDFAST-KEY", "holdfast-key")}, "is not whole"),
     "blank": ({"HOLDFAST_KEY": "  "}, "holds no key"),
     "two lines": ({"HOLDFAST_KEY": f"{KEY}\n{KEY}"}, "more than a line"),
-    "no command": ({"HOLDFAST_KEY_COMMAND": "/no/such/program"}, "FileNotFoundError"),
-    "quotes": ({"HOLDFAST_KEY_COMMAND": "'"}, "ValueError"),
+    "no command": ({"HOLDFAST_KEY_COMMAND": "/no/such/program"}, "there is no command /no/such/program"),
+    "quotes": ({"HOLDFAST_KEY_COMMAND": "'"}, "No closing quotation"),
     "command fails": ({"HOLDFAST_KEY_COMMAND": f"sh -c 'echo {KEY}; exit 3'"}, "it ended with 3"),
     "command is silent": ({"HOLDFAST_KEY_COMMAND": "true"}, "holds no key"),
 }
