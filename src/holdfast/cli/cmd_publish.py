@@ -36,7 +36,13 @@ def command(
     done = publish(run, at.at, path)
     if json:
         output.print_json(
-            {"run": run.name, "step": done.checkpoint.step, "path": done.path, "is_new": done.is_new}
+            {
+                "run": run.name,
+                "step": done.checkpoint.step,
+                "path": done.path,
+                "is_new": done.is_new,
+                "is_lost": done.is_lost,
+            }
         )
     elif done.is_new:
         output.say(f"Published {run.name}@{done.checkpoint.step} as {done.path}.")

@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 
 from holdfast.domain.keep_rules import Mode, is_improvement
+from holdfast.domain.lineage import chain
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import NotFoundError
 from holdfast.formats.export import export_checkpoint, format_of
@@ -58,7 +59,8 @@ def publish(run: Run, at: int | str, path: str) -> Published:
     """Make a plain file, or a folder if ``path`` ends in ``/``, what ``at`` is now: its models.
 
     It is replaced as a whole, and only if it is not that already. What was ``best`` stays as long as
-    all that are here are worse, where it is of this run, and the run has lost it: it may be the last copy.
+    all that are here are worse, where the run's line led through it, and the run has lost it: it may be the
+    last copy.
 
     Raises
     ------
@@ -123,17 +125,19 @@ def _current(run: Run, checkpoint: CheckpointId, target: Path) -> _Note:
 
 
 def _lost(run: Run, note: _Note, current: _Note) -> CheckpointId | None:
-    """What stands there, if it is better, and this run had it and has not rejected it, but has it no more."""
-    stands = CheckpointId.parse(note.checkpoint)
-    if stands is None or note.files != current.files or str(stands) in run.rejected():
+    """What stands there, if it is better, of the run's line and not rejected, but in the run no more."""
+    stands, newest = CheckpointId.parse(note.checkpoint), run.latest()
+    if stands is None or newest is None or note.files != current.files or str(stands) in run.rejected():
+        return None
+    if run.summary(newest).monitor != note.monitor:  # what is best is another thing by now
         return None
     is_here = any(c.identity[:-1] == stands.identity[:-1] for c in run.all_checkpoints())  # whole or thin
-    is_ours = any(attempt.id == stands.attempt for attempt in run.attempts())
-    return stands if is_ours and not is_here and _is_better(note, current) else None
+    is_on_line = any(chain(run.attempts(), [stands]))
+    return stands if is_on_line and not is_here and _is_better(note, current) else None
 
 
 def _is_better(note: _Note, current: _Note) -> bool:
-    if note.value is None or current.value is None or note.monitor != current.monitor:
+    if note.value is None or current.value is None:
         return False
     mode: Mode = "max" if note.monitor.endswith(" max") else "min"
     return is_improvement(note.value, [current.value], mode)

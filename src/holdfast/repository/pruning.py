@@ -51,23 +51,19 @@ def kept_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[Att
 
     Without those of which the other has a thin copy, where the rule wants no more.
     """
-    decided = _decided(run, _joined(run, other), rule, lambda checkpoint: True)
+    there = entries(other) if other is not None else []
+    known = {e.id.identity for e in there}
+    here = [e for e in entries(run) if e.id.identity not in known]
+    decided = _decided(run, [*there, *here], rule, lambda checkpoint: True)
     thinned = {c.identity[:-1] for c in decided.keep if c.kind == "thin"}
     to_thin = {c.identity for c in decided.thin if c.identity[:-1] not in thinned}
     return {c.identity for c in decided.keep} | to_thin
 
 
-def best_elsewhere(run: Run, other: Run | None, rule: KeepRule) -> set[tuple[AttemptId, int, int, str]]:
-    """Those of a run that are its best by a rule, beside what another repository has of it."""
-    found = _in_order(_joined(run, other))
-    names = {kept.id for kept in best(_counted(run, found), rule.monitor, rule.mode, rule.best)}
-    return {e.id.identity for e in found if str(e.id) in names}
-
-
-def _joined(run: Run, other: Run | None) -> list[Entry]:
-    there = entries(other) if other is not None else []
-    known = {e.id.identity for e in there}
-    return [*there, *(e for e in entries(run) if e.id.identity not in known)]
+def best_of(run: Run, rule: KeepRule) -> set[str]:
+    """Full ids of those that are its best by a rule."""
+    found = _in_order(entries(run))
+    return {kept.id for kept in best(_counted(run, found), rule.monitor, rule.mode, rule.best)}
 
 
 def _in_order(found: list[Entry]) -> list[Entry]:

@@ -11,7 +11,7 @@ from holdfast.domain.keep_rules import KeepRule
 from holdfast.domain.names import CheckpointId
 from holdfast.errors import DamagedError, NotFoundError
 from holdfast.repository.chunks import ChunkReader
-from holdfast.repository.pruning import best_elsewhere, kept_elsewhere
+from holdfast.repository.pruning import best_of, kept_elsewhere
 from holdfast.repository.repository import Repository
 from holdfast.repository.retention import packs_of
 from holdfast.repository.run import Run
@@ -64,8 +64,8 @@ def missing(source: Run, target: Run | None, keep: KeepRule | None = None) -> li
 def best_missing(source: Run, target: Run | None, keep: KeepRule | None) -> list[CheckpointId]:
     """Of those to bring the best that a rule names, if it names any, newest first."""
     lacking = missing(source, target) if keep is not None and keep.best else []
-    named = best_elsewhere(source, target, keep) if keep is not None and lacking else set()
-    return [c for c in lacking if c.identity in named]
+    named = best_of(source, keep) if keep is not None and lacking else set()
+    return [c for c in lacking if str(c) in named]
 
 
 class Planned(msgspec.Struct, frozen=True):

@@ -28,8 +28,8 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
     bool
         Whether a thin copy stands; False if nothing in it is to be kept, or if the copy is damaged.
     """
-    if (good := _has_good_copy(run, checkpoint)) is not None:
-        return good
+    if there := [c for c in run.checkpoints() if _is_thin_of(c, checkpoint)]:
+        return not run.rejected().issuperset(map(str, there))
     manifest, hints = trusted_manifest(run, checkpoint), run.hints(checkpoint)
     kept = {key: value for key, value in tree.decode(manifest.details.tree).items() if keeps(value)}
     names = {ref.name for ref in tree.references(kept)}
@@ -56,18 +56,10 @@ def make_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) 
 
 
 def can_be_thin(run: Run, checkpoint: CheckpointId, keeps: Callable[[Any], bool]) -> bool:
-    """Whether `make_thin` would say yes; also where its manifest cannot be read, which that one raises."""
-    if (good := _has_good_copy(run, checkpoint)) is not None:
-        return good
+    """Whether anything in it is to be kept; also where its manifest cannot be read, as `make_thin` raises."""
     with suppress(DamagedError, NotFoundError):
         return any(map(keeps, tree.decode(run.manifest(checkpoint).details.tree).values()))
     return True
-
-
-def _has_good_copy(run: Run, checkpoint: CheckpointId) -> bool | None:
-    """Whether a thin copy of it is good; None where there is none."""
-    there = [c for c in run.checkpoints() if _is_thin_of(c, checkpoint)]
-    return not run.rejected().issuperset(map(str, there)) if there else None
 
 
 def _is_thin_of(candidate: CheckpointId, full: CheckpointId) -> bool:

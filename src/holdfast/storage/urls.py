@@ -7,7 +7,7 @@ import re
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from holdfast.errors import NotFoundError, UsageError
 from holdfast.storage.buckets import SCHEMES, check_bucket, open_bucket
@@ -91,7 +91,10 @@ def is_same_place(one: str, other: str) -> bool:
 
 def _spelled_out(place: str) -> str:
     folder = folder_of(place)
-    return os.path.realpath(folder) if folder is not None else place.partition("?")[0].rstrip("/")
+    if folder is not None:
+        return os.path.realpath(folder)
+    url, _, options = place.partition("?")
+    return f"{url.rstrip('/')} {dict(parse_qsl(options)).get('endpoint', '')}"
 
 
 def _path_of(url: str) -> Path:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from holdfast.domain.names import AttemptId, CheckpointId
-from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError, UsageError
+from holdfast.errors import BusyError, DamagedError, NotFoundError, StorageError
 from holdfast.node.commands import command, environment, last_error
 from holdfast.repository.repository import Repository
 from holdfast.storage.urls import open_storage
@@ -34,7 +34,7 @@ PAUSE_SECONDS = 0.5
 def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror], keep: KeepRule) -> bool:
     """Bring what the run resumes from, where there is no checkpoint of it here; whether something came.
 
-    The best that ``keep`` names come with it: without them a worse one would be the best.
+    The best that ``keep`` names come from the same mirror: without them a worse one would be the best.
     Of several mirrors the one that has got furthest is asked first: a launch that is killed in here must
     not leave less than that, which the next one would go on from. Of one whose recovery point is
     damaged an older one comes, as a launch at the mirror would take it; then the others are asked, too.
@@ -48,8 +48,7 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror],
         return False
     came: list[str] = []
     failed: dict[str, str] = {}
-    asked = iter(mirrors if len(mirrors) == 1 else _furthest_first(run, mirrors, failed))
-    for mirror in asked:
+    for mirror in mirrors if len(mirrors) == 1 else _furthest_first(run, mirrors, failed):
         done = _asked_until_free(location, run, mirror.place, keep)
         gave = done.returncode in (0, DamagedError.exit_code) and _is_here(location, run)
         if gave:
@@ -59,8 +58,7 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror],
         elif done.returncode not in (0, NotFoundError.exit_code):
             failed[mirror.place] = _said(done)
         if gave and not done.returncode:
-            _bring_best(location, run, [other.place for other in asked], keep, failed)
-            break
+            break  # the others have beginnings of the same line
     for place, why in failed.items():
         if not came:
             raise StorageError(
@@ -71,19 +69,6 @@ def fetch(location: str | os.PathLike[str], run: str, mirrors: Sequence[Mirror],
     if came:
         console.say(f"run {run} is not here; what it resumes from came from {' and '.join(came)}")
     return bool(came)
-
-
-def _bring_best(
-    location: str | os.PathLike[str], run: str, places: list[str], keep: KeepRule, failed: dict[str, str]
-) -> None:
-    """The others have beginnings of the same line, but perhaps a best that the first does not keep.
-
-    One that lacks the newest launch refuses.
-    """
-    for place in places if keep.best else ():
-        done = _asked(location, run, place, keep)
-        if done.returncode not in (0, NotFoundError.exit_code, UsageError.exit_code):
-            failed[place] = _said(done)
 
 
 def _furthest_first(run: str, mirrors: Sequence[Mirror], failed: dict[str, str]) -> list[Mirror]:

@@ -46,7 +46,7 @@ class Uploads:
             for place, newest in self._newest.items():
                 if count := sum(sequence > newest for sequence in here):
                     lacks = f"{count} checkpoint{'s' if count > 1 else ''}"
-                    console.say(f"the mirror {place} lacks {lacks} as yet; a process goes on with it")
+                    console.say(f"the mirror {place} lacks {lacks} as yet")
 
     def wait(self, sequence: int, timeout_seconds: float | None, is_over: Callable[[], bool]) -> bool:
         """Listen until it is at all of them; False if that takes longer.

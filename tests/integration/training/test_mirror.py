@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 from tests import s3_server
-from tests.integration.training.launching import count, wait_until
+from tests.integration.training.launching import count, run_of, wait_until
 from typer.testing import CliRunner
 
 import holdfast
@@ -122,7 +122,7 @@ def test_what_the_mirror_lacks_at_the_end_is_said(tmp_path: Path, capsys: Said) 
         for _ in range(2):
             ckpt.step()
             ckpt.save().wait_durable()
-    lacks = f"the mirror {down} lacks 2 checkpoints as yet; a process goes on with it\n"
+    lacks = f"the mirror {down} lacks 2 checkpoints as yet\n"
     assert capsys.readouterr().err.count(lacks) == 1
     (tmp_path / "file").unlink()
     assert comes([1, 2, 3], down)
@@ -273,9 +273,9 @@ def test_a_mirror_without_a_recovery_point_has_given_none(tmp_path: Path, capsys
     assert "came from" not in capsys.readouterr().err
 
 
-def flip(path: Path) -> None:
+def flip(path: Path, at: int | None = None) -> None:
     data = bytearray(path.read_bytes())
-    data[len(data) // 3] ^= 1
+    data[len(data) // 3 if at is None else at] ^= 1
     path.write_bytes(data)
 
 
@@ -482,15 +482,23 @@ def test_a_fresh_start_brings_the_best_too_and_publishes_no_worse_one(tmp_path: 
     assert path.read_bytes() == published
 
 
-def test_the_best_comes_from_whichever_mirror_has_kept_it(tmp_path: Path) -> None:
+def test_where_the_recovery_point_is_the_best_nothing_else_comes(tmp_path: Path) -> None:
+    here, mirror = tmp_path / "here", tmp_path / "mirror"
+    count(mirror, until=3, save="every 1 step", keep="all", each=score, background=False)
+    assert fetch(here, "main", [Mirror(str(mirror))], BEST)
+    assert steps_in(here) == [3]
+
+
+def test_what_another_mirror_has_rejected_comes_from_the_one_that_has_it_whole(tmp_path: Path) -> None:
     here, near, far = tmp_path / "here", tmp_path / "near", tmp_path / "far"
-    count(far, save="every 1 step", keep="all", each=score, background=False)
-    shutil.copytree(far, near)
-    prune = ["prune", "main", "--keep", "last 1", "--yes", "-R", str(near)]
-    assert CliRunner().invoke(app, prune).exit_code == 0
-    assert 3 not in steps_in(near)
+    count(near, save="every 1 step", keep=BEST, each=score, background=False)
+    shutil.copytree(near, far)
+    for pack in (far / "packs").rglob("*.pack"):
+        flip(pack, 10)
+    assert CliRunner().invoke(app, ["verify", "-R", str(far)]).exit_code == 4
     assert fetch(here, "main", [Mirror(str(near)), Mirror(str(far))], BEST)
-    assert {3, 6} <= set(steps_in(here)) <= {3, 5, 6}
+    assert run_of(here).latest() == run_of(near).latest()
+    assert not run_of(here).rejected()
 
 
 def test_a_fetch_that_is_cut_short_before_the_best_is_none(

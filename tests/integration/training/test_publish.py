@@ -137,9 +137,19 @@ def scored(here: Path, path: Path, scores: list[float], **options: Any) -> Path:
         ckpt.report(score=scores[t])
 
     rule = holdfast.keep(last=2, best=1, monitor="score", mode="max")
-    options |= {"save": "every 1 step", "keep": rule, "publish": f"best -> {path}", "background": False}
+    options = {"keep": rule} | options
+    options |= {"save": "every 1 step", "publish": f"best -> {path}", "background": False}
     count(here, until=len(scores), each=score, **options)
     return path
+
+
+def test_what_is_best_by_another_rule_takes_the_place_of_what_was(tmp_path: Path) -> None:
+    here, path = tmp_path / "here", tmp_path / "best.safetensors"
+    scored(here, path, [0, 1, 9, 2, 3])
+    published = path.read_bytes()
+    removed(here, f"main@{holdfast.open(here)['main'].best('score', 'max').step}")
+    scored(here, path, [0, 1, 9, 2, 3, 4], keep=holdfast.keep(last=2, best=1, monitor="score", mode="min"))
+    assert path.read_bytes() != published
 
 
 def removed(here: Path, address: str) -> None:
@@ -197,7 +207,8 @@ def test_a_file_is_written_only_if_it_is_not_that_already(
 ) -> None:
     path = tmp_path / "x.safetensors"
     capsys.readouterr()
-    assert told(capsys, "main@2", str(path)) == {"run": "main", "step": 2, "path": str(path), "is_new": True}
+    found = told(capsys, "main@2", str(path))
+    assert found == {"run": "main", "step": 2, "path": str(path), "is_new": True, "is_lost": False}
     written = path.stat().st_ino
     assert told(capsys, "main@2", str(path))["is_new"] is False
     assert path.stat().st_ino == written

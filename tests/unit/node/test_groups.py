@@ -13,10 +13,11 @@ from holdfast.node import groups
 
 def test_processes_are_found_by_their_environment() -> None:
     value = uuid.uuid4().hex
-    command = [sys.executable, "-c", "input()"]
-    child = subprocess.Popen(
-        command, env=os.environ | {"GIVEN": value}, stdin=subprocess.PIPE, start_new_session=True
-    )
+    command = [sys.executable, "-c", "print(flush=True); input()"]
+    environment, pipe = os.environ | {"GIVEN": value}, subprocess.PIPE
+    child = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, start_new_session=True)
+    assert child.stdout is not None
+    assert child.stdout.readline()  # before it runs it has no environment
     assert groups.given("GIVEN", value) == [child.pid]
     assert groups.given("GIVEN", value[:-1]) == []
     assert groups.was_told(child.pid, ["OTHER", "GIVEN"])
