@@ -116,20 +116,17 @@ def _note(target: Path) -> _Note | None:
 
 
 def _current(run: Run, checkpoint: CheckpointId, target: Path) -> _Note:
-    """The note for a checkpoint and what stands there."""
-    summary = run.summary(checkpoint)
-    monitor = summary.monitor or ""
-    value = summary.metrics.get(monitor.rpartition(" ")[0])
+    """The note for a checkpoint and what stands there; its metric is what the run monitors now."""
+    monitor = run.summary(run.latest() or checkpoint).monitor or ""
+    value = run.summary(checkpoint).metrics.get(monitor.rpartition(" ")[0])
     is_number = value is not None and math.isfinite(value)
     return _Note(str(checkpoint), _looks(target), monitor, value if is_number else None)
 
 
 def _lost(run: Run, note: _Note, current: _Note) -> CheckpointId | None:
     """What stands there, if it is better, of the run's line and not rejected, but in the run no more."""
-    stands, newest = CheckpointId.parse(note.checkpoint), run.latest()
-    if stands is None or newest is None or note.files != current.files or str(stands) in run.rejected():
-        return None
-    if run.summary(newest).monitor != note.monitor:  # what is best is another thing by now
+    stands = CheckpointId.parse(note.checkpoint)
+    if stands is None or note.files != current.files or str(stands) in run.rejected():
         return None
     is_here = any(c.identity[:-1] == stands.identity[:-1] for c in run.all_checkpoints())  # whole or thin
     is_on_line = any(chain(run.attempts(), [stands]))
@@ -137,7 +134,7 @@ def _lost(run: Run, note: _Note, current: _Note) -> CheckpointId | None:
 
 
 def _is_better(note: _Note, current: _Note) -> bool:
-    if note.value is None or current.value is None:
+    if note.value is None or current.value is None or note.monitor != current.monitor:
         return False
     mode: Mode = "max" if note.monitor.endswith(" max") else "min"
     return is_improvement(note.value, [current.value], mode)

@@ -152,6 +152,24 @@ def test_what_is_best_by_another_rule_takes_the_place_of_what_was(tmp_path: Path
     assert path.read_bytes() != published
 
 
+def test_what_is_compared_is_what_the_run_monitors_now(tmp_path: Path) -> None:
+    here, path = tmp_path / "here", tmp_path / "best.safetensors"
+
+    def train(until: int, monitor: str) -> bytes:
+        def report(ckpt: holdfast.Checkpointer, t: int) -> None:
+            ckpt.report(loss_like=[5, 1, 9, 9, 9, 9][t], score=0)
+
+        rule = holdfast.keep(last=6, best=1, monitor=monitor, mode="min")
+        options = {"keep": rule, "publish": f"best -> {path}", "background": False, "each": report}
+        count(here, until=until, save="every 1 step", **options)
+        return path.read_bytes()
+
+    train(3, "score")
+    published = train(5, "loss_like")
+    removed(here, f"main@{holdfast.open(here)['main'].best('loss_like', 'min').step}")
+    assert train(6, "loss_like") == published, "a score of 0 is no loss that is better than 1"
+
+
 def removed(here: Path, address: str) -> None:
     assert app.run(["rm", address, "--yes", "-R", str(here)]) == 0
 
